@@ -1,0 +1,35 @@
+# make quickstart, make test: all a fresh machine needs is python3 with venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+RUN ?= runs/quickstart
+
+.PHONY: quickstart test lint clean
+
+quickstart: $(VENV)/installed
+	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN)
+	$(BIN)/python sample.py --checkpoint=$(RUN) --num_images=64 --out=$(RUN)/synthetic --grid --overwrite
+	@echo
+	@echo "Pictures to look at:"
+	@echo "  $(RUN)/synthetic/grid.png      64 synthetic lesions; each also a file of its own beside it"
+	@echo "  $(RUN)/samples/reals.png       the phantoms it learned from"
+	@echo "  $(RUN)/samples/step_*.png      the same latents over the training"
+
+test: $(VENV)/installed-test lint
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/installed: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,58 @@
+"""Every field of a training, once. The other configs import this one and state only what differs.
+
+Override any of them on the command line: --config.batch_size=32 --config.data.path=/data/isic
+The values are the published ones of DCGAN (Radford et al. 2016, arXiv:1511.06434).
+"""
+
+from ml_collections import ConfigDict
+
+
+def get_config() -> ConfigDict:
+    """A DCGAN at 64 px on a folder of images."""
+    c = ConfigDict()
+
+    # The networks.
+    c.arch = "dcgan"  # dcgan | sngan: spectral norm on every convolution of the discriminator
+    c.image_size = 64  # px, a power of two from 16 to 512
+    c.channels = 3  # 3: RGB, 1: grey
+    c.latent_dim = 100  # length of the generator's input
+    c.gen_features = 64  # feature maps beside the image; they double as the resolution halves
+    c.dis_features = 64  # the same for the discriminator
+    c.dtype = "float32"  # float32 | bfloat16: what convolutions compute in; parameters stay float32
+
+    # How long. An epoch is data set // batch_size steps; a last partial batch is dropped.
+    c.batch_size = 16  # images a step, over all devices; must divide by their number
+    c.num_epochs = 200
+    c.num_steps = 0  # above 0: overrides num_epochs
+
+    # The optimisation.
+    c.lr_gen = 2e-4  # Adam's rate for the generator
+    c.lr_dis = 2e-4  # and for the discriminator; "10x" in the published experiments is 2e-3 here
+    c.adam_beta1 = 0.5  # 0 to 1, 1 excluded
+    c.adam_beta2 = 0.999  # 0 to 1, 1 excluded
+    c.real_label = 1.0  # the discriminator's target for reals; 0.9 is one-sided label smoothing
+    c.label_flip = 0.0  # share of the reals in a batch whose target is 0 instead
+    c.ema_decay = 0.0  # average the generator's weights and sample from the average; 0: off; 0.999 is common
+    c.seed = 0  # decides weights, order of the data, latents, flips; not negative
+
+    # What is written to the workdir, and how often (in steps). None of it changes the training.
+    c.log_every_steps = 50  # a line of metrics.jsonl
+    c.sample_every_steps = 500  # a picture in samples/
+    c.checkpoint_every_steps = 500  # a crash costs at most this many steps
+    c.keep_checkpoints = 3  # the last so many
+    c.num_sample_images = 64  # images in a picture
+
+    c.data = ConfigDict()
+    c.data.source = "folder"  # folder | csv | tfds | phantom: procedural dermoscopy, needs no files
+    c.data.path = ""  # folder, csv: the image folder; tfds: its data_dir ("" is the usual one)
+    c.data.labels = ""  # csv: the table, `image,label` with a header or without
+    c.data.image_column = "image"  # csv with a header: the column of image names
+    c.data.label_column = "label"  # csv with a header: the column of labels
+    c.data.label = ""  # keep only the images of this class; "" keeps all
+    c.data.tfds_name = ""  # tfds: the data set's name
+    c.data.split = "train"  # tfds: the split, slices such as train[:80%] included
+    c.data.num_phantoms = 512  # phantom: how many images
+    c.data.horizontal_flip = False  # mirror every other image, anew at each step
+    c.data.on_bad_image = "refuse"  # refuse | skip: what to do about files that cannot be read
+    c.data.cache_dir = ""  # where decoded images are kept; "" is the user's cache folder
+    return c

@@ -1,0 +1,177 @@
+"""Checkpoints, by Orbax: the state of a training, and the self-contained generator folder.
+
+Knows pytrees, not what they mean. Each step is a folder of its own that Orbax commits by renaming, so an interrupted
+save leaves the previous one untouched.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.sharding import Sharding
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from medgan_jax.config import Config
+from medgan_jax.errors import UserError
+from medgan_jax.models.dcgan import Generator
+
+GENERATOR_FOLDER = "generator"  # in a workdir
+
+
+class Checkpoints:
+    """The numbered checkpoints in one folder, each a pytree of arrays and a JSON-able dictionary beside it."""
+
+    def __init__(self, folder: Path, *, keep: int | None) -> None:
+        """Opens `folder`, which is created by the first save.
+
+        Args:
+          folder: where the steps are.
+          keep: how many of the latest steps stay; None opens for reading only and touches nothing.
+        """
+        self.folder = folder
+        writes = keep is not None
+        options = ocp.CheckpointManagerOptions(
+            # Not max_to_keep: with a best_fn it deletes the latest step, and resuming needs that one.
+            preservation_policy=preservation_policy.LatestN(keep) if writes else None,
+            cleanup_tmp_directories=writes and folder.exists(),
+            read_only=not writes,
+            create=False,
+        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+
+    def latest_step(self) -> int | None:
+        """The newest committed step, None when there is none."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, tree: Any, about: dict[str, Any]) -> None:
+        """Saves in the background; the arrays are copied before this returns, so they may be donated.
+
+        Raises:
+          UserError: this save or the one before it failed, for instance because the disk is full.
+        """
+        with self._explained(f"cannot save step {step}; earlier checkpoints are untouched"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._manager.save(
+                step, args=ocp.args.Composite(tree=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about))
+            )
+
+    def wait(self) -> None:
+        """Returns when all saves are committed. Raises UserError when one failed."""
+        with self._explained("a save failed; earlier checkpoints are untouched"):
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+
+    def about(self, step: int) -> dict[str, Any]:
+        """The dictionary saved beside `step`. Raises UserError when it cannot be read."""
+        with self._explained(f"the checkpoint of step {step} is damaged", self._remedy(step)):
+            restored = self._manager.restore(step, args=ocp.args.Composite(about=ocp.args.JsonRestore()))
+            return restored["about"]
+
+    def restore(self, step: int, like: Any, sharding: Sharding) -> Any:
+        """The pytree saved as `step`.
+
+        Args:
+          step: a saved step.
+          like: a pytree of arrays or ShapeDtypeStructs: the structure, shapes and types expected.
+          sharding: where every array goes.
+
+        Raises:
+          UserError: the checkpoint is damaged, or holds something else than `like`.
+        """
+        target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
+        reason = f"the checkpoint of step {step} is damaged or of another architecture"
+        with self._explained(reason, self._remedy(step)):
+            tree = self._manager.restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore(target)))["tree"]
+            # Orbax may reshape in silence and leave placeholders for what it did not find.
+            if jax.tree.map(_signature, tree) != jax.tree.map(_signature, target):
+                raise ValueError("shapes differ")
+        return tree
+
+    def close(self) -> None:
+        """Waits for what is under way and lets go."""
+        self._manager.close()
+
+    def _remedy(self, step: int) -> str:
+        return f"delete {self.folder / str(step)} to fall back to the checkpoint before it, or start afresh elsewhere"
+
+    @contextlib.contextmanager
+    def _explained(self, problem: str, remedy: str = "") -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Orbax and TensorStore raise many kinds, with messages of many lines
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            message = f"{self.folder}: {problem} ({lines[0][:200]})"
+            raise UserError(f"{message}; {remedy}" if remedy else message) from error
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedGenerator:
+    """A generator ready to sample from, and where it comes from."""
+
+    module: Generator
+    variables: dict[str, Any]
+    latent_dim: int
+    step: int
+    about: dict[str, Any]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """16 hexadecimal digits that change with any parameter or statistic."""
+        sha = hashlib.sha256()
+        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
+            sha.update(jax.tree_util.keystr(path).encode())
+            sha.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
+        return sha.hexdigest()[:16]
+
+
+def save_generator(
+    checkpoints: Checkpoints, step: int, variables: dict[str, Any], module: Generator, latent_dim: int, config: Config
+) -> None:
+    """Saves all that sampling needs: parameters, batch statistics, architecture. The config goes along as a record."""
+    architecture = {
+        "image_size": module.image_size,
+        "channels": module.channels,
+        "features": module.features,
+        "dtype": jnp.dtype(module.dtype).name,
+        "latent_dim": latent_dim,
+    }
+    checkpoints.save(step, variables, {"generator": architecture, "config": config.to_dict()})
+
+
+def load_generator(path: Path, sharding: Sharding) -> TrainedGenerator:
+    """Loads the newest generator of a workdir, or of a generator folder itself.
+
+    Raises:
+      UserError: nothing is there, or it is damaged.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: no such folder; give a training's workdir or a generator folder")
+    folder = path / GENERATOR_FOLDER if (path / GENERATOR_FOLDER).is_dir() else path
+    checkpoints = Checkpoints(folder, keep=None)
+    step = checkpoints.latest_step() if folder.is_dir() else None
+    if step is None:
+        raise UserError(f"{path}: holds no generator; give a workdir with a saved step, or a generator folder")
+    about = checkpoints.about(step)
+    try:
+        architecture = dict(about["generator"])
+        latent_dim = architecture.pop("latent_dim")
+        module = Generator(**architecture | {"dtype": jnp.dtype(architecture["dtype"])})
+        latents = jax.ShapeDtypeStruct((1, latent_dim), jnp.float32)
+        like = jax.eval_shape(functools.partial(module.init, training=True), jax.random.key(0), latents)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{folder}: step {step} does not describe a generator ({error!r})") from error
+    variables = checkpoints.restore(step, like, sharding)
+    checkpoints.close()
+    return TrainedGenerator(module=module, variables=variables, latent_dim=latent_dim, step=step, about=about)
+
+
+def _signature(x: Any) -> tuple[type, tuple[int, ...], np.dtype]:
+    return isinstance(x, jax.ShapeDtypeStruct), tuple(x.shape), np.dtype(x.dtype)

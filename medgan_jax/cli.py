@@ -1,0 +1,77 @@
+"""What the doors share: flags to values, one line for a user's error, exit codes, quiet libraries, the compiler's cache."""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import flags
+
+from medgan_jax.errors import UserError
+
+USAGE_ERROR = 2  # the exit code of bad input
+
+
+def run(main: Callable[[], int | None], *, doc: str) -> None:
+    """Parses the flags, runs `main` and exits.
+
+    A UserError becomes one line on stderr and exit code 2; so does a system error such as a full disk. `main` may
+    return another exit code.
+
+    Args:
+      main: reads `absl.flags.FLAGS`; imports what is slow to import itself, so that --help is fast.
+      doc: the door's docstring, for --help.
+    """
+    try:
+        _parse_flags(doc)
+        _configure_libraries()
+        sys.exit(main())
+    except UserError as error:
+        _fail(str(error))
+    except OSError as error:
+        if error.errno is None:
+            raise
+        _fail(f"{error.filename or 'system'}: {error.strerror}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parse_flags(doc: str) -> None:
+    if {"-h", "-help", "--help"} & set(sys.argv[1:]):
+        print(doc.strip() + "\n" + flags.FLAGS.main_module_help())
+        sys.exit(0)
+    try:
+        surplus = flags.FLAGS(sys.argv)[1:]
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
+        # ml_collections raises whatever the config file or the override raised, over several lines.
+        message = " ".join(str(error).split())
+        if isinstance(error, KeyError) and error.args:
+            message = " ".join(str(error.args[0]).split())
+        raise UserError(f"{message or type(error).__name__} (see --help)") from error
+    if surplus:
+        raise UserError(f"unexpected argument {surplus[0]!r}; options are written --name=value (see --help)")
+
+
+def _configure_libraries() -> None:
+    logging.getLogger("absl").setLevel(logging.WARNING)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import jax
+
+    warnings.filterwarnings("ignore", module="orbax|tensorflow_datasets")
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(user_cache_folder() / "xla"))
+        # Else the folder's spelling becomes part of the key.
+        jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
+
+
+def user_cache_folder() -> Path:
+    """Where this user's caches go: $XDG_CACHE_HOME/medgan_jax, or ~/.cache/medgan_jax."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medgan_jax"
+
+
+def _fail(message: str) -> None:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(USAGE_ERROR)

@@ -1,0 +1,205 @@
+"""The configuration: a ConfigDict for the user, frozen and checked dataclasses inside.
+
+Values and their explanations stand in `configs/default.py`, and only there; here stand types and constraints.
+"""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from medgan_jax.errors import UserError
+
+ARCHITECTURES = ("dcgan", "sngan")
+DTYPES = ("float32", "bfloat16")
+SOURCES = ("folder", "csv", "tfds", "phantom")
+ON_BAD_IMAGE = ("refuse", "skip")
+IMAGE_SIZES = tuple(2**n for n in range(4, 10))
+
+# A training may be continued with these changed: none of them alters a step. That the images are the same ones,
+# wherever they lie, is checked by their digest.
+CHANGEABLE = frozenset(
+    {
+        "num_epochs",
+        "num_steps",
+        "log_every_steps",
+        "sample_every_steps",
+        "checkpoint_every_steps",
+        "keep_checkpoints",
+        "num_sample_images",
+        "data.path",
+        "data.labels",
+        "data.cache_dir",
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Which images; see `configs/default.py`. An empty string means "not given"."""
+
+    source: str
+    path: str
+    labels: str
+    image_column: str
+    label_column: str
+    label: str
+    tfds_name: str
+    split: str
+    num_phantoms: int
+    horizontal_flip: bool
+    on_bad_image: str
+    cache_dir: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A training, checked; see `configs/default.py`."""
+
+    arch: str
+    image_size: int
+    channels: int
+    latent_dim: int
+    gen_features: int
+    dis_features: int
+    dtype: str
+    batch_size: int
+    num_epochs: int
+    num_steps: int
+    lr_gen: float
+    lr_dis: float
+    adam_beta1: float
+    adam_beta2: float
+    real_label: float
+    label_flip: float
+    ema_decay: float
+    seed: int
+    log_every_steps: int
+    sample_every_steps: int
+    checkpoint_every_steps: int
+    keep_checkpoints: int
+    num_sample_images: int
+    data: DataConfig
+
+    def total_steps(self, num_images: int) -> int:
+        """The length of the training on a data set of `num_images`."""
+        return self.num_steps or self.num_epochs * (num_images // self.batch_size)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain values, for JSON; `parse_config` reads them back."""
+        return dataclasses.asdict(self)
+
+
+def parse_config(values: ConfigDict | Mapping[str, Any]) -> Config:
+    """Checks a ConfigDict, or nested plain values, and freezes it.
+
+    Raises:
+      UserError: unknown, missing, ill-typed or impossible fields, all of them in one message.
+    """
+    problems: list[str] = []
+    if isinstance(values, ConfigDict):
+        values = values.to_dict()
+    fields = _read_fields(Config, values, "", problems)
+    if not problems:
+        problems += _constraint_problems(fields)
+    if problems:
+        raise UserError("config: " + "; ".join(problems))
+    return fields
+
+
+def changed_fields(old: Mapping[str, Any], new: Config) -> list[str]:
+    """What differs between a saved `Config.to_dict()` and a config that may not differ, as "field: old -> new".
+
+    Fields that the saved one lacks, because an older version wrote it, are taken as unchanged.
+    """
+    before, after = dict(_flatten(old)), dict(_flatten(new.to_dict()))
+    return [
+        f"{name}: {before[name]!r} -> {value!r}"
+        for name, value in after.items()
+        if name in before and name not in CHANGEABLE and before[name] != value
+    ]
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _read_fields(cls: type, values: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
+    fields = {field.name: field.type for field in dataclasses.fields(cls)}
+    for name in values:
+        if name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f", did you mean {prefix}{near[0]}?" if near else ""
+            problems.append(f"{prefix}{name} is not a field{hint}")
+    read = {}
+    for name, kind in fields.items():
+        if name not in values:
+            problems.append(f"{prefix}{name} is missing")
+            continue
+        value = values[name]
+        if dataclasses.is_dataclass(kind):
+            if isinstance(value, Mapping):
+                read[name] = _read_fields(kind, value, f"{name}.", problems)
+            else:
+                problems.append(f"{prefix}{name} must be a group of fields, not {value!r}")
+        elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+            read[name] = float(value)
+        elif type(value) is kind:
+            read[name] = value
+        else:
+            problems.append(f"{prefix}{name} must be of type {kind.__name__}, not {value!r}")
+    return None if problems else cls(**read)
+
+
+def _constraint_problems(c: Config) -> list[str]:
+    problems = []
+
+    def require(holds: bool, field: str, value: Any, rule: str) -> None:
+        if not holds:
+            problems.append(f"{field}={value!r} must be {rule}")
+
+    def one_of(options: tuple[Any, ...], field: str, value: Any) -> None:
+        near = difflib.get_close_matches(value, options, n=1) if isinstance(value, str) else []
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        require(value in options, field, value, "one of " + ", ".join(map(str, options)) + hint)
+
+    one_of(ARCHITECTURES, "arch", c.arch)
+    require(
+        c.image_size in IMAGE_SIZES, "image_size", c.image_size,
+        f"a power of two from {IMAGE_SIZES[0]} to {IMAGE_SIZES[-1]}",
+    )  # fmt: skip
+    one_of((1, 3), "channels", c.channels)
+    one_of(DTYPES, "dtype", c.dtype)
+    for name in (
+        "latent_dim", "gen_features", "dis_features", "log_every_steps", "sample_every_steps",
+        "checkpoint_every_steps", "keep_checkpoints", "num_sample_images",
+    ):  # fmt: skip
+        require(getattr(c, name) >= 1, name, getattr(c, name), "at least 1")
+    require(c.batch_size >= 2, "batch_size", c.batch_size, "at least 2, for batch normalisation")
+    require(c.num_steps >= 0, "num_steps", c.num_steps, "0 or more")
+    require(c.num_steps > 0 or c.num_epochs >= 1, "num_epochs", c.num_epochs, "at least 1 (or num_steps above 0)")
+    for name in ("lr_gen", "lr_dis"):
+        rate = getattr(c, name)
+        require(0 < rate < math.inf, name, rate, "a positive number")
+    for name in ("adam_beta1", "adam_beta2", "ema_decay"):
+        value = getattr(c, name)
+        require(0 <= value < 1, name, value, "at least 0 and below 1")
+    require(0 < c.real_label <= 1, "real_label", c.real_label, "above 0 and at most 1")
+    require(0 <= c.label_flip <= 1, "label_flip", c.label_flip, "from 0 to 1")
+    require(0 <= c.seed < 2**32, "seed", c.seed, "from 0 to 4294967295")
+
+    one_of(SOURCES, "data.source", c.data.source)
+    one_of(ON_BAD_IMAGE, "data.on_bad_image", c.data.on_bad_image)
+    require(c.data.num_phantoms >= 1, "data.num_phantoms", c.data.num_phantoms, "at least 1")
+    needed = {"folder": ("path",), "csv": ("path", "labels"), "tfds": ("tfds_name",)}.get(c.data.source, ())
+    for name in needed:
+        if not getattr(c.data, name):
+            problems.append(f"data.{name} is needed for data.source={c.data.source}: --config.data.{name}=...")
+    return problems

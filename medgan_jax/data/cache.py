@@ -1,0 +1,237 @@
+"""Decoded images on disk: each image is decoded once, then read from a uint8 memory map.
+
+A cache is two files, named by what the pixels depend on: the content of the image files, in order, the size, the
+channels, and the versions of the code that makes pixels. So a changed, added or renamed file never meets a stale
+cache, and a folder that moved finds its old one. Nothing else refers to a cache: delete any at any time.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import logging
+from tqdm import tqdm
+
+from medgan_jax import images
+from medgan_jax.data.sources import ImageSource
+from medgan_jax.errors import UserError, abbreviate
+
+_FORMAT = 1  # of the cache's files
+_RACY_NS = 2_000_000_000  # a file this young can change again and keep its time stamps
+_UNREADABLE = "unreadable"
+_ABANDONED_S = 24 * 3600  # a temporary file that nobody has written to for so long
+
+
+@dataclasses.dataclass(frozen=True)
+class CachedImages:
+    """A data set ready for training.
+
+    Attributes:
+      images: uint8, (number, image_size, image_size, channels), a read-only memory map.
+      names: what a person calls each image.
+      labels: the class of each image; None if the set is unlabelled.
+      digest: identifies pixels, order and labels, wherever the files lie.
+      skipped: images left out because they cannot be read, each as "name (reason)".
+    """
+
+    images: np.ndarray
+    names: tuple[str, ...]
+    labels: tuple[str, ...] | None
+    digest: str
+    skipped: tuple[str, ...]
+
+
+def load_cached(
+    source: ImageSource,
+    *,
+    image_size: int,
+    channels: int,
+    cache_dir: str | os.PathLike = "",
+    on_bad_image: str = "refuse",
+    progress: bool = True,
+) -> CachedImages:
+    """Decodes a source, or finds it decoded.
+
+    Memory does not grow with the images, and any number of processes may do this at once.
+
+    Args:
+      source: the images.
+      image_size: height and width in pixels.
+      channels: 1 (grey) or 3 (RGB).
+      cache_dir: where caches are kept; by default medgan_jax in the user's cache folder.
+      on_bad_image: what to do about images that cannot be read: "refuse", or "skip" and log them.
+      progress: whether to show progress bars on stderr.
+
+    Raises:
+      UserError: images cannot be read, and are not to be skipped or are all there is; or the cache cannot be
+        written.
+    """
+    folder = Path(cache_dir or default_cache_dir()).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        memo_path = folder / f"files-{_digest(os.path.abspath(source.root))}.json"
+        ids = source.content_ids(functools.partial(_digest_files, memo_path=memo_path, progress=progress))
+        recipe = [_FORMAT, images.VERSION, image_size, channels]
+        path = folder / f"{_digest([*recipe, ids])}.uint8"
+        bad = _read_index(path, len(source), image_size, channels)
+        if bad is None or (bad and on_bad_image == "refuse"):
+            bad = _write(path, source, image_size, channels, on_bad_image, progress)
+    except OSError as error:  # reading images raises none: what remains is the cache
+        raise UserError(
+            f"data.cache_dir={folder}: cannot write the cache of decoded images ({error.strerror or error}); make "
+            "room there, or pass --config.data.cache_dir=FOLDER"
+        ) from error
+
+    if bad:
+        logging.warning("%s; they are left out", _describe(bad, source))
+    kept = [index for index in range(len(source)) if index not in bad]
+    labels = source.labels and tuple(source.labels[index] for index in kept)
+    return CachedImages(
+        images=np.memmap(path, np.uint8, "r", shape=(len(kept), image_size, image_size, channels)),
+        names=tuple(source.names[index] for index in kept),
+        labels=labels,
+        digest=_digest([*recipe, [ids[index] for index in kept], labels]),
+        skipped=tuple(_listing(bad, source)),
+    )
+
+
+def default_cache_dir() -> Path:
+    """The folder of this package in the user's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medgan_jax"
+
+
+def _digest(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
+
+
+def _listing(bad: dict[int, str], source: ImageSource) -> list[str]:
+    return [f"{source.names[index]} ({reason})" for index, reason in bad.items()]
+
+
+def _describe(bad: dict[int, str], source: ImageSource) -> str:
+    return (
+        f"{len(bad)} of {len(source)} images in {source.root} cannot be read: "
+        f"{abbreviate(_listing(bad, source), limit=2)}"
+    )
+
+
+def _read_index(path: Path, number: int, image_size: int, channels: int) -> dict[int, str] | None:
+    """The images that a cache leaves out, and why; None if there is no such cache, or not a whole one."""
+    try:
+        index = json.loads(path.with_suffix(".json").read_text())
+        bad = {int(key): str(reason) for key, reason in index["bad"].items()}
+        whole = path.stat().st_size == (number - len(bad)) * image_size * image_size * channels
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return bad if whole and bad.keys() <= set(range(number)) else None
+
+
+def _write(
+    path: Path, source: ImageSource, image_size: int, channels: int, on_bad_image: str, progress: bool
+) -> dict[int, str]:
+    """Decodes all images into a cache; returns those left out, and why."""
+
+    def decode(index: int) -> np.ndarray | str:
+        try:
+            return source.read(index, image_size, channels)
+        except images.ImageError as error:
+            return str(error)
+        except OSError as error:
+            return (error.strerror or str(error)).lower()
+
+    _remove_abandoned(path.parent)
+    bad: dict[int, str] = {}
+    temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            for index, image in enumerate(_map_threaded(decode, range(len(source)), "decoding images", progress)):
+                if isinstance(image, str):
+                    bad[index] = image
+                else:
+                    file.write(image.tobytes())
+        if len(bad) == len(source):
+            raise UserError(f"{_describe(bad, source)}; mend them, or give other images")
+        if bad and on_bad_image == "refuse":
+            raise UserError(f"{_describe(bad, source)}; mend or remove them, or pass --config.data.on_bad_image=skip")
+        images.replace_file(path.with_suffix(".json"), json.dumps({"bad": bad}).encode())
+        os.replace(temporary, path)  # last: a cache without pixels is none
+    finally:
+        temporary.unlink(missing_ok=True)
+    return bad
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Removes what processes left behind that were killed while they wrote."""
+    for temporary in folder.glob("*.tmp"):
+        with contextlib.suppress(OSError):  # another process may be faster
+            if time.time() - temporary.stat().st_mtime > _ABANDONED_S:
+                temporary.unlink()
+
+
+def _map_threaded(function: Callable, items: Sequence, title: str, progress: bool) -> Iterator:
+    """Maps in order, in threads (Pillow and blake2b release the GIL), a bounded number of items ahead."""
+    workers = os.cpu_count() or 1
+    with (
+        tqdm(total=len(items), desc=title, unit="image", disable=not progress) as bar,
+        ThreadPoolExecutor(workers) as pool,
+    ):
+        pending: deque = deque()
+        for item in items:
+            pending.append(pool.submit(function, item))
+            if len(pending) > 4 * workers:
+                yield pending.popleft().result()
+                bar.update()
+        while pending:
+            yield pending.popleft().result()
+            bar.update()
+
+
+def _digest_files(paths: Sequence[Path], *, memo_path: Path, progress: bool) -> list[str]:
+    """Digests files by content; those whose stat is as it was last time are not read again.
+
+    As in git's index, a file that changed within the clock's grain is not remembered: it could change once more
+    and look the same.
+    """
+    try:
+        memo = dict(json.loads(memo_path.read_text()))
+    except (OSError, ValueError, TypeError):
+        memo = {}
+    now = time.time_ns()
+    stamps = {path: _stamp(path) for path in paths}
+    changed = [path for path, stamp in stamps.items() if stamp is None or memo.get(str(path), [None])[0] != stamp]
+    digests: dict[Path, str] = {}
+    if changed:
+        digests = dict(zip(changed, _map_threaded(_digest_file, changed, "reading files", progress), strict=True))
+        for path, digest in digests.items():
+            if digest != _UNREADABLE and stamps[path] and now - max(stamps[path][1:3]) > _RACY_NS:
+                memo[str(path)] = [stamps[path], digest]
+        with contextlib.suppress(OSError):  # the memo only saves time
+            images.replace_file(memo_path, json.dumps(memo).encode())
+    return [digests.get(path) or memo[str(path)][1] for path in paths]
+
+
+def _stamp(path: Path) -> list[int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
+
+
+def _digest_file(path: Path) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except OSError:
+        return _UNREADABLE

@@ -1,0 +1,119 @@
+"""The generator and the discriminator of DCGAN (Radford et al. 2016, arXiv:1511.06434), for every power-of-two size.
+
+Layout NHWC; images are signed floats in [-1, 1]. Channels double as the resolution halves, down to 4x4. SNGAN is the
+same pair with spectral normalisation on every convolution of the discriminator and its batch normalisation kept, as in
+the system re-created. Layers are numbered as they come, `conv_0`, `norm_0`, `conv_1`, ..., so that a PyTorch
+`Sequential` maps onto them in order. `dtype` is what the convolutions compute in; parameters, statistics, spectral
+norm, images and logits are float32.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from medgan_jax.models.batch_norm import BatchNorm
+from medgan_jax.models.convolution import KERNEL_SIZE, downsampling_convolution, upsampling_convolution
+from medgan_jax.models.spectral_norm import SpectralNorm
+
+BASE_SIZE = 4  # the resolution of the generator's first and the discriminator's last feature maps
+LEAK = 0.2
+
+
+def doublings(image_size: int) -> int:
+    """How often the channels double between the image and the 4x4 maps: 3 at 64 px.
+
+    Raises:
+      ValueError: image_size is not a power of two of at least 16.
+    """
+    if image_size < 16 or image_size & (image_size - 1):
+        raise ValueError(f"image_size must be a power of two of at least 16, not {image_size}")
+    return image_size.bit_length() - 4
+
+
+class _Convolution(nn.Module):
+    """A bias-free 4x4 convolution: `kind` is "expand" (1x1 to 4x4), "up", "down" or "collapse" (4x4 to 1x1)."""
+
+    kind: str
+    features: int
+    spectral_norm: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, training: bool) -> jax.Array:
+        shape = (KERNEL_SIZE, KERNEL_SIZE, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
+        if self.spectral_norm:
+            kernel = SpectralNorm(name="spectral_norm")(kernel, training=training)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        match self.kind:
+            case "expand":
+                return jnp.einsum("nc,hwcf->nhwf", x, kernel)
+            case "up":
+                return upsampling_convolution(x, kernel)
+            case "down":
+                return downsampling_convolution(x, kernel)
+            case "collapse":
+                return jnp.einsum("nhwc,hwcf->nf", x, kernel)
+        raise ValueError(f"unknown kind of convolution: {self.kind!r}")
+
+
+class Generator(nn.Module):
+    """Latent vectors to images."""
+
+    image_size: int
+    channels: int = 3
+    features: int = 64
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, latents: jax.Array, *, training: bool) -> jax.Array:
+        """Generates.
+
+        Args:
+          latents: (N, latent_dim) float.
+          training: normalise by this batch's statistics and update the running ones (`batch_stats` mutable).
+
+        Returns:
+          (N, image_size, image_size, channels) float32 in [-1, 1].
+        """
+        steps = doublings(self.image_size)
+        x = latents
+        for i in range(steps + 1):
+            width = self.features * 2 ** (steps - i)
+            kind = "up" if i else "expand"
+            x = _Convolution(kind, width, dtype=self.dtype, name=f"conv_{i}")(x, training=training)
+            x = nn.relu(BatchNorm(name=f"norm_{i}")(x, training=training))
+        x = _Convolution("up", self.channels, dtype=self.dtype, name=f"conv_{steps + 1}")(x, training=training)
+        return jnp.tanh(x.astype(jnp.float32))
+
+
+class Discriminator(nn.Module):
+    """Images to one logit each: positive means "real". Take a sigmoid only where a score is shown."""
+
+    image_size: int
+    features: int = 64
+    spectral_norm: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, training: bool) -> jax.Array:
+        """Judges.
+
+        Args:
+          images: (N, image_size, image_size, C) float in [-1, 1].
+          training: normalise by this batch's statistics, update the running ones and take one power iteration
+            (`batch_stats` and `spectral` mutable).
+
+        Returns:
+          (N,) float32 logits.
+        """
+        steps = doublings(self.image_size)
+        layer = {"spectral_norm": self.spectral_norm, "dtype": self.dtype}
+        x = images
+        for i in range(steps + 1):
+            x = _Convolution("down", self.features * 2**i, **layer, name=f"conv_{i}")(x, training=training)
+            if i:  # the published networks do not normalise the layer that sees the image
+                x = BatchNorm(name=f"norm_{i}")(x, training=training)
+            x = nn.leaky_relu(x, LEAK)
+        x = _Convolution("collapse", 1, **layer, name=f"conv_{steps + 1}")(x, training=training)
+        return x[:, 0].astype(jnp.float32)

@@ -1,0 +1,178 @@
+"""Latents to images: any number, in constant memory, over any number of devices."""
+
+import csv
+import functools
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from medgan_jax.checkpoint import TrainedGenerator
+from medgan_jax.errors import UserError
+from medgan_jax.images import image_grid, signed_to_uint8, write_png
+from medgan_jax.models.dcgan import Generator
+from medgan_jax.sharding import sharded
+from medgan_jax.streams import Stream, stream_key
+
+MANIFEST = "manifest.csv"
+GRID = "grid.png"
+_GRID_IMAGES = 64
+
+
+@functools.partial(jax.jit, static_argnames="latent_dim")
+def seeded_latents(seed: int, indices: np.ndarray, *, latent_dim: int) -> jax.Array:
+    """Latents (N, latent_dim) of the images numbered `indices` (N,): row i depends on (seed, indices[i]) alone."""
+    key = stream_key(seed, Stream.LATENTS)
+    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (latent_dim,)))(indices)
+
+
+@functools.partial(jax.jit, static_argnames="generator")
+def generate(generator: Generator, variables: dict[str, Any], latents: jax.Array) -> jax.Array:
+    """Latents (N, latent_dim) to uint8 images (N, H, W, C), by running statistics: no image sees its batch-mates."""
+    return signed_to_uint8(generator.apply(variables, latents, training=False))
+
+
+def sample_batches(
+    generator: Generator,
+    variables: dict[str, Any],
+    latents_of: Callable[[np.ndarray], Any],
+    num_images: int,
+    *,
+    batch_size: int,
+    mesh: Mesh,
+) -> Iterator[np.ndarray]:
+    """Generates images 0 ... num_images - 1 in order.
+
+    Args:
+      generator: the module.
+      variables: its parameters and batch statistics, replicated over `mesh`.
+      latents_of: from image numbers (batch_size,) int32 to their latents; numbers past the end may be asked for, and
+        what they give is dropped.
+      num_images: how many images.
+      batch_size: how many at once; a multiple of the number of devices.
+      mesh: the devices.
+
+    Yields:
+      uint8 (N, H, W, C), N = batch_size but for a last smaller batch. The next one is being computed meanwhile.
+    """
+    running: tuple[jax.Array, int] | None = None
+    for start in range(0, num_images, batch_size):
+        latents = latents_of(np.arange(start, start + batch_size, dtype=np.int32))
+        images = generate(generator, variables, jax.device_put(latents, sharded(mesh)))
+        finished, running = running, (images, min(batch_size, num_images - start))
+        if finished:
+            yield np.asarray(finished[0])[: finished[1]]
+    if running:
+        yield np.asarray(running[0])[: running[1]]
+
+
+def sample_to_folder(
+    generator: TrainedGenerator,
+    out: Path,
+    *,
+    num_images: int,
+    seed: int,
+    batch_size: int,
+    mesh: Mesh,
+    latents: np.ndarray | None = None,
+    grid: bool = False,
+    overwrite: bool = False,
+) -> None:
+    """Writes PNG files 000000.png, 000001.png, ... and manifest.csv with the origin of each.
+
+    Args:
+      generator: what to sample from.
+      out: the folder; created when missing.
+      num_images: how many.
+      seed: image i depends on (seed, i) and the generator alone.
+      batch_size: images at once.
+      mesh: the devices.
+      latents: (num_images, latent_dim), used instead of a seed.
+      grid: also write the first images as one picture, grid.png.
+      overwrite: remove the files of an earlier run, those its manifest names, first.
+
+    Raises:
+      UserError: `out` is a file, or holds anything and `overwrite` is off, or holds what no manifest names.
+    """
+    _prepare_folder(out, overwrite)
+    if latents is None:
+        latents_of = functools.partial(seeded_latents, seed, latent_dim=generator.latent_dim)
+    else:
+
+        def latents_of(indices: np.ndarray) -> np.ndarray:
+            return latents[np.minimum(indices, len(latents) - 1)]
+
+    first_images: list[np.ndarray] = []
+    workers = os.cpu_count() or 1
+    with (
+        ThreadPoolExecutor(workers) as pool,
+        open(out / MANIFEST, "w", newline="") as file,
+        tqdm(total=num_images, unit="image", desc="sampling") as bar,
+    ):
+        manifest = csv.writer(file)
+        manifest.writerow(("file", "seed", "index", "step", "digest"))
+        writing: deque[Future] = deque()
+        index = 0
+        batches = sample_batches(
+            generator.module, generator.variables, latents_of, num_images, batch_size=batch_size, mesh=mesh
+        )
+        for batch in batches:
+            for image in batch:
+                name = f"{index:06d}.png"
+                manifest.writerow((name, "" if latents is not None else seed, index, generator.step, generator.digest))
+                writing.append(pool.submit(write_png, out / name, image))
+                if grid and index < _GRID_IMAGES:
+                    first_images.append(image)
+                index += 1
+            while len(writing) > 2 * batch_size:  # bounds memory, whichever of computing and encoding is slower
+                writing.popleft().result()
+            bar.update(len(batch))
+        for future in writing:
+            future.result()
+    if grid:
+        write_png(out / GRID, image_grid(np.stack(first_images)))
+
+
+def load_latents(path: Path, latent_dim: int) -> np.ndarray:
+    """Reads the caller's latents (N, latent_dim) from a .npy file. Raises UserError when they are not that."""
+    try:
+        latents = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(f"--latents={path}: not a readable .npy file ({error})") from error
+    if not isinstance(latents, np.ndarray):
+        raise UserError(f"--latents={path}: an archive of arrays; save one array with numpy.save")
+    if latents.ndim != 2 or latents.shape[1] != latent_dim or not len(latents):
+        raise UserError(f"--latents={path}: shape {latents.shape}, but this generator takes (N, {latent_dim})")
+    if not np.issubdtype(latents.dtype, np.number) or not np.all(np.isfinite(latents.astype(np.float32))):
+        raise UserError(f"--latents={path}: must hold finite numbers, not {latents.dtype} with others")
+    return latents.astype(np.float32)
+
+
+def _prepare_folder(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out={out}: is a file; give a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    present = {entry.name for entry in out.iterdir()}
+    if not present:
+        return
+    if not overwrite:
+        raise UserError(f"--out={out}: holds {len(present)} files already; give another folder, or --overwrite")
+    ours = {MANIFEST, GRID} & present
+    if MANIFEST in present:
+        with open(out / MANIFEST, newline="") as file:
+            ours |= {row["file"] for row in csv.DictReader(file) if row.get("file")} & present
+    foreign = sorted(present - ours)
+    if foreign:
+        raise UserError(
+            f"--out={out}: {len(foreign)} files there, such as {foreign[0]}, are not of an earlier run of ours; "
+            "give another folder"
+        )
+    for name in ours:
+        (out / name).unlink()

@@ -1,0 +1,22 @@
+"""Independent streams of random numbers from one seed.
+
+`jax.random.split(key)[i]` and `fold_in(key, i)` may be the same key, so two uses of one seed must part ways first.
+"""
+
+import enum
+
+import jax
+
+
+class Stream(enum.IntEnum):
+    """What the random numbers are for. Numbers are fixed for good: changing one changes every result."""
+
+    INITIAL_WEIGHTS = 0
+    TRAINING = 1  # folded with the step
+    LATENTS = 2  # folded with the image's index: sampled images, and the pictures taken during training
+    STATISTICS = 3  # latents on which batch statistics are estimated
+
+
+def stream_key(seed: int, stream: Stream) -> jax.Array:
+    """The key of one stream of one seed."""
+    return jax.random.fold_in(jax.random.key(seed), stream)

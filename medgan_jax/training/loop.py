@@ -1,0 +1,256 @@
+"""The training loop: restore, run, log, picture, save. All arithmetic is in `step`."""
+
+import contextlib
+import functools
+import signal
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from medgan_jax.checkpoint import Checkpoints, save_generator
+from medgan_jax.config import Config
+from medgan_jax.data.cache import CachedImages
+from medgan_jax.data.pipeline import batch_indices, epoch_permutation, load_dataset
+from medgan_jax.errors import UserError
+from medgan_jax.images import image_grid, write_png
+from medgan_jax.sampling import sample_batches, seeded_latents
+from medgan_jax.sharding import check_batch_size, data_mesh, replicated, sharded
+from medgan_jax.training.state import build_networks, initial_state
+from medgan_jax.training.step import Metrics, generator_to_sample, train_steps
+from medgan_jax.training.workdir import Workdir
+
+_MAX_STEPS_PER_CALL = 256
+_SECONDS_PER_CALL = 1.0  # short enough for a lively progress bar and a prompt answer to Ctrl-C
+
+
+def train(config: Config, workdir: Path) -> int:
+    """Trains in `workdir` from where it stands to the end that `config` sets.
+
+    Returns:
+      0 when the end is reached; 128 + the signal's number when SIGINT or SIGTERM asked to stop and the state was saved.
+
+    Raises:
+      UserError: the data, the config or the workdir do not allow it, or the training diverged.
+    """
+    mesh = data_mesh()
+    check_batch_size(config.batch_size, mesh)
+    dataset = load_dataset(config.data, image_size=config.image_size, channels=config.channels)
+    if config.batch_size > len(dataset.images):
+        raise UserError(
+            f"batch_size={config.batch_size} is larger than the data set, {len(dataset.images)} images; "
+            f"use --config.batch_size={len(dataset.images) // mesh.size * mesh.size} or less, or add images"
+        )
+    files = Workdir(workdir)
+    with files.opened(config, _describe(dataset)):
+        return _Training(config, dataset, files, mesh).run()
+
+
+class _Training:
+    """One process's hold on a training: the compiled functions, the state, and where to write."""
+
+    def __init__(self, config: Config, dataset: CachedImages, files: Workdir, mesh: Mesh) -> None:
+        """Builds the networks and restores the latest checkpoint, or draws initial weights."""
+        self.config = config
+        self.dataset = dataset
+        self.files = files
+        self.mesh = mesh
+        self.total_steps = config.total_steps(len(dataset.images))
+        self.steps_per_epoch = len(dataset.images) // config.batch_size
+        self.checkpoints = Checkpoints(files.checkpoints, keep=config.keep_checkpoints)
+        self.generators = Checkpoints(files.generator, keep=1)
+        self.networks = build_networks(config)
+        bound = {"networks": self.networks, "config": config}
+        shared = replicated(mesh)
+
+        initialise = jax.jit(functools.partial(initial_state, self.networks, config), out_shardings=shared)
+        self.saved_step = self.checkpoints.latest_step()
+        if self.saved_step is None:
+            self.state = initialise()
+        else:
+            self.state = self.checkpoints.restore(self.saved_step, jax.eval_shape(initialise), shared)
+        self.step = self.saved_step or 0  # int(self.state.step), without waiting for the device
+        self.train_steps = jax.jit(
+            functools.partial(train_steps, **bound),
+            in_shardings=(shared, shared, sharded(mesh, axis=1), shared),
+            out_shardings=shared,
+            donate_argnums=0,
+        )
+        self.generator_to_sample = jax.jit(functools.partial(generator_to_sample, **bound), out_shardings=shared)
+        self.images = jax.device_put(np.asarray(dataset.images), shared)
+
+    def run(self) -> int:
+        """Runs to the end, or until a signal asks to stop; the exit code."""
+        if self.step >= self.total_steps:
+            print(f"{self.files.path}: already at step {self.step} of {self.total_steps}; raise num_steps to go on")
+            return 0
+        self.files.forget_metrics_after(self.step)
+        if self.step == 0:
+            self._write_reals()
+            self._write_picture()
+        with _caught_signals() as caught:
+            self._run_until(caught)
+        if self.step > (self.saved_step or 0):
+            self._save()
+        self.checkpoints.close()
+        self.generators.close()
+        return self._report(caught)
+
+    def _run_until(self, caught: list[int]) -> None:
+        config = self.config
+        bar = tqdm(total=self.total_steps, initial=self.step, unit="step", desc="compiling", dynamic_ncols=True)
+        with bar:
+            indices = np.zeros((_MAX_STEPS_PER_CALL, config.batch_size), np.int32)
+            run = self.train_steps.lower(self.state, self.images, indices, np.int32(0)).compile()
+            bar.unpause()
+            bar.set_description("training")
+            self.logged_step, self.logged_at = self.step, time.perf_counter()
+            count, running = 1, None
+            called_at = time.perf_counter()
+            while self.step < self.total_steps and not caught:
+                count = min(count, self._steps_to_next_stop())
+                indices[:count] = batch_indices(
+                    self.step,
+                    count,
+                    num_images=len(self.dataset.images),
+                    batch_size=config.batch_size,
+                    seed=config.seed,
+                )
+                self.state, history = run(self.state, self.images, indices.copy(), np.int32(count))
+                # Read the call before this one while this one computes: the device never waits for the host.
+                finished, running = running, (self.step, count, history)
+                self.step += count
+                if finished:
+                    self._take_in(*finished, bar)
+                    now = time.perf_counter()
+                    seconds_per_step = (now - called_at) / finished[1]
+                    called_at = now
+                    count = max(1, min(_MAX_STEPS_PER_CALL, int(_SECONDS_PER_CALL / seconds_per_step)))
+                wants_picture = self._is_due(config.sample_every_steps)
+                wants_checkpoint = self._is_due(config.checkpoint_every_steps)
+                if wants_picture or wants_checkpoint:
+                    self._take_in(*running, bar)
+                    running = None
+                    if wants_checkpoint:
+                        self._save()
+                    if wants_picture:
+                        self._write_picture()
+                    called_at = time.perf_counter()
+            if running:
+                self._take_in(*running, bar)
+
+    def _is_due(self, interval: int) -> bool:
+        return self.step % interval == 0 or self.step == self.total_steps
+
+    def _steps_to_next_stop(self) -> int:
+        intervals = (self.config.log_every_steps, self.config.sample_every_steps, self.config.checkpoint_every_steps)
+        return min([self.total_steps - self.step] + [n - self.step % n for n in intervals])
+
+    def _take_in(self, first_step: int, count: int, history: Metrics, bar: tqdm) -> None:
+        """Waits for a call's metrics, stops a diverged training, shows and logs."""
+        values = {name: np.asarray(value)[:count] for name, value in history.items()}
+        for name in ("loss_dis", "loss_gen"):
+            bad = ~np.isfinite(values[name])
+            if bad.any():
+                self._diverged(f"{name} is {values[name][bad.argmax()]}", first_step + int(bad.argmax()) + 1)
+        step = first_step + count
+        last = {name: float(value[-1]) for name, value in values.items()}
+        bar.set_postfix(
+            {
+                "loss D": f"{last['loss_dis']:.3f}",
+                "G": f"{last['loss_gen']:.3f}",
+                "D(x)": f"{last['score_real']:.2f}",
+                "D(G(z))": f"{last['score_fake_before']:.2f}/{last['score_fake_after']:.2f}",
+            },
+            refresh=False,
+        )
+        bar.update(count)
+        if step % self.config.log_every_steps == 0 or step == self.total_steps:
+            now = time.perf_counter()
+            rate = (step - self.logged_step) * self.config.batch_size / (now - self.logged_at)
+            self.logged_step, self.logged_at = step, now
+            epoch = (step - 1) // self.steps_per_epoch
+            self.files.append_metrics({"step": step, "epoch": epoch, "images_per_s": round(rate, 2), **last})
+
+    def _save(self) -> None:
+        if not _all_finite(self.state):
+            self._diverged("a parameter is not finite", self.step)
+        self.checkpoints.save(self.step, self.state, {})
+        variables = self.generator_to_sample(self.state)
+        save_generator(
+            self.generators, self.step, variables, self.networks.generator, self.config.latent_dim, self.config
+        )
+        self.saved_step = self.step
+
+    def _diverged(self, what: str, step: int) -> NoReturn:
+        self.checkpoints.close()
+        self.generators.close()
+        kept = (
+            f"the checkpoint of step {self.saved_step} is kept" if self.saved_step else "no checkpoint was written yet"
+        )
+        raise UserError(
+            f"training diverged at step {step}: {what}; {kept}. "
+            "Lower lr_gen and lr_dis in a new workdir, or try arch=sngan"
+        )
+
+    def _write_picture(self) -> None:
+        batches = sample_batches(
+            self.networks.generator,
+            self.generator_to_sample(self.state),
+            functools.partial(seeded_latents, self.config.seed, latent_dim=self.config.latent_dim),
+            self.config.num_sample_images,
+            batch_size=self.config.batch_size,
+            mesh=self.mesh,
+        )
+        write_png(self.files.picture(self.step), image_grid(np.concatenate(list(batches))))
+
+    def _write_reals(self) -> None:
+        chosen = epoch_permutation(len(self.dataset.images), seed=self.config.seed, epoch=0)
+        chosen = chosen[: self.config.num_sample_images]
+        write_png(self.files.reals, image_grid(np.asarray(self.dataset.images[chosen])))
+
+    def _report(self, caught: list[int]) -> int:
+        if caught:
+            print(f"stopped at step {self.step} of {self.total_steps}, saved; the same command goes on from there")
+            return 128 + caught[0]
+        print(
+            f"finished step {self.step}. Look at {self.files.picture(self.step)} beside {self.files.reals}; "
+            f"sample with: python sample.py --checkpoint={self.files.path} --num_images=100 --out=samples"
+        )
+        return 0
+
+
+def _describe(dataset: CachedImages) -> dict[str, Any]:
+    labels = Counter(dataset.labels) if dataset.labels is not None else {}
+    return {"digest": dataset.digest, "num_images": len(dataset.images), "labels": dict(sorted(labels.items()))}
+
+
+@jax.jit
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+@contextlib.contextmanager
+def _caught_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in the list it yields; a second SIGINT interrupts at once."""
+    caught: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and caught:
+            raise KeyboardInterrupt
+        caught.append(number)
+
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

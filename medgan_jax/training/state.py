@@ -1,0 +1,76 @@
+"""GANState: everything a training consists of, both networks in one pytree, saved and restored as one."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from medgan_jax.config import Config
+from medgan_jax.models.dcgan import Discriminator, Generator
+from medgan_jax.streams import Stream, stream_key
+
+
+@struct.dataclass
+class NetworkState:
+    """One network: its parameters, what it keeps beside them, and its optimizer's moments."""
+
+    params: Any
+    stats: dict[str, Any]  # the mutable collections: batch_stats, and spectral in an SNGAN's discriminator
+    opt_state: optax.OptState
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `Module.apply` takes."""
+        return {"params": self.params, **self.stats}
+
+
+@struct.dataclass
+class GANState:
+    """A training at rest. `step` counts finished iterations; all else follows from it and the seed."""
+
+    step: jax.Array  # () int32
+    gen: NetworkState
+    dis: NetworkState
+    gen_average: Any  # exponential moving average of gen.params; None when ema_decay is 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The static half of a training: the modules and their optimizers."""
+
+    generator: Generator
+    discriminator: Discriminator
+    gen_optimizer: optax.GradientTransformation
+    dis_optimizer: optax.GradientTransformation
+
+
+def build_networks(config: Config) -> Networks:
+    """The networks and optimizers that `config` describes; Adam with a rate for each network."""
+    dtype = jnp.dtype(config.dtype)
+    return Networks(
+        generator=Generator(config.image_size, config.channels, config.gen_features, dtype),
+        discriminator=Discriminator(config.image_size, config.dis_features, config.arch == "sngan", dtype),
+        gen_optimizer=optax.adam(config.lr_gen, config.adam_beta1, config.adam_beta2),
+        dis_optimizer=optax.adam(config.lr_dis, config.adam_beta1, config.adam_beta2),
+    )
+
+
+def initial_state(networks: Networks, config: Config) -> GANState:
+    """The state before the first step, a function of `config.seed`: N(0, 0.02) kernels, zero moments."""
+    gen_key, dis_key = jax.random.split(stream_key(config.seed, Stream.INITIAL_WEIGHTS))
+    latents = jnp.zeros((1, config.latent_dim))
+    images = jnp.zeros((1, config.image_size, config.image_size, config.channels))
+    gen = _network_state(networks.generator.init(gen_key, latents, training=True), networks.gen_optimizer)
+    dis = _network_state(networks.discriminator.init(dis_key, images, training=True), networks.dis_optimizer)
+    # A copy: the state is donated to each step, and one buffer cannot be donated twice.
+    average = jax.tree.map(jnp.copy, gen.params) if config.ema_decay else None
+    return GANState(step=jnp.int32(0), gen=gen, dis=dis, gen_average=average)
+
+
+def _network_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> NetworkState:
+    stats = dict(variables)
+    params = stats.pop("params")
+    return NetworkState(params=params, stats=stats, opt_state=optimizer.init(params))

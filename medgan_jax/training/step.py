@@ -1,0 +1,217 @@
+"""The training step: pure functions of a state, a batch and a key.
+
+One iteration is the published one: the discriminator sees the reals, then the fakes, and is updated once; then the
+generator is updated against the updated discriminator. The generator runs forward once, for both.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from medgan_jax import losses
+from medgan_jax.config import Config
+from medgan_jax.images import uint8_to_signed
+from medgan_jax.models.batch_norm import MOMENTUM
+from medgan_jax.streams import Stream, stream_key
+from medgan_jax.training.state import GANState, Networks, NetworkState
+
+Metrics = dict[str, jax.Array]
+
+
+def discriminator_update(
+    dis: NetworkState, reals: jax.Array, fakes: jax.Array, real_targets: jax.Array, *, networks: Networks
+) -> tuple[NetworkState, Metrics]:
+    """One update of the discriminator.
+
+    Args:
+      dis: the discriminator.
+      reals: (N, H, W, C) float in [-1, 1].
+      fakes: the same shape; treated as constants.
+      real_targets: (N,) what to answer for each real image, see `losses.real_targets`.
+      networks: modules and optimizers.
+
+    Returns:
+      The updated discriminator, and `loss_dis`, `score_real`, `score_fake_before`, scalars.
+    """
+    fakes = jax.lax.stop_gradient(fakes)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+        variables = {"params": params, **dis.stats}
+        real_logits, stats = _apply_training(networks.discriminator, variables, reals)
+        fake_logits, stats = _apply_training(networks.discriminator, {"params": params, **stats}, fakes)
+        return losses.discriminator_loss(real_logits, fake_logits, real_targets), (stats, real_logits, fake_logits)
+
+    (loss, (stats, real_logits, fake_logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(dis.params)
+    dis = _optimise(dis, grads, stats, networks.dis_optimizer)
+    return dis, {"loss_dis": loss, "score_real": _score(real_logits), "score_fake_before": _score(fake_logits)}
+
+
+def generator_forward(
+    gen: NetworkState, latents: jax.Array, *, networks: Networks
+) -> tuple[jax.Array, Callable[[jax.Array], tuple[Any]], dict[str, Any]]:
+    """Generates a training batch and keeps the way back.
+
+    Returns:
+      The fakes (N, H, W, C) in [-1, 1]; a function from the loss's gradient with respect to them to a tuple of its
+      gradient with respect to the generator's parameters; the generator's new statistics.
+    """
+
+    def forward(params: Any) -> tuple[jax.Array, Any]:
+        return _apply_training(networks.generator, {"params": params, **gen.stats}, latents)
+
+    return jax.vjp(forward, gen.params, has_aux=True)
+
+
+def generator_update(
+    gen: NetworkState,
+    dis: NetworkState,
+    fakes: jax.Array,
+    backward: Callable[[jax.Array], tuple[Any]],
+    stats: dict[str, Any],
+    *,
+    networks: Networks,
+) -> tuple[NetworkState, dict[str, Any], Metrics]:
+    """One update of the generator against `dis`, whose parameters get no gradient and are not touched.
+
+    Args:
+      gen: the generator.
+      dis: the discriminator to deceive.
+      fakes: with `backward` and `stats`, what `generator_forward` returned.
+      backward: see there.
+      stats: see there.
+      networks: modules and optimizers.
+
+    Returns:
+      The updated generator; the discriminator's statistics after this training forward (batch statistics and spectral
+      vectors move in it too, as in PyTorch); `loss_gen` and `score_fake_after`, scalars.
+    """
+
+    def loss_fn(images: jax.Array) -> tuple[jax.Array, Any]:
+        logits, dis_stats = _apply_training(networks.discriminator, dis.variables, images)
+        return losses.generator_loss(logits), (logits, dis_stats)
+
+    (loss, (logits, dis_stats)), fakes_grad = jax.value_and_grad(loss_fn, has_aux=True)(fakes)
+    (grads,) = backward(fakes_grad)
+    gen = _optimise(gen, grads, stats, networks.gen_optimizer)
+    return gen, dis_stats, {"loss_gen": loss, "score_fake_after": _score(logits)}
+
+
+def train_step(state: GANState, reals: jax.Array, *, networks: Networks, config: Config) -> tuple[GANState, Metrics]:
+    """One iteration. Its randomness is a function of (config.seed, state.step).
+
+    Args:
+      state: the training so far.
+      reals: (N, H, W, C) uint8 images.
+      networks: modules and optimizers.
+      config: the hyperparameters.
+
+    Returns:
+      The next state and the scalars of metrics.jsonl: losses, and scores as mean probabilities.
+    """
+    key = jax.random.fold_in(stream_key(config.seed, Stream.TRAINING), state.step)
+    latent_key, target_key, augment_key = jax.random.split(key, 3)
+    latents = jax.random.normal(latent_key, (reals.shape[0], config.latent_dim))
+    targets = losses.real_targets(
+        target_key, reals.shape[0], real_label=config.real_label, label_flip=config.label_flip
+    )
+    reals = augment(uint8_to_signed(reals), augment_key, horizontal_flip=config.data.horizontal_flip)
+
+    fakes, backward, gen_stats = generator_forward(state.gen, latents, networks=networks)
+    dis, dis_metrics = discriminator_update(state.dis, reals, fakes, targets, networks=networks)
+    gen, dis_stats, gen_metrics = generator_update(state.gen, dis, fakes, backward, gen_stats, networks=networks)
+    average = state.gen_average
+    if config.ema_decay:
+        average = optax.incremental_update(gen.params, average, 1 - config.ema_decay)
+    state = GANState(step=state.step + 1, gen=gen, dis=dis.replace(stats=dis_stats), gen_average=average)
+    return state, dis_metrics | gen_metrics
+
+
+def train_steps(
+    state: GANState,
+    images: jax.Array,
+    indices: jax.Array,
+    count: jax.Array,
+    *,
+    networks: Networks,
+    config: Config,
+) -> tuple[GANState, Metrics]:
+    """`count` iterations in one call, so that the host is out of the way.
+
+    `count` is a traced value: one compiled program serves any number of steps, so where a training is interrupted,
+    logged or saved never changes its arithmetic.
+
+    Args:
+      state: the training so far; donate it.
+      images: (M, H, W, C) uint8, the whole data set on the device.
+      indices: (K, N) int32, row k the images of the k-th step from here.
+      count: () int32, at most K.
+      networks: modules and optimizers.
+      config: the hyperparameters.
+
+    Returns:
+      The state after `count` steps, and each metric as (K,), of which the first `count` are filled.
+    """
+
+    def body(k: jax.Array, carry: tuple[GANState, Metrics]) -> tuple[GANState, Metrics]:
+        state, history = carry
+        state, metrics = train_step(state, images[indices[k]], networks=networks, config=config)
+        return state, jax.tree.map(lambda h, m: h.at[k].set(m), history, metrics)
+
+    shapes = jax.eval_shape(lambda s: train_step(s, images[indices[0]], networks=networks, config=config)[1], state)
+    history = jax.tree.map(lambda m: jnp.zeros(indices.shape[:1], m.dtype), shapes)
+    return jax.lax.fori_loop(0, count, body, (state, history))
+
+
+def augment(images: jax.Array, key: jax.Array, *, horizontal_flip: bool) -> jax.Array:
+    """Random changes that keep an image a plausible member of its data set, drawn anew for each image.
+
+    Args:
+      images: (N, H, W, C).
+      key: decides.
+      horizontal_flip: mirror each image with probability 1/2.
+
+    Returns:
+      (N, H, W, C).
+    """
+    if horizontal_flip:
+        mirrored = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+        images = jnp.where(mirrored, images[:, :, ::-1], images)
+    return images
+
+
+def generator_to_sample(state: GANState, *, networks: Networks, config: Config) -> dict[str, Any]:
+    """The variables that pictures are drawn from: the averaged generator when there is one.
+
+    The running statistics belong to the network that was trained. Averaged weights have activations of their own, so
+    their statistics are estimated afresh from training forwards on a fixed set of latents.
+    """
+    if state.gen_average is None:
+        return state.gen.variables
+    keys = jax.random.split(stream_key(config.seed, Stream.STATISTICS), 32)
+
+    def forward(stats: dict[str, Any], key: jax.Array) -> tuple[dict[str, Any], None]:
+        latents = jax.random.normal(key, (config.batch_size, config.latent_dim))
+        return _apply_training(networks.generator, {"params": state.gen_average, **stats}, latents)[1], None
+
+    stats, _ = jax.lax.scan(forward, jax.tree.map(jnp.zeros_like, state.gen.stats), keys)
+    seen = 1 - MOMENTUM ** len(keys)  # a running average that starts from zero falls short by this factor
+    return {"params": state.gen_average, **jax.tree.map(lambda x: x / seen, stats)}
+
+
+def _apply_training(module: Any, variables: dict[str, Any], inputs: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+    mutable = [name for name in variables if name != "params"]
+    return module.apply(variables, inputs, training=True, mutable=mutable)
+
+
+def _optimise(
+    network: NetworkState, grads: Any, stats: dict[str, Any], optimizer: optax.GradientTransformation
+) -> NetworkState:
+    updates, opt_state = optimizer.update(grads, network.opt_state, network.params)
+    return NetworkState(params=optax.apply_updates(network.params, updates), stats=stats, opt_state=opt_state)
+
+
+def _score(logits: jax.Array) -> jax.Array:
+    return jnp.mean(jax.nn.sigmoid(logits))

@@ -1,0 +1,118 @@
+"""The workdir of a training: its files, who may write them, and what makes a continuation legitimate."""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from medgan_jax.checkpoint import GENERATOR_FOLDER
+from medgan_jax.config import Config, changed_fields
+from medgan_jax.errors import UserError
+from medgan_jax.images import replace_file
+
+METRICS_KEYS = (
+    "step", "epoch", "loss_dis", "loss_gen", "score_real", "score_fake_before", "score_fake_after", "images_per_s",
+)  # fmt: skip
+
+
+class Workdir:
+    """Paths in a workdir, its metrics log, and its lock."""
+
+    def __init__(self, path: Path) -> None:
+        """Names the files below `path`; touches none."""
+        self.path = path
+        self.config = path / "config.json"
+        self.dataset = path / "dataset.json"
+        self.metrics = path / "metrics.jsonl"
+        self.samples = path / "samples"
+        self.reals = self.samples / "reals.png"
+        self.checkpoints = path / "checkpoints"
+        self.generator = path / GENERATOR_FOLDER
+
+    def picture(self, step: int) -> Path:
+        """The grid of fixed latents at `step`."""
+        return self.samples / f"step_{step:08d}.png"
+
+    @contextlib.contextmanager
+    def opened(self, config: Config, dataset: dict[str, Any]) -> Iterator[None]:
+        """Takes the workdir for this process: creates it, or checks that what is there may be continued.
+
+        Args:
+          config: the training to run.
+          dataset: describes the images; its "digest" decides whether they are the same.
+
+        Raises:
+          UserError: the path is a file or cannot be written, another process trains here, or a training with other
+            hyperparameters or images is here already. Nothing was changed then.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--workdir={self.path}: is a file; give a folder")
+        created = not self.path.exists()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = open(self.path / ".lock", "a")  # noqa: SIM115
+        except OSError as error:
+            raise UserError(f"--workdir={self.path}: cannot be written ({error.strerror}); give another") from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"--workdir={self.path}: another training is running in it") from None
+            if not created:
+                self._check_continuation(config, dataset)
+            self.samples.mkdir(exist_ok=True)
+            _write_json(self.config, config.to_dict())
+            _write_json(self.dataset, dataset)
+            yield
+
+    def _check_continuation(self, config: Config, dataset: dict[str, Any]) -> None:
+        if not self.config.exists():
+            if self.checkpoints.exists():
+                raise UserError(f"{self.path}: has checkpoints but no config.json; give another --workdir")
+            return
+        changes = changed_fields(_read_json(self.config), config)
+        before = _read_json(self.dataset) if self.dataset.exists() else dataset
+        if before.get("digest") != dataset["digest"]:
+            changes.append(
+                f"the images: {before.get('num_images')} with digest {before.get('digest')} -> "
+                f"{dataset['num_images']} with digest {dataset['digest']}"
+            )
+        if changes:
+            raise UserError(
+                f"--workdir={self.path}: holds a training that differs in {'; '.join(changes)}. "
+                "Undo the change to continue it, or give another workdir"
+            )
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drops the lines of metrics.jsonl past `step`, which a restored training will write again."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line + "\n")
+            except (ValueError, KeyError, TypeError):  # cut short by a crash
+                continue
+        replace_file(self.metrics, "".join(kept).encode())
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Adds one line to metrics.jsonl, on the disk when this returns: no checkpoint is newer than its log."""
+        with open(self.metrics, "a") as file:
+            file.write(json.dumps({key: line[key] for key in METRICS_KEYS}) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: is damaged ({error}); restore it or give another --workdir") from error
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    replace_file(path, (json.dumps(values, indent=2) + "\n").encode())

@@ -1,0 +1,51 @@
+#!/usr/bin/env python3
+"""Samples images from a trained generator: PNG files, and manifest.csv with the origin of each.
+
+python sample.py --checkpoint=runs/melanoma --num_images=1000 --out=synthetic --seed=0
+
+Image i depends on the generator, the seed and i alone, whatever the batch size and the number of devices.
+"""
+
+from pathlib import Path
+
+from absl import flags
+
+from medgan_jax import cli
+
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A training's workdir, or a generator folder.")
+_OUT = flags.DEFINE_string("out", None, "The folder for the images; made when missing, refused when not empty.")
+_NUM_IMAGES = flags.DEFINE_integer("num_images", None, "How many; 64 by default, or as many as there are latents.", 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Decides the latents.", 0, 2**32 - 1)
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at once, over all devices; changes speed and memory.", 1)
+_GRID = flags.DEFINE_bool("grid", False, "Also write the first 64 images as one picture, grid.png.")
+_LATENTS = flags.DEFINE_string("latents", None, "A .npy file of (N, latent_dim) latents to use instead of a seed.")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "Remove an earlier run's files from the output folder first.")
+flags.mark_flags_as_required(["checkpoint", "out"])
+
+
+def main() -> None:
+    """Flags to generator to images."""
+    from medgan_jax.checkpoint import load_generator
+    from medgan_jax.sampling import load_latents, sample_to_folder
+    from medgan_jax.sharding import check_batch_size, data_mesh, replicated
+
+    mesh = data_mesh()
+    check_batch_size(_BATCH_SIZE.value, mesh)
+    generator = load_generator(Path(_CHECKPOINT.value), replicated(mesh))
+    latents = load_latents(Path(_LATENTS.value), generator.latent_dim) if _LATENTS.value else None
+    sample_to_folder(
+        generator,
+        Path(_OUT.value),
+        num_images=_NUM_IMAGES.value,
+        seed=_SEED.value,
+        batch_size=_BATCH_SIZE.value,
+        mesh=mesh,
+        latents=latents,
+        grid=_GRID.value,
+        overwrite=_OVERWRITE.value,
+    )
+    print(f"wrote {_OUT.value}: images, {'grid.png, ' if _GRID.value else ''}manifest.csv")
+
+
+if __name__ == "__main__":
+    cli.run(main, doc=__doc__)

@@ -1,0 +1,125 @@
+"""Phantoms: determinism, sizes, and the ABCD rule measured on the pictures."""
+
+import numpy as np
+import pytest
+
+from medgan_jax.data.phantom import LABELS, MAX_SIZE, MIN_SIZE, VERSION, phantom_image, phantom_label
+
+COUNT = 60  # images of each class that the ABCD rule is measured on
+
+
+def test_an_image_is_a_function_of_seed_and_index():
+    image = phantom_image(7, seed=3, image_size=64)
+    for other in range(3):  # whatever is rendered in between
+        phantom_image(other, seed=3, image_size=32)
+    np.testing.assert_array_equal(image, phantom_image(7, seed=3, image_size=64))
+    assert not np.array_equal(image, phantom_image(8, seed=3, image_size=64))
+    assert not np.array_equal(image, phantom_image(7, seed=4, image_size=64))
+
+
+def test_the_label_decides_what_is_drawn():
+    for index in range(8):
+        label = phantom_label(index, seed=0, malignant_fraction=0.5)
+        image = phantom_image(index, seed=0, image_size=32, malignant_fraction=0.5)
+        np.testing.assert_array_equal(image, phantom_image(index, seed=0, image_size=32, label=label))
+    benign, malignant = (phantom_image(0, seed=0, image_size=32, label=label) for label in LABELS)
+    assert not np.array_equal(benign, malignant)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.2, 0.5, 1.0])
+def test_about_the_asked_fraction_is_malignant(fraction):
+    labels = [phantom_label(index, seed=1, malignant_fraction=fraction) for index in range(1000)]
+    assert set(labels) <= set(LABELS)
+    malignant = labels.count("malignant") / len(labels)
+    assert malignant == pytest.approx(fraction, abs=0.04)  # 2.5 standard deviations at 0.5
+
+
+@pytest.mark.parametrize("size", [MIN_SIZE, 33, 64, 100, 128, 256, MAX_SIZE])
+def test_shape_type_and_contrast(size):
+    image = phantom_image(0, seed=0, image_size=size, label="benign")
+    assert image.shape == (size, size, 3)
+    assert image.dtype == np.uint8
+    assert int(np.ptp(image)) > 80
+
+
+@pytest.mark.parametrize("label", LABELS)
+@pytest.mark.parametrize(("small", "large"), [(16, 128), (64, 256), (128, 512)])
+def test_a_small_picture_is_the_large_one_seen_from_afar(label, small, large):
+    shrink = large // small
+    for index in range(4):
+        fine = phantom_image(index, seed=2, image_size=large, label=label).astype(float)
+        coarse = phantom_image(index, seed=2, image_size=small, label=label)
+        shrunk = fine.reshape(small, shrink, small, shrink, 3).mean((1, 3))
+        assert np.abs(shrunk - coarse).mean() < 1.0  # grey levels
+        assert np.abs(shrunk - coarse).max() < 32
+
+
+def _abcd(image: np.ndarray) -> dict[str, float]:
+    """Asymmetry, border irregularity, colours and diameter of the lesion in an image."""
+    size = len(image)
+    axis = (np.arange(size) + 0.5) * 2 / size - 1
+    radius = np.hypot(*np.meshgrid(axis, axis))
+    skin = np.median(image[(radius > 0.85) & (radius < 1)], axis=0)
+    distance = np.linalg.norm(image - skin, axis=-1) * (radius < 1)
+    mask = distance > 0.4 * np.percentile(distance, 98)
+    area = mask.sum()
+
+    rows, columns = np.nonzero(mask)
+    shift = [int(size - 1 - 2 * round(centre)) for centre in (rows.mean(), columns.mean())]
+    turned = np.roll(mask, shift, (0, 1))[::-1, ::-1]  # by half a turn about the centroid
+    edge = sum((mask != np.roll(mask, 1, axis)).sum() for axis in (0, 1))
+    density = np.log(image[mask] + 1.0)
+    return {
+        "asymmetry": (mask != turned).sum() / area,
+        "border": edge**2 / area,
+        "colour": density.std(axis=0).sum() + 2 * np.diff(density, axis=1).std(axis=0).sum(),
+        "diameter": np.sqrt(area) / size,
+    }
+
+
+@pytest.fixture(scope="module")
+def measured() -> dict[str, dict[str, np.ndarray]]:
+    """Each label's features, each an array of COUNT values."""
+    features = {}
+    for label in LABELS:
+        rows = [_abcd(phantom_image(i, seed=5, image_size=64, label=label)) for i in range(COUNT)]
+        features[label] = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return features
+
+
+@pytest.mark.parametrize("feature", ["asymmetry", "border", "colour", "diameter"])
+def test_the_classes_differ_and_overlap(measured, feature):
+    benign, malignant = (measured[label][feature] for label in LABELS)
+    spread = np.sqrt((benign.var() + malignant.var()) / 2)
+    assert malignant.mean() - benign.mean() > 0.5 * spread
+    assert malignant.min() < np.quantile(benign, 0.9)
+    assert benign.max() > np.quantile(malignant, 0.1)
+
+
+def test_the_lesion_stands_out_near_the_centre():
+    axis = np.abs(np.linspace(-1, 1, 64))
+    radius = np.hypot(axis[:, None], axis)
+    for label in LABELS:
+        images = np.stack([phantom_image(i, seed=6, image_size=64, label=label) for i in range(20)]).mean(-1)
+        contrast = images[:, (radius > 0.85) & (radius < 1)].mean(1) - images[:, radius < 0.2].mean(1)
+        assert (contrast > 20).mean() >= 0.9
+
+
+def test_the_version_is_part_of_a_cache_key():
+    assert isinstance(VERSION, int) and VERSION > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"label": "melanoma"}, "label must be one of"),
+        ({"image_size": MIN_SIZE - 1}, "image_size must lie in"),
+        ({"image_size": MAX_SIZE + 1}, "image_size must lie in"),
+        ({"index": -1}, "must not be negative"),
+        ({"seed": -1}, "must not be negative"),
+        ({"malignant_fraction": 1.5}, "malignant_fraction must lie in"),
+    ],
+)
+def test_bad_arguments_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        phantom_image(**{"index": 0, "seed": 0, "image_size": 64} | arguments)

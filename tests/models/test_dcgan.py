@@ -1,0 +1,78 @@
+"""The networks: sizes, parameter counts, and PyTorch's numbers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch_oracle
+
+from medgan_jax.models.dcgan import Discriminator, Generator
+
+
+def count(variables):
+    return sum(x.size for x in jax.tree.leaves(variables["params"]))
+
+
+def test_published_parameter_counts():
+    generator = jax.eval_shape(lambda: Generator(64).init(jax.random.key(0), jnp.zeros((1, 100)), training=True))
+    images = jnp.zeros((1, 64, 64, 3))
+    discriminator = jax.eval_shape(lambda: Discriminator(64).init(jax.random.key(0), images, training=True))
+    assert count(generator) == 3_576_704
+    assert count(discriminator) == 2_765_568
+
+
+@pytest.mark.parametrize(("size", "widest"), [(16, 128), (64, 512), (128, 1024), (256, 2048), (512, 4096)])
+def test_channels_double_as_resolution_halves(size, widest):
+    generator = jax.eval_shape(lambda: Generator(size).init(jax.random.key(0), jnp.zeros((1, 100)), training=True))
+    assert generator["params"]["conv_0"]["kernel"].shape == (4, 4, 100, widest)
+    images = jnp.zeros((1, size, size, 3))
+    discriminator = jax.eval_shape(lambda: Discriminator(size).init(jax.random.key(0), images, training=True))
+    last = max(discriminator["params"], key=lambda name: (name.startswith("conv"), name))
+    assert discriminator["params"][last]["kernel"].shape == (4, 4, widest, 1)
+
+
+@pytest.mark.parametrize("size", [8, 48, 0])
+def test_other_sizes_are_refused(size):
+    with pytest.raises(ValueError, match="power of two"):
+        Generator(size).init(jax.random.key(0), jnp.zeros((1, 8)), training=True)
+
+
+def test_initial_weights_are_the_published_ones():
+    params = Generator(64).init(jax.random.key(0), jnp.zeros((1, 100)), training=True)["params"]
+    kernel, scale = params["conv_1"]["kernel"], params["norm_0"]["scale"]
+    assert abs(kernel.mean()) < 1e-4
+    assert kernel.std() == pytest.approx(0.02, rel=0.01)
+    assert scale.mean() == pytest.approx(1, abs=0.01)
+    assert scale.std() == pytest.approx(0.02, rel=0.2)
+
+
+@pytest.mark.parametrize("case", torch_oracle.CASES)
+def test_outputs_are_pytorchs(case):
+    before, step = torch_oracle.load(case, "before"), torch_oracle.load(case, "step0")
+    _, channels, size, _ = step["reals"].shape
+    generator = Generator(size, channels, features=4)
+    discriminator = Discriminator(size, features=4, spectral_norm=case.startswith("sngan"))
+    gen, dis = torch_oracle.variables(before, "gen"), torch_oracle.variables(before, "dis")
+
+    images = generator.apply(gen, step["latents"], training=False)
+    np.testing.assert_allclose(images, torch_oracle.images(step["eval_images"]), atol=1e-5)
+    logits = discriminator.apply(dis, torch_oracle.images(step["reals"]), training=False)
+    np.testing.assert_allclose(logits, step["eval_logits"], rtol=1e-5, atol=1e-5)
+    fakes, _ = generator.apply(gen, step["latents"], training=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(fakes, torch_oracle.images(step["fakes"]), atol=1e-5)
+
+
+@pytest.mark.parametrize("network", ["generator", "discriminator"])
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(network):
+    if network == "generator":
+        module, inputs, plain = Generator(16, 3, 4, jnp.bfloat16), jnp.ones((2, 8)), Generator(16, 3, 4)
+    else:
+        module = Discriminator(16, 4, True, jnp.bfloat16)
+        inputs, plain = jnp.ones((2, 16, 16, 3)), Discriminator(16, 4, True)
+    variables = module.init(jax.random.key(0), inputs, training=True)
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    jaxpr = str(jax.make_jaxpr(lambda v: module.apply(v, inputs, training=False))(variables))
+    assert "bf16" in jaxpr
+    out = module.apply(variables, inputs, training=False)
+    assert out.dtype == jnp.float32
+    np.testing.assert_allclose(out, plain.apply(variables, inputs, training=False), rtol=0.05, atol=0.02)

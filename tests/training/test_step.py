@@ -1,0 +1,192 @@
+"""The training step: PyTorch's numbers, gradients only where they belong, randomness from the step's number."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch_oracle
+
+from medgan_jax import losses
+from medgan_jax.images import uint8_to_signed
+from medgan_jax.training import step as step_module
+from medgan_jax.training.state import NetworkState, build_networks, initial_state
+
+
+def batch(config, seed=0):
+    shape = (config.batch_size, config.image_size, config.image_size, config.channels)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def fresh(config):
+    networks = build_networks(config)
+    return networks, initial_state(networks, config)
+
+
+def same(a, b):
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool(jnp.array_equal(x, y)), a, b)))
+
+
+@pytest.mark.parametrize("case", torch_oracle.CASES)
+def test_two_golden_steps_are_pytorchs(case, tiny_config):
+    before, after = torch_oracle.load(case, "before"), torch_oracle.load(case, "after")
+    config = tiny_config(
+        arch=case[:5], image_size=int(case[5:]), channels=3 if case == "sngan32" else 1, lr_dis=5e-4, ema_decay=0.0
+    )
+    networks = build_networks(config)
+
+    def network_state(name, optimizer):
+        stats = torch_oracle.variables(before, name)
+        params = jax.tree.map(jnp.asarray, stats.pop("params"))
+        return NetworkState(params=params, stats=jax.tree.map(jnp.asarray, stats), opt_state=optimizer.init(params))
+
+    @jax.jit
+    def iterate(gen, dis, reals, latents):
+        fakes, backward, stats = step_module.generator_forward(gen, latents, networks=networks)
+        dis, metrics = step_module.discriminator_update(dis, reals, fakes, jnp.full((4,), 0.9), networks=networks)
+        gen, dis_stats, more = step_module.generator_update(gen, dis, fakes, backward, stats, networks=networks)
+        return gen, dis.replace(stats=dis_stats), metrics | more
+
+    gen, dis = network_state("gen", networks.gen_optimizer), network_state("dis", networks.dis_optimizer)
+    for i in range(2):
+        expected = torch_oracle.load(case, f"step{i}")
+        gen, dis, metrics = iterate(gen, dis, torch_oracle.images(expected["reals"]), expected["latents"])
+        for name, value in metrics.items():
+            np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
+    for ours, name in ((gen, "gen"), (dis, "dis")):
+        theirs = torch_oracle.variables(after, name)
+        start = torch_oracle.variables(before, name)["params"]
+        moved = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), theirs["params"], start)
+        assert min(jax.tree.leaves(moved)) > 1e-4  # the comparison below sees the update, not only the start
+        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), ours.variables, theirs)
+
+
+def test_discriminator_update_leaves_the_generator_alone(tiny_config):
+    config = tiny_config()
+    networks, state = fresh(config)
+    latents = jax.random.normal(jax.random.key(0), (4, config.latent_dim))
+    reals, targets = uint8_to_signed(batch(config)), jnp.ones(4)
+
+    def loss_through_fakes(gen_params):
+        gen = state.gen.replace(params=gen_params)
+        fakes, _, _ = step_module.generator_forward(gen, latents, networks=networks)
+        _, metrics = step_module.discriminator_update(state.dis, reals, fakes, targets, networks=networks)
+        return metrics["loss_dis"]
+
+    grads = jax.grad(loss_through_fakes)(state.gen.params)
+    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) == 0
+
+
+def test_each_update_moves_its_own_network_only(tiny_config):
+    config = tiny_config()
+    networks, state = fresh(config)
+    latents = jax.random.normal(jax.random.key(0), (4, config.latent_dim))
+    fakes, backward, stats = step_module.generator_forward(state.gen, latents, networks=networks)
+    dis, _ = step_module.discriminator_update(
+        state.dis, uint8_to_signed(batch(config)), fakes, jnp.ones(4), networks=networks
+    )
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), dis.params, state.dis.params)
+    assert min(jax.tree.leaves(moved)) > 0  # every layer learns
+    gen, dis_stats, _ = step_module.generator_update(state.gen, dis, fakes, backward, stats, networks=networks)
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), gen.params, state.gen.params)
+    assert min(jax.tree.leaves(moved)) > 0
+    assert jax.tree.structure(dis_stats) == jax.tree.structure(dis.stats)
+    assert not same(dis_stats, dis.stats)  # statistics move in every training forward, parameters were not returned
+
+
+def test_the_generators_gradient_is_that_of_the_composed_loss(tiny_config):
+    """The shared forward pass changes nothing: the gradient equals that of D(G(z)) written in one piece."""
+    config = tiny_config()
+    networks, state = fresh(config)
+    latents = jax.random.normal(jax.random.key(0), (4, config.latent_dim))
+
+    def composed(params):
+        fakes, _ = networks.generator.apply(
+            {"params": params, **state.gen.stats}, latents, training=True, mutable=["batch_stats"]
+        )
+        logits, _ = networks.discriminator.apply(
+            state.dis.variables, fakes, training=True, mutable=["batch_stats", "spectral"]
+        )
+        return losses.generator_loss(logits)
+
+    expected = jax.grad(composed)(state.gen.params)
+    fakes, backward, stats = step_module.generator_forward(state.gen, latents, networks=networks)
+    gen, _, _ = step_module.generator_update(state.gen, state.dis, fakes, backward, stats, networks=networks)
+    mu = gen.opt_state[0].mu  # Adam's first moment after one step is (1 - beta1) times the gradient
+    jax.tree.map(lambda m, g: np.testing.assert_allclose(m, 0.5 * g, rtol=1e-4, atol=1e-8), mu, expected)
+
+
+def test_many_steps_in_one_call_are_single_steps(tiny_config):
+    config = tiny_config(ema_decay=0.9, label_flip=0.25, data_horizontal_flip=True)
+    networks, state = fresh(config)
+    images = np.stack([batch(config, i)[0] for i in range(6)])
+    indices = np.array([[0, 1, 2, 3], [5, 4, 3, 2], [1, 3, 5, 0], [9, 9, 9, 9]], np.int32)  # the last is not run
+    run = jax.jit(functools.partial(step_module.train_steps, networks=networks, config=config))
+    single = jax.jit(functools.partial(step_module.train_step, networks=networks, config=config))
+    together, history = run(state, images, indices, 3)
+    one_by_one, _ = run(state, images, indices, 1)
+    one_by_one, _ = run(one_by_one, images, indices[1:], 2)
+    assert same(together, one_by_one)  # where a call is cut changes not a bit
+    for row in indices[:3]:
+        state, metrics = single(state, images[row])
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-5), together, state)
+    assert int(together.step) == 3
+    np.testing.assert_allclose(history["loss_dis"][2], metrics["loss_dis"], rtol=1e-3)
+    assert float(history["loss_dis"][3]) == 0
+
+
+def test_randomness_follows_seed_and_step(tiny_config):
+    config = tiny_config()
+    networks, state = fresh(config)
+    reals = batch(config)
+
+    def losses_at(step, seed):
+        at = state.replace(step=jnp.int32(step))
+        return step_module.train_step(at, reals, networks=networks, config=tiny_config(seed=seed))[1]["loss_gen"]
+
+    assert losses_at(3, 0) == losses_at(3, 0)
+    assert losses_at(3, 0) != losses_at(4, 0)
+    assert losses_at(3, 0) != losses_at(3, 1)
+
+
+def test_flips_are_drawn_for_each_image():
+    images = jnp.arange(64 * 2 * 4 * 1.0).reshape(64, 2, 4, 1)
+    flipped = step_module.augment(images, jax.random.key(0), horizontal_flip=True)
+    mirrored = jnp.all(flipped == images[:, :, ::-1], axis=(1, 2, 3))
+    untouched = jnp.all(flipped == images, axis=(1, 2, 3))
+    assert bool(jnp.all(mirrored ^ untouched))
+    assert 16 < int(mirrored.sum()) < 48
+    assert same(step_module.augment(images, jax.random.key(0), horizontal_flip=False), images)
+
+
+def test_average_follows_the_generator(tiny_config):
+    config = tiny_config(ema_decay=0.75)
+    networks, state = fresh(config)
+    after, _ = step_module.train_step(state, batch(config), networks=networks, config=config)
+    expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, state.gen.params, after.gen.params)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), after.gen_average, expected)
+    off = fresh(tiny_config(ema_decay=0.0))[1]
+    assert off.gen_average is None
+
+
+def test_averaged_generator_gets_statistics_of_its_own(tiny_config):
+    """Estimated statistics match those of a large training batch; the trained network's do not."""
+    config = tiny_config(ema_decay=0.9)
+    networks, state = fresh(config)
+    state = state.replace(gen_average=jax.tree.map(lambda x: 2 * x, state.gen.params))
+    variables = step_module.generator_to_sample(state, networks=networks, config=config)
+    assert same(variables["params"], state.gen_average)
+    latents = jax.random.normal(jax.random.key(9), (2048, config.latent_dim))
+    zero = {"params": state.gen_average, **jax.tree.map(jnp.zeros_like, state.gen.stats)}
+    _, once = networks.generator.apply(zero, latents, training=True, mutable=["batch_stats"])
+    for layer in ("norm_0", "norm_1"):
+        expected = 10 * once["batch_stats"][layer]["var"]
+        np.testing.assert_allclose(variables["batch_stats"][layer]["var"], expected, rtol=0.3)
+        assert float(jnp.abs(jnp.log(state.gen.stats["batch_stats"][layer]["var"] / expected)).min()) > 0.5
+
+
+def test_without_average_the_trained_generator_is_sampled(tiny_config):
+    config = tiny_config(ema_decay=0.0)
+    networks, state = fresh(config)
+    assert same(step_module.generator_to_sample(state, networks=networks, config=config), state.gen.variables)

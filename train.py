@@ -1,0 +1,32 @@
+#!/usr/bin/env python3
+"""Trains a DCGAN or SNGAN on a folder of images, and goes on where it stopped when started again.
+
+python train.py --config=configs/sngan64.py --workdir=runs/melanoma --config.data.path=/data/isic
+
+Every field of the config is explained in configs/default.py; set any with --config.FIELD=VALUE.
+"""
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from medgan_jax import cli
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", help_string="What to train, a file in configs/, such as configs/sngan64.py.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, pictures and logs go; made when missing.")
+flags.mark_flags_as_required(["config", "workdir"])
+
+
+def main() -> int:
+    """Flags to config to training."""
+    from medgan_jax.config import parse_config
+    from medgan_jax.training.loop import train
+
+    return train(parse_config(_CONFIG.value), Path(_WORKDIR.value))
+
+
+if __name__ == "__main__":
+    cli.run(main, doc=__doc__)
