@@ -59,6 +59,9 @@ class Checkpoints:
         """
         with self._explained(f"cannot save step {step}; earlier checkpoints are untouched"):
             self.folder.mkdir(parents=True, exist_ok=True)
+            for stale in self._manager.all_steps():  # a training that fell back writes its later steps again
+                if stale >= step:
+                    self._manager.delete(stale)
             self._manager.save(
                 step, args=ocp.args.Composite(tree=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about))
             )
@@ -91,12 +94,15 @@ class Checkpoints:
         with self._explained(reason, self._remedy(step)):
             tree = self._manager.restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore(target)))["tree"]
             # Orbax may reshape in silence and leave placeholders for what it did not find.
+            if not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
+                raise ValueError("parts are missing")
             if jax.tree.map(_signature, tree) != jax.tree.map(_signature, target):
                 raise ValueError("shapes differ")
         return tree
 
     def close(self) -> None:
-        """Waits for what is under way and lets go."""
+        """Waits until all saves are committed, and lets go. Raises UserError when one failed."""
+        self.wait()
         self._manager.close()
 
     def _remedy(self, step: int) -> str:
@@ -173,5 +179,5 @@ def load_generator(path: Path, sharding: Sharding) -> TrainedGenerator:
     return TrainedGenerator(module=module, variables=variables, latent_dim=latent_dim, step=step, about=about)
 
 
-def _signature(x: Any) -> tuple[type, tuple[int, ...], np.dtype]:
-    return isinstance(x, jax.ShapeDtypeStruct), tuple(x.shape), np.dtype(x.dtype)
+def _signature(x: Any) -> tuple[tuple[int, ...], np.dtype]:
+    return tuple(x.shape), np.dtype(x.dtype)

@@ -1,11 +1,10 @@
-"""What the doors share: flags to values, one line for a user's error, exit codes, quiet libraries, the compiler's cache."""
+"""What the doors share: parsing flags, one line for a user's error, exit codes, quiet libraries, the compiler's cache."""
 
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 from absl import flags
 
@@ -60,16 +59,13 @@ def _configure_libraries() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 
+    from medgan_jax.data.cache import default_cache_dir
+
     warnings.filterwarnings("ignore", module="orbax|tensorflow_datasets")
     if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(user_cache_folder() / "xla"))
+        jax.config.update("jax_compilation_cache_dir", str(default_cache_dir() / "xla"))
         # Else the folder's spelling becomes part of the key.
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
-
-
-def user_cache_folder() -> Path:
-    """Where this user's caches go: $XDG_CACHE_HOME/medgan_jax, or ~/.cache/medgan_jax."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medgan_jax"
 
 
 def _fail(message: str) -> None:

@@ -84,9 +84,9 @@ class Config:
     num_sample_images: int
     data: DataConfig
 
-    def total_steps(self, num_images: int) -> int:
-        """The length of the training on a data set of `num_images`."""
-        return self.num_steps or self.num_epochs * (num_images // self.batch_size)
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """The length of the training."""
+        return self.num_steps or self.num_epochs * steps_per_epoch
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, for JSON; `parse_config` reads them back."""

@@ -23,6 +23,7 @@ from medgan_jax.streams import Stream, stream_key
 
 MANIFEST = "manifest.csv"
 GRID = "grid.png"
+_DEFAULT_IMAGES = 64
 _GRID_IMAGES = 64
 
 
@@ -77,7 +78,7 @@ def sample_to_folder(
     generator: TrainedGenerator,
     out: Path,
     *,
-    num_images: int,
+    num_images: int | None,
     seed: int,
     batch_size: int,
     mesh: Mesh,
@@ -90,17 +91,22 @@ def sample_to_folder(
     Args:
       generator: what to sample from.
       out: the folder; created when missing.
-      num_images: how many.
+      num_images: how many; None for one for each latent, or 64.
       seed: image i depends on (seed, i) and the generator alone.
       batch_size: images at once.
       mesh: the devices.
-      latents: (num_images, latent_dim), used instead of a seed.
+      latents: (at least num_images, latent_dim), used in order instead of a seed.
       grid: also write the first images as one picture, grid.png.
       overwrite: remove the files of an earlier run, those its manifest names, first.
 
     Raises:
-      UserError: `out` is a file, or holds anything and `overwrite` is off, or holds what no manifest names.
+      UserError: there are fewer latents than images asked for; or `out` is a file, or holds anything and `overwrite`
+        is off, or holds what no manifest names.
     """
+    if num_images is None:
+        num_images = _DEFAULT_IMAGES if latents is None else len(latents)
+    if latents is not None and num_images > len(latents):
+        raise UserError(f"--num_images={num_images}, but --latents has {len(latents)} rows")
     _prepare_folder(out, overwrite)
     if latents is None:
         latents_of = functools.partial(seeded_latents, seed, latent_dim=generator.latent_dim)

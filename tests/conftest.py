@@ -1,19 +1,44 @@
-"""Every test runs on two CPU devices, with checks that a user's run can do without."""
+"""Every test runs on two CPU devices, with checks that a user's run can do without.
+
+Compiling takes most of the time: machine code is left unoptimised, and compiled once for all tests. Tests that start
+a command of ours give it `command_environment`, in which it is compiled as for a user.
+"""
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
+_CACHE = tempfile.TemporaryDirectory(prefix="medgan_jax_tests_")
+_COMMAND_ENVIRONMENT = {
+    **os.environ,
+    "JAX_PLATFORMS": "cpu",
+    "XDG_CACHE_HOME": _CACHE.name,
+}
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=2",
+        "--xla_backend_optimization_level=0",
+    ]
+)
 
-import jax
-import pytest
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # for `configs`, which is no part of the package
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def command_environment():
+    """Environment variables for a subprocess: one CPU device, and caches that do not outlive the tests."""
+    return dict(_COMMAND_ENVIRONMENT)
 
 
 @pytest.fixture

@@ -134,7 +134,7 @@ def _read_index(path: Path, number: int, image_size: int, channels: int) -> dict
         whole = path.stat().st_size == (number - len(bad)) * image_size * image_size * channels
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return bad if whole and bad.keys() <= set(range(number)) else None
+    return bad if whole else None
 
 
 def _write(
@@ -183,7 +183,7 @@ def _map_threaded(function: Callable, items: Sequence, title: str, progress: boo
     """Maps in order, in threads (Pillow and blake2b release the GIL), a bounded number of items ahead."""
     workers = os.cpu_count() or 1
     with (
-        tqdm(total=len(items), desc=title, unit="image", disable=not progress) as bar,
+        tqdm(total=len(items), desc=title, disable=not progress) as bar,
         ThreadPoolExecutor(workers) as pool,
     ):
         pending: deque = deque()

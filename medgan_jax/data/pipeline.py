@@ -37,11 +37,23 @@ def epoch_permutation(num_images: int, *, seed: int, epoch: int) -> np.ndarray:
     return generator.permutation(num_images).astype(np.int32)
 
 
+def steps_per_epoch(num_images: int, batch_size: int) -> int:
+    """How many whole batches an epoch has; a last partial batch is dropped.
+
+    Raises:
+      UserError: there are fewer images than a batch holds.
+    """
+    if num_images < batch_size:
+        raise UserError(
+            f"batch_size={batch_size} is more than the {num_images} images of the data set: lower it, or add images"
+        )
+    return num_images // batch_size
+
+
 def batch_indices(first_step: int, num_steps: int, *, num_images: int, batch_size: int, seed: int) -> np.ndarray:
     """The images of consecutive training steps.
 
-    An epoch has num_images // batch_size steps; a last partial batch is dropped. Step s is in epoch
-    s // steps_per_epoch.
+    Step s is in epoch s // steps_per_epoch.
 
     Args:
       first_step: from 0.
@@ -56,16 +68,12 @@ def batch_indices(first_step: int, num_steps: int, *, num_images: int, batch_siz
     Raises:
       UserError: there are fewer images than a batch holds.
     """
-    steps_per_epoch = num_images // batch_size
-    if steps_per_epoch == 0:
-        raise UserError(
-            f"batch_size={batch_size} is more than the {num_images} images of the data set: lower it, or add images"
-        )
     steps = np.arange(first_step, first_step + num_steps)
-    epochs, steps = np.divmod(steps, steps_per_epoch)
+    steps_in_epoch = steps_per_epoch(num_images, batch_size)
+    epochs, steps = np.divmod(steps, steps_in_epoch)
     indices = np.empty((num_steps, batch_size), np.int32)
     for epoch in np.unique(epochs):
         order = epoch_permutation(num_images, seed=seed, epoch=int(epoch))
-        batches = order[: steps_per_epoch * batch_size].reshape(steps_per_epoch, batch_size)
+        batches = order[: steps_in_epoch * batch_size].reshape(steps_in_epoch, batch_size)
         indices[epochs == epoch] = batches[steps[epochs == epoch]]
     return indices

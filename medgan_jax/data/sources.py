@@ -209,7 +209,8 @@ def read_labels(path: str, *, image_column: str, label_column: str, prefix: str 
     first = next((line for line in text.split("\n") if line.strip()), "")
     delimiter = max(",;\t", key=first.count)
     try:
-        cells = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=delimiter)]
+        table = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
+        cells = [[cell.strip() for cell in row] for row in table]
     except csv.Error as error:
         raise UserError(f"{place} is not a table: {error}") from error
     rows = [(number, row) for number, row in enumerate(cells, 1) if any(row)]
@@ -396,7 +397,7 @@ def _open_tfds(data: "DataConfig") -> TfdsSource:
 def _holds_image(tfds: Any, feature: Any) -> bool:
     if isinstance(feature, tfds.features.Image):
         return True
-    return type(feature) is tfds.features.Tensor and feature.dtype == np.uint8 and feature.shape[2:] in [(1,), (3,)]
+    return type(feature) is tfds.features.Tensor and feature.np_dtype == np.uint8 and feature.shape[2:] in [(1,), (3,)]
 
 
 def _tfds_labels(tfds: Any, features: Any, records: Sequence[dict[str, Any]]) -> list[str] | None:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from medgan_jax.checkpoint import Checkpoints, save_generator
 from medgan_jax.config import Config
 from medgan_jax.data.cache import CachedImages
-from medgan_jax.data.pipeline import batch_indices, epoch_permutation, load_dataset
+from medgan_jax.data.pipeline import batch_indices, epoch_permutation, load_dataset, steps_per_epoch
 from medgan_jax.errors import UserError
 from medgan_jax.images import image_grid, write_png
 from medgan_jax.sampling import sample_batches, seeded_latents
@@ -43,28 +43,25 @@ def train(config: Config, workdir: Path) -> int:
     """
     mesh = data_mesh()
     check_batch_size(config.batch_size, mesh)
-    dataset = load_dataset(config.data, image_size=config.image_size, channels=config.channels)
-    if config.batch_size > len(dataset.images):
-        raise UserError(
-            f"batch_size={config.batch_size} is larger than the data set, {len(dataset.images)} images; "
-            f"use --config.batch_size={len(dataset.images) // mesh.size * mesh.size} or less, or add images"
-        )
     files = Workdir(workdir)
+    files.check(config)  # before the images are decoded
+    dataset = load_dataset(config.data, image_size=config.image_size, channels=config.channels)
+    epoch = steps_per_epoch(len(dataset.images), config.batch_size)
     with files.opened(config, _describe(dataset)):
-        return _Training(config, dataset, files, mesh).run()
+        return _Training(config, dataset, epoch, files, mesh).run()
 
 
 class _Training:
     """One process's hold on a training: the compiled functions, the state, and where to write."""
 
-    def __init__(self, config: Config, dataset: CachedImages, files: Workdir, mesh: Mesh) -> None:
+    def __init__(self, config: Config, dataset: CachedImages, epoch: int, files: Workdir, mesh: Mesh) -> None:
         """Builds the networks and restores the latest checkpoint, or draws initial weights."""
         self.config = config
         self.dataset = dataset
         self.files = files
         self.mesh = mesh
-        self.total_steps = config.total_steps(len(dataset.images))
-        self.steps_per_epoch = len(dataset.images) // config.batch_size
+        self.steps_per_epoch = epoch
+        self.total_steps = config.total_steps(epoch)
         self.checkpoints = Checkpoints(files.checkpoints, keep=config.keep_checkpoints)
         self.generators = Checkpoints(files.generator, keep=1)
         self.networks = build_networks(config)
@@ -89,7 +86,10 @@ class _Training:
 
     def run(self) -> int:
         """Runs to the end, or until a signal asks to stop; the exit code."""
+        if self.saved_step and self.generators.latest_step() != self.saved_step:
+            self._save_generator()  # a crash came between
         if self.step >= self.total_steps:
+            self._close()
             print(f"{self.files.path}: already at step {self.step} of {self.total_steps}; raise num_steps to go on")
             return 0
         self.files.forget_metrics_after(self.step)
@@ -100,8 +100,7 @@ class _Training:
             self._run_until(caught)
         if self.step > (self.saved_step or 0):
             self._save()
-        self.checkpoints.close()
-        self.generators.close()
+        self._close()
         return self._report(caught)
 
     def _run_until(self, caught: list[int]) -> None:
@@ -139,10 +138,10 @@ class _Training:
                 if wants_picture or wants_checkpoint:
                     self._take_in(*running, bar)
                     running = None
+                    if wants_picture:  # first, so that no picture of a saved step is ever missing
+                        self._write_picture()
                     if wants_checkpoint:
                         self._save()
-                    if wants_picture:
-                        self._write_picture()
                     called_at = time.perf_counter()
             if running:
                 self._take_in(*running, bar)
@@ -184,15 +183,21 @@ class _Training:
         if not _all_finite(self.state):
             self._diverged("a parameter is not finite", self.step)
         self.checkpoints.save(self.step, self.state, {})
+        self.saved_step = self.step
+        self._save_generator()
+
+    def _save_generator(self) -> None:
         variables = self.generator_to_sample(self.state)
         save_generator(
             self.generators, self.step, variables, self.networks.generator, self.config.latent_dim, self.config
         )
-        self.saved_step = self.step
 
-    def _diverged(self, what: str, step: int) -> NoReturn:
+    def _close(self) -> None:
         self.checkpoints.close()
         self.generators.close()
+
+    def _diverged(self, what: str, step: int) -> NoReturn:
+        self._close()
         kept = (
             f"the checkpoint of step {self.saved_step} is kept" if self.saved_step else "no checkpoint was written yet"
         )

@@ -48,9 +48,7 @@ class Workdir:
           UserError: the path is a file or cannot be written, another process trains here, or a training with other
             hyperparameters or images is here already. Nothing was changed then.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--workdir={self.path}: is a file; give a folder")
-        created = not self.path.exists()
+        self.check(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = open(self.path / ".lock", "a")  # noqa: SIM115
@@ -61,25 +59,36 @@ class Workdir:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise UserError(f"--workdir={self.path}: another training is running in it") from None
-            if not created:
-                self._check_continuation(config, dataset)
+            self.check(config, dataset)
             self.samples.mkdir(exist_ok=True)
             _write_json(self.config, config.to_dict())
             _write_json(self.dataset, dataset)
             yield
 
-    def _check_continuation(self, config: Config, dataset: dict[str, Any]) -> None:
+    def check(self, config: Config, dataset: dict[str, Any] | None = None) -> None:
+        """Checks that what is in the workdir, if anything, may be continued; changes nothing.
+
+        Args:
+          config: the training to run.
+          dataset: describes its images; leave it out where they are not known yet.
+
+        Raises:
+          UserError: the path is a file, or a training with other hyperparameters or images is here.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"--workdir={self.path}: is a file; give a folder")
         if not self.config.exists():
             if self.checkpoints.exists():
-                raise UserError(f"{self.path}: has checkpoints but no config.json; give another --workdir")
+                raise UserError(f"--workdir={self.path}: has checkpoints but no config.json; give another")
             return
         changes = changed_fields(_read_json(self.config), config)
-        before = _read_json(self.dataset) if self.dataset.exists() else dataset
-        if before.get("digest") != dataset["digest"]:
-            changes.append(
-                f"the images: {before.get('num_images')} with digest {before.get('digest')} -> "
-                f"{dataset['num_images']} with digest {dataset['digest']}"
-            )
+        if dataset and self.dataset.exists():
+            before = _read_json(self.dataset)
+            if before.get("digest") != dataset["digest"]:
+                changes.append(
+                    f"the images: {before.get('num_images')} with digest {before.get('digest')} -> "
+                    f"{dataset['num_images']} with digest {dataset['digest']}"
+                )
         if changes:
             raise UserError(
                 f"--workdir={self.path}: holds a training that differs in {'; '.join(changes)}. "

@@ -21,7 +21,7 @@ def batch(config, seed=0):
 
 def fresh(config):
     networks = build_networks(config)
-    return networks, initial_state(networks, config)
+    return networks, jax.jit(lambda: initial_state(networks, config))()
 
 
 def same(a, b):

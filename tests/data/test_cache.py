@@ -1,0 +1,311 @@
+"""The cache: decoded once, keyed by content, safe against crashes, twins, damage and bad images."""
+
+import io
+import os
+import resource
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medgan_jax import images
+from medgan_jax.data import cache
+from medgan_jax.data.cache import load_cached
+from medgan_jax.data.sources import FileSource
+from medgan_jax.errors import UserError
+
+SIZE = 8
+
+
+def png(value):
+    buffer = io.BytesIO()
+    Image.new("RGB", (12, 9), (value, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+class CountingSource(FileSource):
+    """Counts the images it decodes; may be told to do something else at one of them."""
+
+    reads = 0
+    hook = staticmethod(lambda index: None)
+
+    def read(self, index, image_size, channels):
+        """Counts, and reads."""
+        CountingSource.reads += 1
+        type(self).hook(index)
+        return super().read(index, image_size, channels)
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """Six images of the colours 0 to 5, three of each class."""
+    monkeypatch.setattr(CountingSource, "reads", 0)
+    folder = tmp_path / "images"
+    folder.mkdir()
+    names = tuple(f"{value}.png" for value in range(6))
+    for value, name in enumerate(names):
+        (folder / name).write_bytes(png(value))
+    return CountingSource(str(folder), names, ("benign", "malignant") * 3)
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load_it(source, **options):
+        options = {"image_size": SIZE, "channels": 3, "cache_dir": tmp_path / "cache", "progress": False, **options}
+        return load_cached(source, **options)
+
+    return load_it
+
+
+@pytest.fixture
+def file_limit():
+    """Makes larger files fail as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def colours(cached):
+    return cached.images[:, 0, 0, 0].tolist()
+
+
+def pixels_path(folder):
+    (path,) = (folder / "cache").glob("*.uint8")
+    return path
+
+
+def test_images_are_decoded_once(source, load):
+    first = load(source)
+    assert first.images.shape == (6, SIZE, SIZE, 3) and first.images.dtype == np.uint8
+    assert isinstance(first.images, np.memmap) and not first.images.flags.writeable
+    assert colours(first) == [0, 1, 2, 3, 4, 5]
+    assert (first.names, first.labels, first.skipped) == (source.names, source.labels, ())
+    assert CountingSource.reads == 6
+    second = load(source)
+    assert CountingSource.reads == 6
+    np.testing.assert_array_equal(second.images, first.images)
+    assert second.digest == first.digest
+
+
+def test_size_and_channels_have_caches_of_their_own(source, load):
+    for _ in range(2):
+        digests = {load(source).digest, load(source, image_size=4).digest, load(source, channels=1).digest}
+        assert len(digests) == 3
+        assert load(source, image_size=4, channels=1).images.shape == (6, 4, 4, 1)
+        assert CountingSource.reads == 4 * 6
+
+
+def test_code_that_makes_other_pixels_makes_other_caches(source, load, monkeypatch):
+    digest = load(source).digest
+    monkeypatch.setattr(images, "VERSION", images.VERSION + 1)
+    assert load(source).digest != digest
+    assert CountingSource.reads == 12
+
+
+def test_the_digest_identifies_pixels_order_and_labels(source, load):
+    digest = load(source).digest
+    root, names, labels = source.root, source.names, source.labels
+    assert load(CountingSource(root, names[::-1], labels)).digest != digest
+    assert load(CountingSource(root, names[:5], labels[:5])).digest != digest
+    reads = CountingSource.reads
+    assert load(CountingSource(root, names, labels[::-1])).digest != digest
+    assert load(CountingSource(root, names, None)).digest != digest
+    assert CountingSource.reads == reads  # labels are no pixels
+    with open(os.path.join(root, names[2]), "wb") as file:
+        file.write(png(99))
+    changed = load(source)
+    assert changed.digest != digest and colours(changed) == [0, 1, 99, 3, 4, 5]
+
+
+def test_a_folder_that_moved_finds_its_cache(source, load, tmp_path):
+    digest = load(source).digest
+    os.rename(source.root, tmp_path / "elsewhere")
+    moved = CountingSource(str(tmp_path / "elsewhere"), source.names, source.labels)
+    assert load(moved).digest == digest
+    assert CountingSource.reads == 6
+
+
+def test_unchanged_files_are_not_read_again(source, load, monkeypatch):
+    digested = []
+    digest_file = cache._digest_file
+    monkeypatch.setattr(cache, "_digest_file", lambda path: digested.append(path.name) or digest_file(path))
+    load(source)
+    assert sorted(digested) == list(source.names)
+    digested.clear()
+    load(source)  # the files are too young to be trusted
+    assert sorted(digested) == list(source.names)
+
+    monkeypatch.setattr(cache, "_RACY_NS", -(10**10))  # as if they were old
+    load(source)
+    digested.clear()
+    first = load(source)
+    assert digested == []
+    path = os.path.join(source.root, "3.png")
+    status = os.stat(path)
+    with open(path, "r+b") as file:
+        file.write(png(7)[: status.st_size])
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))  # size and time as before: only ctime tells
+    assert load(source).digest != first.digest
+    assert digested == ["3.png"]
+
+
+def test_a_file_that_could_not_be_read_is_tried_again(source, load, monkeypatch):
+    monkeypatch.setattr(cache, "_RACY_NS", -(10**10))
+    with monkeypatch.context() as broken:
+        broken.setattr(cache, "_digest_file", lambda path: cache._UNREADABLE)
+        digest = load(source).digest
+    assert load(source).digest != digest
+
+
+@pytest.mark.parametrize("memo", [b"", b"[1, 2]", b"\xff"])
+def test_a_damaged_memo_is_ignored(source, load, tmp_path, memo):
+    digest = load(source).digest
+    (path,) = (tmp_path / "cache").glob("files-*.json")
+    path.write_bytes(memo)
+    assert load(source).digest == digest
+
+
+def test_bad_images_are_all_named(source, load):
+    for name, data in {"1.png": b"", "2.png": b"no image", "4.png": png(4)[:50]}.items():
+        with open(os.path.join(source.root, name), "wb") as file:
+            file.write(data)
+    os.unlink(os.path.join(source.root, "5.png"))
+    message = (
+        f"4 of 6 images in {source.root} cannot be read: 1.png (empty file), 2.png (not an image) and 2 more; "
+        "mend or remove them, or pass --config.data.on_bad_image=skip"
+    )
+    for _ in range(2):
+        with pytest.raises(UserError) as raised:
+            load(source)
+        assert str(raised.value) == message
+
+
+def test_bad_images_may_be_skipped(source, load, tmp_path, caplog):
+    for name in ("1.png", "4.png"):
+        os.truncate(os.path.join(source.root, name), 0)
+    for _ in range(2):  # decoded, then found
+        caplog.clear()
+        kept = load(source, on_bad_image="skip")
+        assert kept.skipped == ("1.png (empty file)", "4.png (empty file)")
+        assert "2 of 6 images" in caplog.text
+        assert colours(kept) == [0, 2, 3, 5]
+        assert kept.names == ("0.png", "2.png", "3.png", "5.png")
+        assert kept.labels == ("benign", "benign", "malignant", "malignant")
+    assert CountingSource.reads == 6
+    with pytest.raises(UserError, match="2 of 6"):  # what skip left is not for refuse
+        load(source)
+    removed = CountingSource(source.root, kept.names, kept.labels)
+    assert load(removed).digest == kept.digest
+
+
+def test_only_bad_images_are_no_data_set(source, load):
+    for name in source.names:
+        os.truncate(os.path.join(source.root, name), 0)
+    for policy in ("refuse", "skip"):
+        with pytest.raises(UserError, match="6 of 6 images .* give other images"):
+            load(source, on_bad_image=policy)
+
+
+def test_a_mended_image_is_read(source, load):
+    path = os.path.join(source.root, "0.png")
+    os.rename(path, path + ".away")
+    with pytest.raises(UserError, match=r"0.png \(no such file or directory\)"):
+        load(source)
+    os.rename(path + ".away", path)
+    assert colours(load(source)) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_crash_leaves_nothing_that_looks_usable(source, load, tmp_path, monkeypatch):
+    def crash(index):
+        if index == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(CountingSource, "hook", crash)
+    with pytest.raises(KeyboardInterrupt):
+        load(source)
+    assert [path.name for path in (tmp_path / "cache").iterdir() if not path.name.startswith("files-")] == []
+    monkeypatch.undo()
+    assert colours(load(source)) == [0, 1, 2, 3, 4, 5]
+
+
+def test_what_killed_processes_left_is_removed_in_time(source, load, tmp_path):
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    for name, age in {"old.tmp": 2 * 24 * 3600, "in_use.tmp": 60}.items():
+        (folder / name).write_bytes(b"half")
+        os.utime(folder / name, (time.time() - age,) * 2)
+    load(source)
+    assert [path.name for path in folder.glob("*.tmp")] == ["in_use.tmp"]
+
+
+def test_two_runs_at_once_agree(source, load, monkeypatch, tmp_path):
+    twins = []
+
+    def start_twin(index):
+        if index == 2 and not twins:
+            twins.append(None)
+            twins[0] = load(source)
+
+    monkeypatch.setattr(CountingSource, "hook", start_twin)
+    first = load(source)
+    assert CountingSource.reads == 12  # the twin began while the first had written nothing yet
+    assert first.digest == twins[0].digest
+    assert colours(first) == colours(twins[0]) == [0, 1, 2, 3, 4, 5]
+    assert len(list((tmp_path / "cache").iterdir())) == 3
+
+
+@pytest.mark.parametrize("damage", ["short", "long", "no pixels", "no index", "bad index"])
+def test_a_damaged_cache_is_made_again(source, load, tmp_path, damage):
+    expected = np.array(load(source).images)
+    pixels = pixels_path(tmp_path)
+    index = pixels.with_suffix(".json")
+    if damage == "short":
+        os.truncate(pixels, 100)
+    elif damage == "long":
+        os.truncate(pixels, 10_000)
+    elif damage == "no pixels":
+        pixels.unlink()
+    elif damage == "no index":
+        index.unlink()
+    else:
+        index.write_text('{"bad": ')
+    np.testing.assert_array_equal(load(source).images, expected)
+    assert CountingSource.reads == 12
+
+
+def test_a_full_disk_is_the_users_problem_and_leaves_nothing(source, load, tmp_path, file_limit):
+    file_limit(500)
+    with pytest.raises(UserError, match=r"^data.cache_dir=\S+cache: cannot write .* \(File too large\); make room"):
+        load(source)
+    assert [path for path in (tmp_path / "cache").iterdir() if path.suffix in (".tmp", ".uint8")] == []
+
+
+def test_an_unusable_cache_folder_is_named(source, load, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"data.cache_dir=\S+file: .* --config.data.cache_dir=FOLDER$"):
+        load(source, cache_dir=tmp_path / "file")
+
+
+def test_by_default_the_cache_is_in_the_users_cache_folder(source, load, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    load(source, cache_dir="")
+    assert list((tmp_path / "xdg" / "medgan_jax").glob("*.uint8"))
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    load(source, cache_dir="")
+    assert list((tmp_path / "home" / ".cache" / "medgan_jax").glob("*.uint8"))
+
+
+def test_a_bounded_number_of_images_is_decoded_ahead():
+    started = []
+    mapped = cache._map_threaded(lambda item: started.append(item) or item, range(1000), "", False)
+    assert next(mapped) == 0
+    assert len(started) <= 4 * os.cpu_count() + 1
+    assert list(mapped) == list(range(1, 1000))
+
+
+def test_progress_is_shown_on_stderr(source, load, capsys):
+    load(source, progress=True)
+    shown = capsys.readouterr()
+    assert "decoding images: 100%" in shown.err and shown.out == ""

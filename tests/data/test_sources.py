@@ -1,0 +1,354 @@
+"""Sources: folders, tables of labels, TFDS and phantoms, and what is said about each that is wrong."""
+
+import dataclasses
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medgan_jax.data import sources
+from medgan_jax.data.phantom import phantom_image, phantom_label
+from medgan_jax.data.sources import open_source
+from medgan_jax.errors import UserError
+from medgan_jax.images import ImageError, convert_channels
+
+NO_DIGESTS = list  # content_ids without files: the ids are the paths
+
+
+def png(value, size=8):
+    buffer = io.BytesIO()
+    Image.new("RGB", (size, size), (value, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def lay_down(root, names):
+    """Writes an image for each name, of a colour that tells it from the others."""
+    for value, name in enumerate(names):
+        path = Path(root, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(value))
+    return str(root)
+
+
+@pytest.fixture
+def data_config(tiny_config):
+    def make(**fields):
+        return dataclasses.replace(tiny_config().data, **fields)
+
+    return make
+
+
+@pytest.fixture
+def open_folder(data_config):
+    return lambda path, **fields: open_source(data_config(source="folder", path=str(path), **fields))
+
+
+@pytest.fixture
+def open_csv(data_config, tmp_path):
+    """Opens a folder of images beside a table of the given text."""
+
+    def open_it(names, table, **fields):
+        folder = lay_down(tmp_path / "images", names)
+        (tmp_path / "labels.csv").write_bytes(table if isinstance(table, bytes) else table.encode())
+        return open_source(data_config(source="csv", path=folder, labels=str(tmp_path / "labels.csv"), **fields))
+
+    return open_it
+
+
+def values(source):
+    """The colour of each image, which tells what was read."""
+    return [int(source.read(index, 4, 3)[0, 0, 0]) for index in range(len(source))]
+
+
+def test_a_flat_folder_is_sorted_and_unlabelled(tmp_path, open_folder):
+    lay_down(tmp_path, ["b.png", "a.PNG", "c.jpeg", ".hidden.png", ".thumbnails/x.png"])
+    (tmp_path / "notes.txt").write_text("no image")
+    source = open_folder(tmp_path)
+    assert source.names == ("a.PNG", "b.png", "c.jpeg")
+    assert source.labels is None
+    assert values(source) == [1, 0, 2]
+    assert source.content_ids(NO_DIGESTS) == [tmp_path / name for name in source.names]
+
+
+def test_folders_are_classes(tmp_path, open_folder):
+    names = ["malignant/x.png", "benign/b.png", "benign/deeper/a.png", "malignant/a.png"]
+    lay_down(tmp_path, names)
+    source = open_folder(tmp_path)
+    assert source.names == ("benign/b.png", "benign/deeper/a.png", "malignant/a.png", "malignant/x.png")
+    assert source.labels == ("benign", "benign", "malignant", "malignant")
+    kept = open_folder(tmp_path, label="malignant")
+    assert kept.names == ("malignant/a.png", "malignant/x.png")
+    assert kept.labels == ("malignant", "malignant")
+    assert values(kept) == [3, 0]
+
+
+def test_images_come_at_the_size_and_channels_asked_for(tmp_path, open_folder):
+    lay_down(tmp_path, ["a.png"])
+    assert open_folder(tmp_path).read(0, 16, 3).shape == (16, 16, 3)
+    assert open_folder(tmp_path).read(0, 4, 1).shape == (4, 4, 1)
+
+
+def test_links_are_followed_but_loops_end(tmp_path, open_folder):
+    lay_down(tmp_path / "set", ["one/a.png"])
+    lay_down(tmp_path / "elsewhere", ["b.png"])
+    os.symlink(tmp_path / "elsewhere", tmp_path / "set" / "two")
+    os.symlink(tmp_path / "set", tmp_path / "set" / "one" / "loop")
+    os.symlink("self.png", tmp_path / "set" / "one" / "self.png")
+    source = open_folder(tmp_path / "set")
+    assert source.names == ("one/a.png", "one/self.png", "two/b.png")
+    with pytest.raises(OSError, match="symbolic links"):
+        source.read(1, 4, 3)
+
+
+def test_a_home_folder_may_be_written_with_a_tilde(tmp_path, open_folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    lay_down(tmp_path / "isic", ["a.png"])
+    assert len(open_folder("~/isic")) == 1
+
+
+def test_what_is_wrong_with_a_folder(tmp_path, open_folder, monkeypatch):
+    lay_down(tmp_path / "mixed", ["a.png", "benign/b.png"])
+    (tmp_path / "empty").mkdir()
+    for path, message in [
+        ("", "data.path is empty"),
+        (tmp_path / "missing", r"data.path=\S+missing: no such file or directory"),
+        (tmp_path / "mixed" / "a.png", r"data.path=\S+a.png: not a directory"),
+        (tmp_path / "empty", r"data.path=\S+empty holds no images: .* bmp gif jpeg jpg png tif tiff webp"),
+        (tmp_path / "mixed", r"holds images \(a.png\) beside folders"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            open_folder(path)
+
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(UserError, match=r"data.path=\S+mixed: permission denied"):
+        open_folder(tmp_path / "mixed")
+
+
+def test_a_label_must_exist(tmp_path, open_folder):
+    lay_down(tmp_path, ["benign/a.png", "benign/b.png", "malignant/c.png"])
+    with pytest.raises(UserError, match=r"data.label='melanoma' .* there are: benign \(2\), malignant \(1\)$"):
+        open_folder(tmp_path, label="melanoma")
+    with pytest.raises(UserError, match="data.label='benign', but the images .* have no labels"):
+        open_folder(tmp_path / "benign", label="benign")
+
+
+IDS = ["ISIC_1.jpg", "ISIC_2.jpg", "ISIC_3.jpg"]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "ISIC_3,benign\nISIC_1,benign\nISIC_2,malignant\n",
+        "ISIC_1.jpg,benign\nISIC_2.jpg,malignant\nISIC_3.jpg,benign",
+        "image,label\nISIC_1,benign\nISIC_2,malignant\nISIC_3,benign\n",
+        "\ufeffLabel,Image,age\r\nbenign,ISIC_1,5\r\nmalignant,ISIC_2,\r\nbenign,ISIC_3,7\r\n",
+        '\n"ISIC_1" , "benign"\n\n ISIC_2,malignant \nISIC_3,benign\nISIC_3,benign\n,\n',
+        "image;label\nISIC_1;benign\nISIC_2;malignant\nISIC_3;benign\n",
+        "ISIC_1\tbenign\nISIC_2\tmalignant\nISIC_3\tbenign\n",
+    ],
+    ids=["headerless", "extensions", "header", "excel", "untidy", "semicolons", "tabs"],
+)
+def test_tables_of_labels(open_csv, table):
+    source = open_csv(IDS, table)
+    assert source.names == tuple(IDS)
+    assert source.labels == ("benign", "malignant", "benign")
+    kept = open_csv(IDS, table, label="malignant")
+    assert kept.names == ("ISIC_2.jpg",) and values(kept) == [1]
+
+
+def test_columns_are_chosen_and_numbers_stay_text(open_csv):
+    table = "image_id,melanoma,seborrheic_keratosis\nISIC_1,0.0,1.0\nISIC_2,1.0,0.0\nISIC_3,0.0,0.0\n"
+    columns = {"image_column": "image_id", "label_column": "melanoma"}
+    assert open_csv(IDS, table, **columns).labels == ("0.0", "1.0", "0.0")
+    assert open_csv(IDS, table, label="1.0", **columns).names == ("ISIC_2.jpg",)
+
+
+def test_a_table_may_name_paths(open_csv):
+    source = open_csv(["a/1.png", "b/1.png", "b/2.png"], "a/1,x\nb/1.png,y\n2,z\n")
+    assert source.labels == ("x", "y", "z")
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("", "is an empty table"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
+        ("image,diagnosis\nISIC_1,x\n", "no column 'label': set data.label_column to one of image, diagnosis$"),
+        ("image_id,a,b\nISIC_1,0,1\n", "neither a column 'image' nor just two .* to two of image_id, a, b$"),
+        ("ISIC_1,a\nISIC_2\n", r"row 2 should have 2 columns, image and label filled in, but is 'ISIC_2'"),
+        ("ISIC_1,a\nISIC_2,\n", r"row 2 should have 2 columns, image and label filled in, but is 'ISIC_2,'"),
+        ("ISIC_1,a\nISIC_2,a\nISIC_1,b\n", "gives two labels to 1 images: ISIC_1;"),
+        ("ISIC_1,a\nISIC_1.jpg,b\nISIC_2,a\nISIC_3,a\n", "gives two labels to ISIC_1.jpg"),
+        ("image_id,dx\nISIC_1,a\n", "names 1 of 2 images that are not in .*: image_id; if its first row is a header"),
+        ("ISIC_1,a\nX,a\nY,a\nZ,a\nU,a\n", r"names 4 of 5 images that are not in \S+: X, Y, Z and 1 more$"),
+        ("ISIC_2,a\n", r"2 of 3 images in \S+ have no label in \S+labels.csv: ISIC_1.jpg, ISIC_3.jpg;"),
+    ],
+)
+def test_what_is_wrong_with_a_table(open_csv, table, message):
+    with pytest.raises(UserError, match=message) as raised:
+        open_csv(IDS, table)
+    assert "\n" not in str(raised.value)
+
+
+def test_an_ambiguous_name_is_refused(open_csv):
+    with pytest.raises(UserError, match=r"1 names fit several files in \S+, as 1 fits a/1.png, b/1.png"):
+        open_csv(["a/1.png", "b/1.png"], "1,x\n")
+
+
+def test_a_table_must_be_there(data_config, tmp_path):
+    folder = lay_down(tmp_path / "images", IDS)
+    for labels, message in [("", "data.labels is empty"), (str(tmp_path / "no.csv"), "no.csv: no such file")]:
+        with pytest.raises(UserError, match=message):
+            open_source(data_config(source="csv", path=folder, labels=labels))
+
+
+def test_phantoms_are_one_fixed_data_set(data_config):
+    source = open_source(data_config(source="phantom", num_phantoms=40))
+    assert len(source) == 40 and source.names[39] == "phantom_00039"
+    assert source.labels == tuple(phantom_label(index, seed=0) for index in range(40))
+    kept = open_source(data_config(source="phantom", num_phantoms=40, label="malignant"))
+    expected = [index for index, label in enumerate(source.labels) if label == "malignant"]
+    assert 0 < len(kept) < 40 and kept.names == tuple(source.names[index] for index in expected)
+    image = phantom_image(expected[1], seed=0, image_size=16)
+    np.testing.assert_array_equal(kept.read(1, 16, 3), image)
+    np.testing.assert_array_equal(kept.read(1, 16, 1), convert_channels(image, 1))
+    ids = source.content_ids(NO_DIGESTS)
+    assert len(set(ids)) == 40 and kept.content_ids(NO_DIGESTS) == [ids[index] for index in expected]
+
+
+@pytest.fixture(scope="module")
+def tfds_dir(tmp_path_factory):
+    """Two prepared TFDS data sets: encoded images with classes, and raw grey arrays without."""
+    import tensorflow_datasets as tfds
+
+    class Lesions(tfds.core.GeneratorBasedBuilder):
+        """Encoded images."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            features = {
+                "id": tfds.features.Text(),
+                "photo": tfds.features.Image(shape=(None, None, 3)),
+                "kind": tfds.features.ClassLabel(names=["benign", "malignant"]),
+            }
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples(range(30)), "test": self._generate_examples([98, 99])}
+
+        def _generate_examples(self, numbers):
+            for i in numbers:
+                photo = b"damaged" if i == 99 else png(i)
+                yield i, {"id": str(i), "photo": photo, "kind": -1 if i > 90 else i % 2}
+
+    class Scans(tfds.core.GeneratorBasedBuilder):
+        """Raw grey arrays."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            scan = tfds.features.Tensor(shape=(6, 9, 1), dtype=np.uint8)
+            features = {"mask": tfds.features.Tensor(shape=(4,), dtype=np.uint8), "scan": scan}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(3):
+                yield i, {"mask": np.zeros(4, np.uint8), "scan": np.full((6, 9, 1), i, np.uint8)}
+
+    data_dir = tmp_path_factory.mktemp("tfds")
+    for builder in (Lesions, Scans):
+        builder(data_dir=data_dir, file_format="array_record").download_and_prepare()
+    return data_dir
+
+
+@pytest.fixture
+def open_tfds(data_config, tfds_dir):
+    def open_it(name, **fields):
+        return open_source(data_config(**{"source": "tfds", "tfds_name": name, "path": str(tfds_dir), **fields}))
+
+    return open_it
+
+
+def test_tfds_encoded_images(open_tfds):
+    source = open_tfds("lesions")
+    assert source.names[:2] == ("train[0]", "train[1]")
+    assert sorted(values(source)) == list(range(30))  # every record, in TFDS's shuffled order
+    assert source.labels == tuple(("benign", "malignant")[value % 2] for value in values(source))
+    kept = open_tfds("lesions", label="malignant")
+    assert values(kept) == [value for value in values(source) if value % 2]
+    assert values(open_tfds("lesions", split="train[:10%]")) == values(source)[:3]
+
+
+def test_tfds_raw_arrays(open_tfds):
+    source = open_tfds("scans")
+    assert source.labels is None
+    assert source.read(0, 4, 1).shape == (4, 4, 1)
+    assert sorted(values(source)) == [0, 1, 2]
+
+
+def test_tfds_ids_follow_files_split_and_record(open_tfds):
+    source, part = open_tfds("lesions"), open_tfds("lesions", split="train[10:]")
+    ids = source.content_ids(lambda files: ["x" for _ in files])
+    assert len(set(ids)) == 30
+    assert ids == open_tfds("lesions").content_ids(lambda files: ["x" for _ in files])
+    assert not set(ids) & set(source.content_ids(lambda files: ["y" for _ in files]))
+    assert not set(ids) & set(part.content_ids(lambda files: ["x" for _ in files]))
+    malignant = open_tfds("lesions", label="malignant").content_ids(lambda files: ["x" for _ in files])
+    assert malignant == [one for one, label in zip(ids, source.labels, strict=True) if label == "malignant"]
+
+
+def test_a_damaged_record_is_an_image_error(open_tfds):
+    source = open_tfds("lesions", split="test")
+    assert source.labels == ("unknown", "unknown")
+    outcomes = []
+    for index in range(2):
+        try:
+            outcomes.append(int(source.read(index, 4, 3)[0, 0, 0]))
+        except ImageError as error:
+            outcomes.append(str(error))
+    assert sorted(outcomes, key=str) == [98, "not an image"]
+
+
+def test_what_is_wrong_with_a_tfds_data_set(open_tfds, tfds_dir, tmp_path):
+    for name, fields, message in [
+        ("mnst", {"path": ""}, "tfds_name=mnst is not a data set of TFDS; did you mean mnist"),
+        ("nothing", {}, r"nor one in data.path=\S+: it has lesions, scans"),
+        (
+            "mnist",
+            {"path": str(tmp_path)},
+            r"not prepared in \S+; .*download_and_prepare\(file_format='array_record'\)",
+        ),
+        ("lesions", {"split": "val"}, r"data.split='val' of lesions .* one of train, test, or a slice such as"),
+        ("lesions", {"split": "train[:0%]"}, "unknown or empty"),
+        ("lesions", {"label": "naevus"}, r"there are: benign \(15\), malignant \(15\)$"),
+        ("scans", {"label": "naevus"}, "have no labels"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            open_tfds(name, **fields)
+
+    info = Path(tfds_dir, "scans", "1.0.0", "dataset_info.json")
+    before = info.read_text()
+    info.write_text(json.dumps({**json.loads(before), "fileFormat": "tfrecord"}))
+    with pytest.raises(UserError, match="is prepared as tfrecord in"):
+        open_tfds("scans")
+    info.write_text(before)
+
+
+def test_opening_files_does_not_import_tfds():
+    code = "import sys, medgan_jax.data.sources; print('tensorflow_datasets' in sys.modules, 'jax' in sys.modules)"
+    root = Path(sources.__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False"]

@@ -1,0 +1,149 @@
+"""Checkpoints: round trips, which steps stay, and what is refused."""
+
+import dataclasses
+import os
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medgan_jax.checkpoint import Checkpoints, load_generator, save_generator
+from medgan_jax.errors import UserError
+from medgan_jax.models.dcgan import Generator
+from medgan_jax.sharding import data_mesh, replicated
+
+
+@pytest.fixture
+def shared():
+    return replicated(data_mesh())
+
+
+def tree(value=1.0):
+    return {"a": jnp.full((3, 2), value), "b": {"c": jnp.int32(7)}}
+
+
+def filled(folder, steps, keep):
+    checkpoints = Checkpoints(folder, keep=keep)
+    for step in steps:
+        checkpoints.save(step, tree(step), {"note": step})
+    checkpoints.close()
+    return Checkpoints(folder, keep=keep)
+
+
+def steps_in(folder):
+    return sorted(int(entry.name) for entry in folder.iterdir() if entry.name.isdigit())
+
+
+def test_round_trip(tmp_path, shared):
+    checkpoints = filled(tmp_path / "c", [5], keep=2)
+    assert checkpoints.latest_step() == 5
+    restored = checkpoints.restore(5, jax.eval_shape(tree), shared)
+    jax.tree.map(np.testing.assert_array_equal, restored, tree(5.0))
+    assert all(leaf.sharding == shared for leaf in jax.tree.leaves(restored))
+    assert checkpoints.about(5) == {"note": 5}
+
+
+def test_the_latest_stay(tmp_path):
+    filled(tmp_path / "c", [1, 2, 3, 4], keep=2)
+    assert steps_in(tmp_path / "c") == [3, 4]
+
+
+def test_saving_again_replaces_later_steps(tmp_path, shared):
+    checkpoints = filled(tmp_path / "c", [1, 2, 3], keep=3)
+    checkpoints.save(2, tree(22.0), {})
+    checkpoints.close()
+    assert steps_in(tmp_path / "c") == [1, 2]
+    restored = Checkpoints(tmp_path / "c", keep=3).restore(2, jax.eval_shape(tree), shared)
+    assert float(restored["a"][0, 0]) == 22
+
+
+def test_donated_arrays_do_not_reach_the_save(tmp_path, shared):
+    """A save copies: what happens to the arrays afterwards, while it is written, changes nothing."""
+    checkpoints = Checkpoints(tmp_path / "c", keep=1)
+    state = jax.device_put({"x": jnp.arange(2**20, dtype=jnp.float32)}, shared)
+    add = jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)
+    checkpoints.save(1, state, {})
+    for _ in range(20):
+        state = add(state)
+    checkpoints.close()
+    restored = Checkpoints(tmp_path / "c", keep=1).restore(1, jax.eval_shape(lambda: state), shared)
+    np.testing.assert_array_equal(restored["x"], np.arange(2**20))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a": jax.ShapeDtypeStruct((3, 4), jnp.float32), "b": {"c": jax.ShapeDtypeStruct((), jnp.int32)}},
+        {"a": jax.ShapeDtypeStruct((3, 2), jnp.float32), "b": {"misspelt": jax.ShapeDtypeStruct((), jnp.int32)}},
+        {"a": jax.ShapeDtypeStruct((3, 2), jnp.float32)},
+    ],
+)
+def test_another_structure_is_refused(tmp_path, shared, other):
+    checkpoints = filled(tmp_path / "c", [5], keep=1)
+    with pytest.raises(UserError, match="step 5 is damaged or of another architecture"):
+        checkpoints.restore(5, other, shared)
+
+
+def test_damage_is_refused(tmp_path, shared):
+    checkpoints = filled(tmp_path / "c", [5], keep=1)
+    largest = max((tmp_path / "c/5").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
+    os.truncate(largest, largest.stat().st_size // 2)
+    with pytest.raises(UserError, match=r"step 5 is damaged.*delete"):
+        checkpoints.restore(5, jax.eval_shape(tree), shared)
+
+
+def test_reading_touches_nothing(tmp_path):
+    filled(tmp_path / "c", [5], keep=1)
+    (tmp_path / "c/6.orbax-checkpoint-tmp-1").mkdir()  # another process is saving
+    before = sorted(tmp_path.rglob("*"))
+    reader = Checkpoints(tmp_path / "c", keep=None)
+    assert reader.latest_step() == 5
+    reader.about(5)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.fixture
+def workdir(tmp_path, tiny_config):
+    config = tiny_config()
+    module = Generator(config.image_size, config.channels, config.gen_features)
+    variables = module.init(jax.random.key(3), jnp.zeros((1, config.latent_dim)), training=True)
+    generators = Checkpoints(tmp_path / "run/generator", keep=1)
+    save_generator(generators, 40, variables, module, config.latent_dim, config)
+    generators.close()
+    return tmp_path / "run", module, variables
+
+
+def test_generator_needs_only_its_folder(workdir, shared, tmp_path):
+    run, module, variables = workdir
+    shutil.copytree(run / "generator", tmp_path / "elsewhere")
+    for path in (run, run / "generator", tmp_path / "elsewhere"):
+        loaded = load_generator(path, shared)
+        assert (loaded.module, loaded.step, loaded.latent_dim) == (module, 40, 8)
+        jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
+        assert loaded.about["config"]["arch"] == "sngan"
+
+
+def test_digest_sees_every_number(workdir, shared):
+    run, _, _ = workdir
+    loaded = load_generator(run, shared)
+    assert load_generator(run, shared).digest == loaded.digest
+    for i, leaf in enumerate(leaves := jax.tree.leaves(loaded.variables)):
+        changed = [*leaves[:i], leaf + 1e-6, *leaves[i + 1 :]]
+        variables = jax.tree.unflatten(jax.tree.structure(loaded.variables), changed)
+        assert dataclasses.replace(loaded, variables=variables).digest != loaded.digest
+
+
+@pytest.mark.parametrize("kind", ["missing", "empty", "file", "training without a step"])
+def test_what_holds_no_generator_is_refused(tmp_path, shared, kind):
+    path = tmp_path / "x"
+    if kind == "empty":
+        path.mkdir()
+    elif kind == "file":
+        path.write_text("hello")
+    elif kind == "training without a step":
+        (path / "generator").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no such folder|holds no generator") as caught:
+        load_generator(path, shared)
+    assert str(path) in str(caught.value)

@@ -1,0 +1,116 @@
+"""Configs are read whole or refused with every problem named."""
+
+import dataclasses
+import importlib
+import json
+
+import pytest
+
+from configs import default
+from medgan_jax.config import CHANGEABLE, Config, DataConfig, changed_fields, parse_config
+from medgan_jax.errors import UserError
+
+NAMES = ("default", "quickstart", "dcgan64", "dcgan128", "dcgan256", "sngan64", "sngan128", "sngan256")
+
+
+def plain(name="default", **overrides):
+    c = importlib.import_module(f"configs.{name}").get_config()
+    if c.data.source == "folder":
+        c.data.path = "somewhere"
+    values = c.to_dict()
+    for field, value in overrides.items():
+        group = values["data"] if field.startswith("data_") else values
+        group[field.removeprefix("data_")] = value
+    return values
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_configs_are_valid(name):
+    config = parse_config(plain(name))
+    if name[:5] in ("dcgan", "sngan"):
+        assert config.arch == name[:5]
+        assert config.image_size == int(name[5:])
+        assert config.latent_dim == (256 if name.startswith("sngan") else 100)
+
+
+def test_defaults_are_the_published_ones():
+    c = parse_config(plain())
+    assert (c.lr_gen, c.lr_dis, c.adam_beta1, c.batch_size) == (2e-4, 2e-4, 0.5, 16)
+    assert (c.latent_dim, c.gen_features, c.dis_features, c.image_size) == (100, 64, 64, 64)
+    assert (c.real_label, c.label_flip, c.ema_decay) == (1.0, 0.0, 0.0)
+
+
+def test_survives_json():
+    config = parse_config(plain("sngan128"))
+    assert parse_config(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_every_default_stands_in_the_dataclasses_and_the_reverse():
+    fields = {f.name for f in dataclasses.fields(Config)}
+    data = {f.name for f in dataclasses.fields(DataConfig)}
+    assert set(default.get_config()) == fields
+    assert set(default.get_config().data) == data
+    assert {name for name in CHANGEABLE if "." not in name} <= fields
+    assert {name.removeprefix("data.") for name in CHANGEABLE if "." in name} <= data
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("arch", "sngam", "did you mean sngan"),
+        ("image_size", 100, "power of two from 16 to 512"),
+        ("image_size", 8, "power of two from 16 to 512"),
+        ("image_size", 1024, "power of two from 16 to 512"),
+        ("channels", 4, "1, 3"),
+        ("dtype", "float16", "float32, bfloat16"),
+        ("lr_gen", -1e-4, "positive"),
+        ("lr_dis", float("nan"), "positive"),
+        ("lr_dis", float("inf"), "positive"),
+        ("adam_beta1", 1.0, "below 1"),
+        ("adam_beta2", -0.1, "at least 0"),
+        ("ema_decay", 1.0, "below 1"),
+        ("real_label", 0.0, "above 0"),
+        ("label_flip", 1.5, "from 0 to 1"),
+        ("batch_size", 1, "at least 2"),
+        ("latent_dim", 0, "at least 1"),
+        ("num_steps", -1, "0 or more"),
+        ("num_epochs", 0, "at least 1"),
+        ("keep_checkpoints", 0, "at least 1"),
+        ("log_every_steps", 0, "at least 1"),
+        ("seed", -1, "from 0"),
+        ("data_source", "foldr", "did you mean folder"),
+        ("data_source", "csv", "data.labels is needed"),
+        ("data_source", "tfds", "data.tfds_name is needed"),
+        ("data_path", "", "data.path is needed"),
+        ("data_on_bad_image", "ignore", "refuse, skip"),
+        ("batch_size", "16", "of type int"),
+        ("batch_size", True, "of type int"),
+        ("arch", None, "of type str"),
+        ("data", 3, "group of fields"),
+    ],
+)
+def test_impossible_values_are_refused(field, value, says):
+    with pytest.raises(UserError) as caught:
+        parse_config(plain(**{field: value}))
+    assert field.replace("data_", "data.") in str(caught.value)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_field_names_the_nearest():
+    with pytest.raises(UserError, match="batchsize is not a field, did you mean batch_size"):
+        parse_config(plain(batchsize=3))
+
+
+def test_all_problems_at_once():
+    with pytest.raises(UserError) as caught:
+        parse_config(plain(arch="x", image_size=7, data_source="y"))
+    assert all(name in str(caught.value) for name in ("arch", "image_size", "data.source"))
+
+
+def test_changed_fields_names_what_may_not_change():
+    old = plain("sngan64")
+    new = parse_config(plain("sngan64", num_epochs=7, log_every_steps=3, data_path="elsewhere", lr_dis=1e-3))
+    assert changed_fields(old, new) == ["lr_dis: 0.0002 -> 0.001"]
+    del old["lr_dis"]  # written before the field existed
+    assert changed_fields(old, new) == []

@@ -1,0 +1,162 @@
+"""The commands themselves: what they print, their exit codes, and that nothing kills a training for good."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from medgan_jax.checkpoint import Checkpoints
+from medgan_jax.sharding import data_mesh, replicated
+from medgan_jax.training.state import build_networks, initial_state
+from medgan_jax.training.workdir import Workdir
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "image_size": 16, "latent_dim": 8, "gen_features": 4, "dis_features": 4, "batch_size": 4, "num_sample_images": 4,
+    "data.source": "phantom", "data.num_phantoms": 12,
+}  # fmt: skip
+
+
+def command(door, *arguments, **fields):
+    overrides = [f"--config.{name}={value}" for name, value in fields.items()]
+    return [sys.executable, door, *map(str, arguments), *overrides]
+
+
+@pytest.fixture
+def run(command_environment):
+    def call(*parts, **fields):
+        return subprocess.run(
+            command(*parts, **fields), cwd=ROOT, env=command_environment, capture_output=True, text=True, timeout=120
+        )
+
+    return call
+
+
+def assert_refused(done, *says):
+    assert done.returncode == 2
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith(("decoding", "reading"))]
+    assert line.startswith("error: ")
+    for text in says:
+        assert text in line
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+SNGAN = "--config=configs/sngan64.py"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields", "says"),
+    [
+        (["--workdir=W"], {}, ["--config"]),
+        ([SNGAN], {}, ["--workdir"]),
+        (["--config=configs/sngan65.py", "--workdir=W"], {}, ["sngan65.py"]),
+        ([SNGAN, "--workdir=W"], {"batchsize": 3}, ["batchsize", "batch_size"]),
+        ([SNGAN, "--workdir=W"], {"data.pth": 3}, ["pth", "path"]),
+        ([SNGAN, "--workdir=W"], {"batch_size": "many"}, ["batch_size", "many"]),
+        ([SNGAN, "--workdir=W", "--wrkdir=X"], {}, ["wrkdir"]),
+        ([SNGAN, "--workdir=W", "surplus"], {}, ["surplus"]),
+        ([SNGAN, "--workdir=W"], {"image_size": 100, "data.path": "x"}, ["image_size=100"]),
+        ([SNGAN, "--workdir=W"], {"data.path": "no/such/folder"}, ["data.path", "no/such/folder"]),
+        ([SNGAN, "--workdir=pyproject.toml"], {"data.source": "phantom"}, ["README.md", "is a file"]),
+    ],
+)
+def test_bad_input_is_one_line(run, tmp_path, arguments, fields, says):
+    arguments = [argument.replace("=W", f"={tmp_path}/run") for argument in arguments]
+    assert_refused(run("train.py", *arguments, **fields), *says)
+    assert not (tmp_path / "run").exists()
+
+
+def test_sample_refuses_in_one_line(run, tmp_path):
+    assert_refused(run("sample.py", f"--checkpoint={tmp_path}/x", f"--out={tmp_path}/y"), "no such folder")
+    assert_refused(
+        run("sample.py", f"--checkpoint={tmp_path}/x", f"--out={tmp_path}/y", "--num_images=0"), "num_images"
+    )
+    assert not (tmp_path / "y").exists()
+
+
+def test_train_then_sample(run, tmp_path):
+    trained = run("train.py", SNGAN, f"--workdir={tmp_path}/run", num_steps=3, **TINY)
+    assert trained.returncode == 0, trained.stderr
+    sampled = run("sample.py", f"--checkpoint={tmp_path}/run", f"--out={tmp_path}/images", "--num_images=5", "--grid")
+    assert sampled.returncode == 0, sampled.stderr
+    names = {path.name for path in (tmp_path / "images").iterdir()}
+    assert names == {f"{i:06d}.png" for i in range(5)} | {"grid.png", "manifest.csv"}
+    again = run("train.py", SNGAN, f"--workdir={tmp_path}/run", num_steps=3, **TINY | {"latent_dim": 9})
+    assert_refused(again, "latent_dim: 8 -> 9")
+
+
+def start(environment, workdir, **fields):
+    return subprocess.Popen(
+        command("train.py", SNGAN, f"--workdir={workdir}", **TINY | fields),
+        cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def logged(workdir):
+    path = Workdir(workdir).metrics
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def wait_for_lines(process, workdir, lines):
+    while logged(workdir) < lines and process.poll() is None:
+        time.sleep(0.01)
+
+
+def lines(workdir):
+    parsed = [json.loads(line) for line in Workdir(workdir).metrics.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "images_per_s"} for line in parsed]
+
+
+def final_state(workdir):
+    from medgan_jax.config import parse_config
+
+    config = parse_config(json.loads(Workdir(workdir).config.read_text()))
+    checkpoints = Checkpoints(Workdir(workdir).checkpoints, keep=None)
+    like = jax.eval_shape(lambda: initial_state(build_networks(config), config))
+    return checkpoints.restore(checkpoints.latest_step(), like, replicated(data_mesh()))
+
+
+def test_kill_at_random_moments_changes_nothing(command_environment, tmp_path):
+    """400 steps in one go, and 400 steps with `kill -9` and restarts: the same bits, the same log."""
+    fields = {"num_steps": 400, "log_every_steps": 5, "sample_every_steps": 100, "checkpoint_every_steps": 20}
+    whole = start(command_environment, tmp_path / "whole", **fields)
+    output, _ = whole.communicate(timeout=300)
+    assert whole.returncode == 0, output
+    chance = random.Random(time.time_ns())
+    kills = 0
+    for goal in (chance.randint(3, 25), chance.randint(26, 50), chance.randint(51, 75)):
+        process = start(command_environment, tmp_path / "killed", **fields)
+        wait_for_lines(process, tmp_path / "killed", goal)
+        time.sleep(chance.uniform(0, 0.1))
+        os.kill(process.pid, signal.SIGKILL)
+        output, _ = process.communicate()
+        kills += process.returncode == -signal.SIGKILL
+    process = start(command_environment, tmp_path / "killed", **fields)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    assert kills >= 2
+    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
+    assert [line["step"] for line in lines(tmp_path / "killed")] == list(range(5, 401, 5))
+    jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / "killed"), final_state(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_save_and_leave(command_environment, tmp_path, number):
+    process = start(command_environment, tmp_path / "run", num_steps=10**6, log_every_steps=5)
+    wait_for_lines(process, tmp_path / "run", 3)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Traceback" not in output
+    step = int(final_state(tmp_path / "run").step)
+    assert step >= 15
+    assert f"stopped at step {step} of 1000000, saved" in output
+    assert lines(tmp_path / "run")[-1]["step"] == step - step % 5

@@ -1,0 +1,171 @@
+"""Image i depends on (seed, i) and the generator alone; folders of images are never mixed."""
+
+import csv
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+from PIL import Image
+
+from medgan_jax.checkpoint import TrainedGenerator
+from medgan_jax.errors import UserError
+from medgan_jax.models.dcgan import Generator
+from medgan_jax.sampling import generate, load_latents, sample_batches, sample_to_folder, seeded_latents
+from medgan_jax.sharding import data_mesh
+
+
+@pytest.fixture(scope="module")
+def generator():
+    module = Generator(16, 3, 4)
+    variables = module.init(jax.random.key(3), jnp.zeros((1, 8)), training=True)
+    # Weights of a size that spreads the images over the grey levels.
+    variables = jax.tree.map(lambda x: x * 8 if x.ndim == 4 else x, variables)
+    return TrainedGenerator(module=module, variables=variables, latent_dim=8, step=40, about={})
+
+
+def sample(generator, out, **options):
+    defaults = {"num_images": 7, "seed": 5, "batch_size": 4, "mesh": data_mesh()}
+    sample_to_folder(generator, out, **defaults | options)
+    return {path.name: path.read_bytes() for path in out.iterdir()}
+
+
+def pixels(out):
+    images = []
+    for path in sorted(out.glob("0*.png")):
+        with Image.open(path) as image:
+            images.append(np.asarray(image))
+    return np.stack(images)
+
+
+def test_same_call_same_bytes(generator, tmp_path):
+    assert sample(generator, tmp_path / "a", grid=True) == sample(generator, tmp_path / "b", grid=True)
+
+
+@pytest.mark.parametrize("batch_size", [2, 6, 16])
+def test_batch_size_changes_no_image(generator, tmp_path, batch_size):
+    sample(generator, tmp_path / "a")
+    sample(generator, tmp_path / "b", batch_size=batch_size)
+    a, b = pixels(tmp_path / "a"), pixels(tmp_path / "b")
+    assert a.shape == b.shape == (7, 16, 16, 3)
+    assert np.abs(a.astype(int) - b).max() <= 1
+    assert a.std() > 10  # the images are not flat, so the comparison means something
+
+
+def test_number_of_devices_changes_no_image(generator):
+    def images(mesh):
+        def latents_of(indices):
+            return seeded_latents(0, indices, latent_dim=8)
+
+        batches = sample_batches(generator.module, generator.variables, latents_of, 6, batch_size=4, mesh=mesh)
+        return np.concatenate(list(batches)).astype(int)
+
+    one = Mesh(jax.devices()[:1], ("data",))
+    assert np.abs(images(one) - images(data_mesh())).max() <= 1
+
+
+def test_more_images_do_not_change_the_first(generator, tmp_path):
+    sample(generator, tmp_path / "a", num_images=4)
+    sample(generator, tmp_path / "b", num_images=8)
+    np.testing.assert_array_equal(pixels(tmp_path / "a"), pixels(tmp_path / "b")[:4])
+
+
+def test_seeds_and_indices_differ(generator, tmp_path):
+    sample(generator, tmp_path / "a")
+    sample(generator, tmp_path / "b", seed=6)
+    a, b = pixels(tmp_path / "a"), pixels(tmp_path / "b")
+    assert len({image.tobytes() for image in [*a, *b]}) == 14
+
+
+def test_latents_are_standard_normal():
+    latents = seeded_latents(1, np.arange(2000), latent_dim=8)
+    assert latents.mean() == pytest.approx(0, abs=0.03)
+    assert latents.std() == pytest.approx(1, abs=0.02)
+    np.testing.assert_array_equal(latents[7], seeded_latents(1, np.array([7]), latent_dim=8)[0])
+
+
+def test_the_callers_latents_are_used_in_order(generator, tmp_path):
+    latents = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
+    sample(generator, tmp_path / "a", num_images=None, latents=latents, batch_size=2)
+    expected = generate(generator.module, generator.variables, latents)
+    assert np.abs(pixels(tmp_path / "a").astype(int) - np.asarray(expected, int)).max() <= 1
+    rows = list(csv.DictReader((tmp_path / "a/manifest.csv").read_text().splitlines()))
+    assert [row["seed"] for row in rows] == [""] * 5
+
+
+def test_manifest_names_every_file_and_its_origin(generator, tmp_path):
+    files = sample(generator, tmp_path / "a")
+    rows = list(csv.DictReader((tmp_path / "a/manifest.csv").read_text().splitlines()))
+    assert {row["file"] for row in rows} == set(files) - {"manifest.csv"}
+    assert rows[3] == {"file": "000003.png", "seed": "5", "index": "3", "step": "40", "digest": generator.digest}
+
+
+def test_grey_images_are_grey_files(tmp_path):
+    module = Generator(16, 1, 4)
+    variables = module.init(jax.random.key(3), jnp.zeros((1, 8)), training=True)
+    sample(TrainedGenerator(module, variables, 8, 1, {}), tmp_path / "a", grid=True)
+    for name in ("000000.png", "grid.png"):
+        with Image.open(tmp_path / "a" / name) as image:
+            assert image.mode == "L"
+
+
+def test_a_folder_in_use_is_refused(generator, tmp_path):
+    before = sample(generator, tmp_path / "a", grid=True)
+    with pytest.raises(UserError, match="--overwrite"):
+        sample(generator, tmp_path / "a", num_images=2)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
+
+
+def test_overwrite_removes_all_of_the_earlier_run_and_nothing_else(generator, tmp_path):
+    sample(generator, tmp_path / "a", grid=True)
+    files = sample(generator, tmp_path / "a", num_images=2, overwrite=True)
+    assert set(files) == {"000000.png", "000001.png", "manifest.csv"}
+    (tmp_path / "a/thesis.png").write_bytes(b"mine")
+    with pytest.raises(UserError, match=r"thesis\.png"):
+        sample(generator, tmp_path / "a", overwrite=True)
+    assert (tmp_path / "a/000000.png").exists()
+
+
+def test_a_manifest_cannot_reach_outside_its_folder(generator, tmp_path):
+    (tmp_path / "precious.png").write_bytes(b"mine")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/manifest.csv").write_text("file,seed\n../precious.png,0\n")
+    sample(generator, tmp_path / "a", overwrite=True)
+    assert (tmp_path / "precious.png").read_bytes() == b"mine"
+
+
+def test_out_is_a_file(generator, tmp_path):
+    (tmp_path / "a").write_text("hello")
+    with pytest.raises(UserError, match="is a file"):
+        sample(generator, tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (np.zeros((3, 9), np.float32), r"shape \(3, 9\), but this generator takes \(N, 8\)"),
+        (np.zeros(8, np.float32), "takes"),
+        (np.zeros((0, 8), np.float32), "takes"),
+        (np.full((2, 8), np.nan, np.float32), "finite"),
+        (np.zeros((2, 8), "U3"), "finite"),
+        (np.zeros((2, 8), object), "not a readable"),
+        (b"", "not a readable"),
+        (b"hello", "not a readable"),
+        (None, "not a readable"),
+    ],
+)
+def test_bad_latents_are_refused(tmp_path, content, says):
+    path = tmp_path / "z.npy"
+    if isinstance(content, np.ndarray):
+        np.save(path, content)
+    elif content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=says):
+        load_latents(path, 8)
+
+
+def test_fewer_latents_than_images_are_refused(generator, tmp_path):
+    with pytest.raises(UserError, match="has 3 rows"):
+        sample(generator, tmp_path / "a", num_images=4, latents=np.zeros((3, 8), np.float32))
+    assert not (tmp_path / "a").exists()

@@ -1,0 +1,161 @@
+"""A training as a whole: its files, resuming, and trainings that must stop."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from medgan_jax.checkpoint import Checkpoints, load_generator
+from medgan_jax.errors import UserError
+from medgan_jax.sharding import data_mesh, replicated
+from medgan_jax.training import loop
+from medgan_jax.training.loop import train
+from medgan_jax.training.state import build_networks, initial_state
+from medgan_jax.training.workdir import METRICS_KEYS, Workdir
+
+
+@pytest.fixture
+def config(tiny_config, tmp_path):
+    return lambda **overrides: tiny_config(data_cache_dir=str(tmp_path / "cache"), **overrides)
+
+
+def final_state(workdir, config):
+    checkpoints = Checkpoints(Workdir(workdir).checkpoints, keep=None)
+    like = jax.eval_shape(lambda: initial_state(build_networks(config), config))
+    return checkpoints.restore(checkpoints.latest_step(), like, replicated(data_mesh()))
+
+
+def log(workdir):
+    lines = [json.loads(line) for line in Workdir(workdir).metrics.read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "images_per_s"} for line in lines]
+
+
+def picture(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_a_training_leaves_what_it_says(config, tmp_path, capsys):
+    c = config(ema_decay=0.5, num_steps=9, keep_checkpoints=2)
+    assert train(c, tmp_path / "run") == 0
+    files = Workdir(tmp_path / "run")
+    assert json.loads(files.config.read_text()) == c.to_dict()
+    described = json.loads(files.dataset.read_text())
+    assert described["num_images"] == 12 == sum(described["labels"].values())
+    lines = [json.loads(line) for line in files.metrics.read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 6, 8, 9]
+    assert [line["epoch"] for line in lines] == [0, 1, 1, 2, 2]  # 12 images, batches of 4
+    assert all(tuple(line) == METRICS_KEYS for line in lines)
+    assert all(0 < line[key] < 1 for line in lines for key in METRICS_KEYS if key.startswith("score"))
+    assert sorted(path.name for path in files.samples.iterdir()) == ["reals.png"] + [
+        f"step_{step:08d}.png" for step in (0, 4, 8, 9)
+    ]
+    assert picture(files.picture(9)).shape == picture(files.reals).shape == (38, 38, 3)  # 2 x 2 images of 16 px
+    assert sorted(int(p.name) for p in files.checkpoints.iterdir() if p.name.isdigit()) == [8, 9]
+    generator = load_generator(files.path, replicated(data_mesh()))
+    state = final_state(files.path, c)
+    assert (generator.step, int(state.step)) == (9, 9)
+    jax.tree.map(np.testing.assert_array_equal, generator.variables["params"], state.gen_average)
+    assert str(files.picture(9)) in capsys.readouterr().out
+
+
+def test_stopping_and_going_on_changes_not_a_bit(config, tmp_path):
+    """In one go, and in three, cut where no interval ends; also logged, pictured and saved at other times."""
+    options = {"ema_decay": 0.5, "label_flip": 0.3, "data_horizontal_flip": True}
+    whole = config(num_steps=12, **options)
+    train(whole, tmp_path / "whole")
+    for num_steps in (3, 7, 12):
+        train(config(num_steps=num_steps, **options), tmp_path / "parts")
+    train(config(num_steps=12, log_every_steps=5, checkpoint_every_steps=7, **options), tmp_path / "other")
+    expected = final_state(tmp_path / "whole", whole)
+    for name in ("parts", "other"):
+        jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / name, whole), expected)
+    lines = {line["step"]: line for line in log(tmp_path / "whole")}
+    assert [line for line in log(tmp_path / "parts") if line["step"] % 2 == 0] == list(lines.values())
+    assert Workdir(tmp_path / "whole").picture(12).read_bytes() == Workdir(tmp_path / "parts").picture(12).read_bytes()
+
+
+def test_a_finished_training_is_left_alone(config, tmp_path, capsys):
+    train(config(), tmp_path / "run")
+    files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    assert train(config(), tmp_path / "run") == 0
+    assert "already at step 8 of 8" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == files
+
+
+@pytest.mark.parametrize(("arch", "size"), [("sngan", 128), ("dcgan", 256)])
+def test_large_images_train(config, tmp_path, arch, size):
+    c = config(
+        arch=arch, image_size=size, gen_features=2, dis_features=2, batch_size=2, num_steps=2, num_sample_images=2
+    )
+    train(c, tmp_path / "run")
+    (last,) = log(tmp_path / "run")
+    assert last["step"] == 2
+    assert picture(Workdir(tmp_path / "run").picture(2)).shape == (size + 4, 2 * size + 6, 3)
+
+
+def test_bfloat16_trains_and_keeps_float32_parameters(config, tmp_path):
+    c = config(dtype="bfloat16", num_steps=4)
+    train(c, tmp_path / "run")
+    state = final_state(tmp_path / "run", c)
+    kinds = {leaf.dtype for leaf in jax.tree.leaves((state.gen.params, state.dis.params, state.dis.stats))}
+    assert kinds == {np.dtype("float32")}
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_channels(config, tmp_path, channels):
+    train(config(channels=channels, num_steps=2), tmp_path / "run")
+    assert picture(Workdir(tmp_path / "run").picture(2)).ndim == {1: 2, 3: 3}[channels]
+
+
+def test_learning_rates_are_each_networks_own(config, tmp_path):
+    slow = config(lr_gen=1e-9, num_steps=2)
+    train(slow, tmp_path / "run")
+    start = jax.jit(lambda: initial_state(build_networks(slow), slow))()
+    end = final_state(tmp_path / "run", slow)
+
+    def moved(name):
+        pair = getattr(start, name).params, getattr(end, name).params
+        return max(jax.tree.leaves(jax.tree.map(lambda a, b: float(abs(a - b).max()), *pair)))
+
+    assert moved("gen") < 1e-7
+    assert moved("dis") > 1e-4
+
+
+def test_divergence_stops_at_its_step_and_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
+    real = loop.train_steps
+
+    def exploding(state, *args, **kwargs):
+        state, history = real(state, *args, **kwargs)
+        steps = np.arange(len(history["loss_gen"])) + state.step - args[2] + 1
+        history["loss_gen"] = jax.numpy.where(steps >= 7, np.nan, history["loss_gen"])
+        return state, history
+
+    monkeypatch.setattr(loop, "train_steps", exploding)
+    with pytest.raises(UserError, match=r"diverged at step 7: loss_gen is nan; the checkpoint of step 4 is kept"):
+        train(config(), tmp_path / "run")
+    assert int(final_state(tmp_path / "run", config()).step) == 4
+    assert [line["step"] for line in log(tmp_path / "run")] == [2, 4, 6]
+
+
+def test_parameters_that_are_not_finite_are_never_saved(config, tmp_path):
+    with pytest.raises(UserError, match="diverged at step"):
+        train(config(arch="dcgan", lr_gen=1e38, lr_dis=1e38), tmp_path / "run")
+    assert Checkpoints(Workdir(tmp_path / "run").checkpoints, keep=None).latest_step() is None
+
+
+def test_a_crash_between_state_and_generator_is_mended(config, tmp_path):
+    train(config(), tmp_path / "run")
+    expected = load_generator(tmp_path / "run", replicated(data_mesh())).digest
+    shutil.rmtree(tmp_path / "run/generator")
+    train(config(), tmp_path / "run")
+    assert load_generator(tmp_path / "run", replicated(data_mesh())).digest == expected
+
+
+def test_too_large_a_batch_writes_nothing(config, tmp_path):
+    with pytest.raises(UserError, match="batch_size=14 is more than the 12 images"):
+        train(config(batch_size=14), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

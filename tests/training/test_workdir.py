@@ -1,0 +1,94 @@
+"""Who may continue what, and a metrics log without doubled or missing lines."""
+
+import json
+
+import pytest
+
+from medgan_jax.errors import UserError
+from medgan_jax.training.workdir import METRICS_KEYS, Workdir
+
+IMAGES = {"digest": "abc", "num_images": 12, "labels": {}}
+
+
+def line(step):
+    return dict.fromkeys(METRICS_KEYS, 0.5) | {"step": step}
+
+
+def test_the_same_training_may_continue(tmp_path, tiny_config):
+    files = Workdir(tmp_path / "run")
+    for _ in range(2):
+        with files.opened(tiny_config(), IMAGES):
+            assert json.loads(files.config.read_text())["arch"] == "sngan"
+    with files.opened(tiny_config(num_steps=99, log_every_steps=7, keep_checkpoints=1), IMAGES):
+        assert json.loads(files.config.read_text())["num_steps"] == 99
+
+
+@pytest.mark.parametrize(
+    ("changes", "images", "says"),
+    [
+        ({"lr_dis": 0.1}, IMAGES, "lr_dis: 0.0002 -> 0.1"),
+        ({"seed": 1, "arch": "dcgan"}, IMAGES, "arch: 'sngan' -> 'dcgan'; seed: 0 -> 1"),
+        ({"data_horizontal_flip": True}, IMAGES, "data.horizontal_flip: False -> True"),
+        ({}, IMAGES | {"digest": "def", "num_images": 13}, "the images: 12 with digest abc -> 13 with digest def"),
+    ],
+)
+def test_another_training_is_refused_and_nothing_changes(tmp_path, tiny_config, changes, images, says):
+    files = Workdir(tmp_path / "run")
+    with files.opened(tiny_config(), IMAGES):
+        pass
+    before = {path: path.read_bytes() for path in files.path.rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as caught, files.opened(tiny_config(**changes), images):
+        pass
+    assert says in str(caught.value)
+    assert {path: path.read_bytes() for path in files.path.rglob("*") if path.is_file()} == before
+
+
+def test_one_training_at_a_time(tmp_path, tiny_config):
+    files = Workdir(tmp_path / "run")
+    with (
+        files.opened(tiny_config(), IMAGES),
+        pytest.raises(UserError, match="another training is running"),
+        Workdir(tmp_path / "run").opened(tiny_config(), IMAGES),
+    ):
+        pass
+    with files.opened(tiny_config(), IMAGES):  # and the lock goes with its holder
+        pass
+
+
+def test_a_file_is_no_workdir(tmp_path, tiny_config):
+    (tmp_path / "run").write_text("hello")
+    with pytest.raises(UserError, match="is a file"), Workdir(tmp_path / "run").opened(tiny_config(), IMAGES):
+        pass
+    with pytest.raises(UserError, match="cannot be written"), Workdir(tmp_path / "run/x").opened(tiny_config(), IMAGES):
+        pass
+    assert (tmp_path / "run").read_text() == "hello"
+
+
+def test_damaged_config_is_refused(tmp_path, tiny_config):
+    files = Workdir(tmp_path / "run")
+    files.path.mkdir()
+    files.config.write_text('{"arch": "sng')
+    with pytest.raises(UserError, match=r"config\.json: is damaged"), files.opened(tiny_config(), IMAGES):
+        pass
+
+
+def test_checkpoints_without_a_config_are_refused(tmp_path, tiny_config):
+    files = Workdir(tmp_path / "run")
+    files.checkpoints.mkdir(parents=True)
+    with pytest.raises(UserError, match=r"no config\.json"), files.opened(tiny_config(), IMAGES):
+        pass
+
+
+def test_metrics_after_a_step_are_forgotten(tmp_path):
+    files = Workdir(tmp_path)
+    files.forget_metrics_after(0)
+    assert not files.metrics.exists()
+    for step in (2, 4, 6):
+        files.append_metrics(line(step))
+    with files.metrics.open("a") as file:
+        file.write('{"step": 8, "epo')  # the crash came here
+    files.forget_metrics_after(4)
+    files.append_metrics(line(6))
+    lines = [json.loads(text) for text in files.metrics.read_text().splitlines()]
+    assert [entry["step"] for entry in lines] == [2, 4, 6]
+    assert tuple(lines[0]) == METRICS_KEYS
