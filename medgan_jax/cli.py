@@ -1,10 +1,12 @@
-"""What the doors share: parsing flags, one line for a user's error, exit codes, quiet libraries, the compiler's cache."""
+"""What the doors share: parsing flags, one line for a user's error, exit codes, quiet libraries, compiled programs."""
 
+import difflib
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 from absl import flags
 
@@ -44,14 +46,23 @@ def _parse_flags(doc: str) -> None:
         sys.exit(0)
     try:
         surplus = flags.FLAGS(sys.argv)[1:]
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError, ImportError, SyntaxError) as error:
-        # ml_collections raises whatever the config file or the override raised, over several lines.
-        message = " ".join(str(error).split())
-        if isinstance(error, KeyError) and error.args:
-            message = " ".join(str(error.args[0]).split())
-        raise UserError(f"{message or type(error).__name__} (see --help)") from error
+        for name in flags.FLAGS:
+            getattr(flags.FLAGS[name].value, "to_dict", None)  # a config that failed to load says so when used
+    except OSError as error:
+        raise UserError(_unreadable_config()) from error
+    except Exception as error:  # ml_collections passes on whatever the config file or an override raised
+        reason = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+        raise UserError(f"{' '.join(reason.split()) or type(error).__name__} (see --help)") from error
     if surplus:
         raise UserError(f"unexpected argument {surplus[0]!r}; options are written --name=value (see --help)")
+
+
+def _unreadable_config() -> str:
+    given = [argument.partition("=")[2] for argument in sys.argv if argument.startswith("--config=")]
+    path = Path(given[-1] if given else "")
+    near = difflib.get_close_matches(str(path), map(str, sorted(path.parent.glob("*.py"))), n=1)
+    hint = f"; did you mean {near[0]}?" if near else "; give one of the files in configs/"
+    return f"--config={path}: no such config file{hint}"
 
 
 def _configure_libraries() -> None:

@@ -57,7 +57,7 @@ SNGAN = "--config=configs/sngan64.py"
     [
         (["--workdir=W"], {}, ["--config"]),
         ([SNGAN], {}, ["--workdir"]),
-        (["--config=configs/sngan65.py", "--workdir=W"], {}, ["sngan65.py"]),
+        (["--config=configs/sngan65.py", "--workdir=W"], {}, ["sngan65.py", "did you mean configs/sngan64.py"]),
         ([SNGAN, "--workdir=W"], {"batchsize": 3}, ["batchsize", "batch_size"]),
         ([SNGAN, "--workdir=W"], {"data.pth": 3}, ["pth", "path"]),
         ([SNGAN, "--workdir=W"], {"batch_size": "many"}, ["batch_size", "many"]),
@@ -65,7 +65,7 @@ SNGAN = "--config=configs/sngan64.py"
         ([SNGAN, "--workdir=W", "surplus"], {}, ["surplus"]),
         ([SNGAN, "--workdir=W"], {"image_size": 100, "data.path": "x"}, ["image_size=100"]),
         ([SNGAN, "--workdir=W"], {"data.path": "no/such/folder"}, ["data.path", "no/such/folder"]),
-        ([SNGAN, "--workdir=pyproject.toml"], {"data.source": "phantom"}, ["README.md", "is a file"]),
+        ([SNGAN, "--workdir=pyproject.toml"], {"data.source": "phantom"}, ["pyproject.toml", "is a file"]),
     ],
 )
 def test_bad_input_is_one_line(run, tmp_path, arguments, fields, says):
