@@ -66,7 +66,7 @@ def _unreadable_config() -> str:
 
 
 def _configure_libraries() -> None:
-    logging.getLogger("absl").setLevel(logging.WARNING)
+    logging.getLogger("absl").setLevel(logging.ERROR)  # what the libraries have to say; ours is not said through absl
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import os
 import secrets
 import time
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import logging
 from tqdm import tqdm
 
 from medgan_jax import images
@@ -94,7 +94,7 @@ def load_cached(
         ) from error
 
     if bad:
-        logging.warning("%s; they are left out", _describe(bad, source))
+        logging.getLogger(__name__).warning("%s; they are left out", _describe(bad, source))
     kept = [index for index in range(len(source)) if index not in bad]
     labels = source.labels and tuple(source.labels[index] for index in kept)
     return CachedImages(
