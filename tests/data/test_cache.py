@@ -1,5 +1,6 @@
 """The cache: decoded once, keyed by content, safe against crashes, twins, damage and bad images."""
 
+import contextlib
 import io
 import os
 import resource
@@ -58,12 +59,15 @@ def load(tmp_path):
     return load_it
 
 
-@pytest.fixture
-def file_limit():
-    """Makes larger files fail as on a full disk."""
+@contextlib.contextmanager
+def files_at_most(size):
+    """Makes larger files fail as on a full disk; not a fixture, for pytest's own output may be such a file."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def colours(cached):
@@ -274,9 +278,9 @@ def test_a_damaged_cache_is_made_again(source, load, tmp_path, damage):
     assert CountingSource.reads == 12
 
 
-def test_a_full_disk_is_the_users_problem_and_leaves_nothing(source, load, tmp_path, file_limit):
-    file_limit(500)
-    with pytest.raises(UserError, match=r"^data.cache_dir=\S+cache: cannot write .* \(File too large\); make room"):
+def test_a_full_disk_is_the_users_problem_and_leaves_nothing(source, load, tmp_path):
+    message = r"^data.cache_dir=\S+cache: cannot write .* \(File too large\); make room"
+    with pytest.raises(UserError, match=message), files_at_most(500):
         load(source)
     assert [path for path in (tmp_path / "cache").iterdir() if path.suffix in (".tmp", ".uint8")] == []
 
