@@ -20,7 +20,7 @@ _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at once, over all d
 _GRID = flags.DEFINE_bool("grid", False, "Also write the first 64 images as one picture, grid.png.")
 _LATENTS = flags.DEFINE_string("latents", None, "A .npy file of (N, latent_dim) latents to use instead of a seed.")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Remove an earlier run's files from the output folder first.")
-flags.mark_flags_as_required(["checkpoint", "out"])
+cli.require("checkpoint", "out")
 
 
 def main() -> None:

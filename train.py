@@ -17,7 +17,8 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="What to train, a file in configs/, such as configs/sngan64.py.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, pictures and logs go; made when missing.")
-flags.mark_flags_as_required(["config", "workdir"])
+flags.mark_flag_as_required("config")
+cli.require("workdir")
 
 
 def main() -> int:

@@ -52,7 +52,7 @@ def get_config() -> ConfigDict:
     c.data.tfds_name = ""  # tfds: the data set's name
     c.data.split = "train"  # tfds: the split, slices such as train[:80%] included
     c.data.num_phantoms = 512  # phantom: how many images
-    c.data.horizontal_flip = False  # mirror every other image, anew at each step
+    c.data.horizontal_flip = False  # mirror each image with probability 1/2, anew at each step
     c.data.on_bad_image = "refuse"  # refuse | skip: what to do about files that cannot be read
     c.data.cache_dir = ""  # where decoded images are kept; "" is the user's cache folder
     return c

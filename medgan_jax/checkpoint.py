@@ -24,6 +24,17 @@ from medgan_jax.errors import UserError
 from medgan_jax.models.dcgan import Generator
 
 GENERATOR_FOLDER = "generator"  # in a workdir
+_SAVING_REMEDY = "earlier checkpoints are untouched: make room and run the same command again"
+
+
+def digest(tree: Any) -> str:
+    """16 hexadecimal digits that change with any name, shape, type or number in a pytree of arrays."""
+    sha = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        values = np.asarray(jax.device_get(leaf), order="C")
+        sha.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape} ".encode())
+        sha.update(values.reshape(-1).view(np.uint8))
+    return sha.hexdigest()[:16]
 
 
 class Checkpoints:
@@ -37,7 +48,8 @@ class Checkpoints:
           keep: how many of the latest steps stay; None opens for reading only and touches nothing.
         """
         self.folder = folder
-        writes = keep is not None
+        self._read_only = keep is None
+        writes = not self._read_only
         options = ocp.CheckpointManagerOptions(
             # Not max_to_keep: with a best_fn it deletes the latest step, and resuming needs that one.
             preservation_policy=preservation_policy.LatestN(keep) if writes else None,
@@ -57,18 +69,19 @@ class Checkpoints:
         Raises:
           UserError: this save or the one before it failed, for instance because the disk is full.
         """
-        with self._explained(f"cannot save step {step}; earlier checkpoints are untouched"):
+        with self._explained(f"cannot save step {step}", _SAVING_REMEDY):
             self.folder.mkdir(parents=True, exist_ok=True)
             for stale in self._manager.all_steps():  # a training that fell back writes its later steps again
                 if stale >= step:
                     self._manager.delete(stale)
+            about = about | {"digest": digest(tree)}
             self._manager.save(
                 step, args=ocp.args.Composite(tree=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about))
             )
 
     def wait(self) -> None:
         """Returns when all saves are committed. Raises UserError when one failed."""
-        with self._explained("a save failed; earlier checkpoints are untouched"):
+        with self._explained("a save failed", _SAVING_REMEDY):
             self._manager.wait_until_finished()
             self._manager.check_for_errors()
 
@@ -93,11 +106,8 @@ class Checkpoints:
         reason = f"the checkpoint of step {step} is damaged or of another architecture"
         with self._explained(reason, self._remedy(step)):
             tree = self._manager.restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore(target)))["tree"]
-            # Orbax may reshape in silence and leave placeholders for what it did not find.
-            if not all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree)):
-                raise ValueError("parts are missing")
-            if jax.tree.map(_signature, tree) != jax.tree.map(_signature, target):
-                raise ValueError("shapes differ")
+            if digest(tree) != self.about(step)["digest"]:
+                raise ValueError("its numbers are not those that were saved")
         return tree
 
     def close(self) -> None:
@@ -106,16 +116,20 @@ class Checkpoints:
         self._manager.close()
 
     def _remedy(self, step: int) -> str:
-        return f"delete {self.folder / str(step)} to fall back to the checkpoint before it, or start afresh elsewhere"
+        if self._read_only:
+            return "run its training again to write it anew, or give another"
+        return f"delete {self.folder / str(step)} to fall back to the checkpoint before it, or give another --workdir"
 
     @contextlib.contextmanager
-    def _explained(self, problem: str, remedy: str = "") -> Iterator[None]:
+    def _explained(self, problem: str, remedy: str) -> Iterator[None]:
         try:
             yield
+        except UserError:
+            raise
         except Exception as error:  # Orbax and TensorStore raise many kinds, with messages of many lines
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            message = f"{self.folder}: {problem} ({lines[0][:200]})"
-            raise UserError(f"{message}; {remedy}" if remedy else message) from error
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = reason if len(reason) <= 120 else reason[:117] + "..."
+            raise UserError(f"{self.folder}: {problem} ({reason}); {remedy}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,14 +142,7 @@ class TrainedGenerator:
     step: int
     about: dict[str, Any]
 
-    @functools.cached_property
-    def digest(self) -> str:
-        """16 hexadecimal digits that change with any parameter or statistic."""
-        sha = hashlib.sha256()
-        for path, leaf in jax.tree_util.tree_leaves_with_path(self.variables):
-            sha.update(jax.tree_util.keystr(path).encode())
-            sha.update(np.ascontiguousarray(jax.device_get(leaf)).tobytes())
-        return sha.hexdigest()[:16]
+    digest: str  # of the variables, see `digest`
 
 
 def save_generator(
@@ -173,11 +180,9 @@ def load_generator(path: Path, sharding: Sharding) -> TrainedGenerator:
         latents = jax.ShapeDtypeStruct((1, latent_dim), jnp.float32)
         like = jax.eval_shape(functools.partial(module.init, training=True), jax.random.key(0), latents)
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}: step {step} does not describe a generator ({error!r})") from error
+        raise UserError(f"{folder}: step {step} does not describe a generator ({error!r}); give another") from error
     variables = checkpoints.restore(step, like, sharding)
     checkpoints.close()
-    return TrainedGenerator(module=module, variables=variables, latent_dim=latent_dim, step=step, about=about)
-
-
-def _signature(x: Any) -> tuple[tuple[int, ...], np.dtype]:
-    return tuple(x.shape), np.dtype(x.dtype)
+    return TrainedGenerator(
+        module=module, variables=variables, latent_dim=latent_dim, step=step, about=about, digest=about["digest"]
+    )

@@ -4,15 +4,20 @@ import difflib
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
 
-from medgan_jax.errors import UserError
+from medgan_jax.errors import UserError, reported
 
-USAGE_ERROR = 2  # the exit code of bad input
+
+def require(*names: str) -> None:
+    """Makes flags required, and refuses empty ones, which an unset shell variable leaves."""
+    for name in names:
+        flags.register_validator(name, bool, message=f"give --{name}=...")
 
 
 def run(main: Callable[[], int | None], *, doc: str) -> None:
@@ -25,60 +30,74 @@ def run(main: Callable[[], int | None], *, doc: str) -> None:
       main: reads `absl.flags.FLAGS`; imports what is slow to import itself, so that --help is fast.
       doc: the door's docstring, for --help.
     """
-    try:
+    with reported():
         _parse_flags(doc)
         _configure_libraries()
-        sys.exit(main())
-    except UserError as error:
-        _fail(str(error))
-    except OSError as error:
-        if error.errno is None:
-            raise
-        _fail(f"{error.filename or 'system'}: {error.strerror}")
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        try:
+            code = main() or 0
+        except KeyboardInterrupt as interrupt:
+            number = interrupt.args[0] if interrupt.args else 2
+            print("stopped; nothing was lost, and the same command starts again", file=sys.stderr)
+            code = 128 + number
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code > 128:  # threads of the libraries may be at work still, and crash while the interpreter goes down
+        os._exit(code)
+    sys.exit(code)
 
 
 def _parse_flags(doc: str) -> None:
     if {"-h", "-help", "--help"} & set(sys.argv[1:]):
         print(doc.strip() + "\n" + flags.FLAGS.main_module_help())
         sys.exit(0)
+    given = [argument.partition("=")[2] for argument in sys.argv if argument.startswith("--config=")]
+    config = Path(given[-1].partition(":")[0]) if given and "config" in flags.FLAGS else None
+    if config:
+        _check_config_arguments(config)
     try:
         surplus = flags.FLAGS(sys.argv)[1:]
         for name in flags.FLAGS:
             getattr(flags.FLAGS[name].value, "to_dict", None)  # a config that failed to load says so when used
-    except OSError as error:
-        raise UserError(_unreadable_config()) from error
-    except Exception as error:  # ml_collections passes on whatever the config file or an override raised
-        reason = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
-        raise UserError(f"{' '.join(reason.split()) or type(error).__name__} (see --help)") from error
+    except flags.Error as error:
+        raise UserError(f"{' '.join(str(error).split())} (see --help)") from error
+    except Exception as error:  # whatever the config file raised
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"--config={config}: is not a working config file ({reason})") from error
     if surplus:
         raise UserError(f"unexpected argument {surplus[0]!r}; options are written --name=value (see --help)")
 
 
-def _unreadable_config() -> str:
-    given = [argument.partition("=")[2] for argument in sys.argv if argument.startswith("--config=")]
-    path = Path(given[-1] if given else "")
-    near = difflib.get_close_matches(str(path), map(str, sorted(path.parent.glob("*.py"))), n=1)
-    hint = f"; did you mean {near[0]}?" if near else "; give one of the files in configs/"
-    return f"--config={path}: no such config file{hint}"
+def _check_config_arguments(config: Path) -> None:
+    """Says what is wrong in our own words; ml_collections raises errors of many kinds, some without a name."""
+    from medgan_jax.config import field_names
+
+    if not config.is_file():
+        near = difflib.get_close_matches(str(config), map(str, sorted(config.parent.glob("*.py"))), n=1)
+        hint = f"did you mean {near[0]}?" if near else "give one of the files in configs/"
+        raise UserError(f"--config={config}: no such config file; {hint}")
+    fields = field_names()
+    for argument in sys.argv[1:]:
+        name = argument.partition("=")[0].removeprefix("--config.")
+        if argument.startswith("--config.") and name not in fields:
+            near = difflib.get_close_matches(name, fields, n=1)
+            hint = f"did you mean {near[0]}?" if near else "configs/default.py explains every field"
+            raise UserError(f"--config.{name}: there is no such field; {hint}")
 
 
 def _configure_libraries() -> None:
-    logging.getLogger("absl").setLevel(logging.ERROR)  # what the libraries have to say; ours is not said through absl
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import jax
 
     from medgan_jax.data.cache import default_cache_dir
 
-    warnings.filterwarnings("ignore", module="orbax|tensorflow_datasets")
+    # Their errors reach us as exceptions; what they print beside that, tracebacks of threads included, is noise.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL + 1)
+    threading.excepthook = sys.unraisablehook = lambda details: None
+    warnings.filterwarnings("ignore", module=r"orbax|tensorflow_datasets|jax\._src\.compil")
+    ours = logging.getLogger("medgan_jax")
+    ours.addHandler(logging.StreamHandler())
+    ours.propagate = False
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(default_cache_dir() / "xla"))
         # Else the folder's spelling becomes part of the key.
         jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
-
-
-def _fail(message: str) -> None:
-    print("error: " + " ".join(message.split()), file=sys.stderr)
-    sys.exit(USAGE_ERROR)

@@ -33,6 +33,7 @@ CHANGEABLE = frozenset(
         "data.path",
         "data.labels",
         "data.cache_dir",
+        "data.on_bad_image",
     }
 )
 
@@ -110,6 +111,12 @@ def parse_config(values: ConfigDict | Mapping[str, Any]) -> Config:
     return fields
 
 
+def field_names() -> list[str]:
+    """Every field, those of data with their prefix."""
+    data = [f"data.{field.name}" for field in dataclasses.fields(DataConfig)]
+    return [field.name for field in dataclasses.fields(Config)] + data
+
+
 def changed_fields(old: Mapping[str, Any], new: Config) -> list[str]:
     """What differs between a saved `Config.to_dict()` and a config that may not differ, as "field: old -> new".
 
@@ -183,7 +190,7 @@ def _constraint_problems(c: Config) -> list[str]:
     ):  # fmt: skip
         require(getattr(c, name) >= 1, name, getattr(c, name), "at least 1")
     require(c.batch_size >= 2, "batch_size", c.batch_size, "at least 2, for batch normalisation")
-    require(c.num_steps >= 0, "num_steps", c.num_steps, "0 or more")
+    require(0 <= c.num_steps < 2**31, "num_steps", c.num_steps, "0 or more and below 2 ** 31")
     require(c.num_steps > 0 or c.num_epochs >= 1, "num_epochs", c.num_epochs, "at least 1 (or num_steps above 0)")
     for name in ("lr_gen", "lr_dis"):
         rate = getattr(c, name)

@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from medgan_jax.errors import naming
+
 if TYPE_CHECKING:
     import jax
 
@@ -240,7 +242,8 @@ def replace_file(path: str | os.PathLike, data: bytes) -> None:
     path = Path(path)
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+        with naming(path):
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import csv
 import functools
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,7 +16,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from medgan_jax.checkpoint import TrainedGenerator
-from medgan_jax.errors import UserError
+from medgan_jax.errors import UserError, naming
 from medgan_jax.images import image_grid, signed_to_uint8, write_png
 from medgan_jax.models.dcgan import Generator
 from medgan_jax.sharding import sharded
@@ -25,6 +26,7 @@ MANIFEST = "manifest.csv"
 GRID = "grid.png"
 _DEFAULT_IMAGES = 64
 _GRID_IMAGES = 64
+_OURS = re.compile(rf"\d{{6,}}\.png|{GRID}|{MANIFEST}|\.[0-9a-f]{{16}}\.tmp")
 
 
 @functools.partial(jax.jit, static_argnames="latent_dim")
@@ -97,7 +99,7 @@ def sample_to_folder(
       mesh: the devices.
       latents: (at least num_images, latent_dim), used in order instead of a seed.
       grid: also write the first images as one picture, grid.png.
-      overwrite: remove the files of an earlier run, those its manifest names, first.
+      overwrite: first remove the files of an earlier run, where its manifest is.
 
     Raises:
       UserError: there are fewer latents than images asked for; or `out` is a file, or holds anything and `overwrite`
@@ -118,13 +120,20 @@ def sample_to_folder(
     first_images: list[np.ndarray] = []
     workers = os.cpu_count() or 1
     with (
+        naming(out / MANIFEST),
         ThreadPoolExecutor(workers) as pool,
         open(out / MANIFEST, "w", newline="") as file,
         tqdm(total=num_images, unit="image", desc="sampling") as bar,
     ):
         manifest = csv.writer(file)
         manifest.writerow(("file", "seed", "index", "step", "digest"))
-        writing: deque[Future] = deque()
+        writing: deque[tuple[Future, tuple]] = deque()
+
+        def finish_one() -> None:
+            future, row = writing.popleft()
+            future.result()
+            manifest.writerow(row)  # only of images that are on the disk
+
         index = 0
         batches = sample_batches(
             generator.module, generator.variables, latents_of, num_images, batch_size=batch_size, mesh=mesh
@@ -132,16 +141,16 @@ def sample_to_folder(
         for batch in batches:
             for image in batch:
                 name = f"{index:06d}.png"
-                manifest.writerow((name, "" if latents is not None else seed, index, generator.step, generator.digest))
-                writing.append(pool.submit(write_png, out / name, image))
+                row = (name, "" if latents is not None else seed, index, generator.step, generator.digest)
+                writing.append((pool.submit(write_png, out / name, image), row))
                 if grid and index < _GRID_IMAGES:
                     first_images.append(image)
                 index += 1
             while len(writing) > 2 * batch_size:  # bounds memory, whichever of computing and encoding is slower
-                writing.popleft().result()
+                finish_one()
             bar.update(len(batch))
-        for future in writing:
-            future.result()
+        while writing:
+            finish_one()
     if grid:
         write_png(out / GRID, image_grid(np.stack(first_images)))
 
@@ -156,24 +165,26 @@ def load_latents(path: Path, latent_dim: int) -> np.ndarray:
         raise UserError(f"--latents={path}: an archive of arrays; save one array with numpy.save")
     if latents.ndim != 2 or latents.shape[1] != latent_dim or not len(latents):
         raise UserError(f"--latents={path}: shape {latents.shape}, but this generator takes (N, {latent_dim})")
-    if not np.issubdtype(latents.dtype, np.number) or not np.all(np.isfinite(latents.astype(np.float32))):
-        raise UserError(f"--latents={path}: must hold finite numbers, not {latents.dtype} with others")
+    real = np.issubdtype(latents.dtype, np.floating) or np.issubdtype(latents.dtype, np.integer)
+    if not real or not np.all(np.abs(latents) <= np.finfo(np.float32).max):
+        raise UserError(f"--latents={path}: must hold finite real numbers; it is of type {latents.dtype}")
     return latents.astype(np.float32)
 
 
 def _prepare_folder(out: Path, overwrite: bool) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out={out}: is a file; give a folder")
-    out.mkdir(parents=True, exist_ok=True)
-    present = {entry.name for entry in out.iterdir()}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        present = {entry.name for entry in out.iterdir()}
+    except OSError as error:
+        raise UserError(f"--out={out}: cannot be written ({error.strerror}); give another folder") from error
     if not present:
         return
     if not overwrite:
         raise UserError(f"--out={out}: holds {len(present)} files already; give another folder, or --overwrite")
-    ours = {MANIFEST, GRID} & present
-    if MANIFEST in present:
-        with open(out / MANIFEST, newline="") as file:
-            ours |= {row["file"] for row in csv.DictReader(file) if row.get("file")} & present
+    # An earlier run may have been killed: what it was writing is in no manifest, but named as we name.
+    ours = {name for name in present if MANIFEST in present and _OURS.fullmatch(name)}
     foreign = sorted(present - ours)
     if foreign:
         raise UserError(

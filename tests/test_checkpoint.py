@@ -1,6 +1,5 @@
 """Checkpoints: round trips, which steps stay, and what is refused."""
 
-import dataclasses
 import os
 import shutil
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medgan_jax.checkpoint import Checkpoints, load_generator, save_generator
+from medgan_jax.checkpoint import Checkpoints, digest, load_generator, save_generator
 from medgan_jax.errors import UserError
 from medgan_jax.models.dcgan import Generator
 from medgan_jax.sharding import data_mesh, replicated
@@ -27,7 +26,7 @@ def tree(value=1.0):
 def filled(folder, steps, keep):
     checkpoints = Checkpoints(folder, keep=keep)
     for step in steps:
-        checkpoints.save(step, tree(step), {"note": step})
+        checkpoints.save(step, tree(float(step)), {"note": step})
     checkpoints.close()
     return Checkpoints(folder, keep=keep)
 
@@ -42,7 +41,7 @@ def test_round_trip(tmp_path, shared):
     restored = checkpoints.restore(5, jax.eval_shape(tree), shared)
     jax.tree.map(np.testing.assert_array_equal, restored, tree(5.0))
     assert all(leaf.sharding == shared for leaf in jax.tree.leaves(restored))
-    assert checkpoints.about(5) == {"note": 5}
+    assert checkpoints.about(5) == {"note": 5, "digest": digest(tree(5.0))}
 
 
 def test_the_latest_stay(tmp_path):
@@ -125,14 +124,36 @@ def test_generator_needs_only_its_folder(workdir, shared, tmp_path):
         assert loaded.about["config"]["arch"] == "sngan"
 
 
-def test_digest_sees_every_number(workdir, shared):
+def test_digest_sees_every_number_name_shape_and_type(workdir, shared):
     run, _, _ = workdir
     loaded = load_generator(run, shared)
-    assert load_generator(run, shared).digest == loaded.digest
-    for i, leaf in enumerate(leaves := jax.tree.leaves(loaded.variables)):
-        changed = [*leaves[:i], leaf + 1e-6, *leaves[i + 1 :]]
-        variables = jax.tree.unflatten(jax.tree.structure(loaded.variables), changed)
-        assert dataclasses.replace(loaded, variables=variables).digest != loaded.digest
+    assert digest(loaded.variables) == loaded.digest
+    leaves, structure = jax.tree.flatten(loaded.variables)
+    for i, leaf in enumerate(leaves):
+        changed = jax.tree.unflatten(structure, [*leaves[:i], leaf + 1e-6, *leaves[i + 1 :]])
+        assert digest(changed) != loaded.digest
+    ones = np.ones((2, 3), np.float32)
+    others = ({"a": ones}, {"b": ones}, {"a": ones.T}, {"a": ones.view(np.int32)})
+    assert len({digest(other) for other in others}) == 4
+
+
+def test_numbers_that_changed_on_the_disk_are_refused(tmp_path, shared):
+    """Orbax itself reads flipped bits without a word."""
+    values = {"x": jnp.asarray(np.random.default_rng(0).normal(size=4096), jnp.float32)}
+    checkpoints = Checkpoints(tmp_path / "c", keep=1)
+    checkpoints.save(5, values, {})
+    checkpoints.close()
+    about = next(path for path in (tmp_path / "c/5/about").rglob("metadata"))
+    about.write_text(about.read_text().replace(digest(values), digest(tree())))
+    with pytest.raises(UserError, match="not those that were saved"):
+        Checkpoints(tmp_path / "c", keep=1).restore(5, jax.eval_shape(lambda: values), shared)
+
+
+def test_leftovers_of_a_killed_save_are_cleared(tmp_path):
+    filled(tmp_path / "c", [5], keep=1)
+    (tmp_path / "c/6.orbax-checkpoint-tmp-1").mkdir()
+    assert Checkpoints(tmp_path / "c", keep=1).latest_step() == 5
+    assert not (tmp_path / "c/6.orbax-checkpoint-tmp-1").exists()
 
 
 @pytest.mark.parametrize("kind", ["missing", "empty", "file", "training without a step"])

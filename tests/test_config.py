@@ -108,6 +108,22 @@ def test_all_problems_at_once():
     assert all(name in str(caught.value) for name in ("arch", "image_size", "data.source"))
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        "arch", "image_size", "channels", "latent_dim", "gen_features", "dis_features", "dtype", "batch_size",
+        "lr_gen", "lr_dis", "adam_beta1", "adam_beta2", "real_label", "label_flip", "ema_decay", "seed",
+        "data.source", "data.label", "data.split", "data.horizontal_flip", "data.num_phantoms",
+    ],
+)  # fmt: skip
+def test_what_shapes_a_training_may_not_change(field):
+    old = plain()
+    group = old["data"] if field.startswith("data.") else old
+    group[field.removeprefix("data.")] = "something else"
+    (change,) = changed_fields(old, parse_config(plain()))
+    assert change.startswith(f"{field}: 'something else' -> ")
+
+
 def test_changed_fields_names_what_may_not_change():
     old = plain("sngan64")
     new = parse_config(plain("sngan64", num_epochs=7, log_every_steps=3, data_path="elsewhere", lr_dis=1e-3))

@@ -58,8 +58,11 @@ SNGAN = "--config=configs/sngan64.py"
         (["--workdir=W"], {}, ["--config"]),
         ([SNGAN], {}, ["--workdir"]),
         (["--config=configs/sngan65.py", "--workdir=W"], {}, ["sngan65.py", "did you mean configs/sngan64.py"]),
-        ([SNGAN, "--workdir=W"], {"batchsize": 3}, ["batchsize", "batch_size"]),
-        ([SNGAN, "--workdir=W"], {"data.pth": 3}, ["pth", "path"]),
+        (["--config=README.md", "--workdir=W"], {}, ["README.md", "is not a working config file"]),
+        ([SNGAN, "--workdir="], {}, ["--workdir"]),
+        ([SNGAN, "--workdir=W"], {"batchsize": 3}, ["--config.batchsize: there is no such field", "batch_size"]),
+        ([SNGAN, "--workdir=W"], {"data.pth": 3}, ["--config.data.pth: there is no such field", "data.path"]),
+        ([SNGAN, "--workdir=W"], {"learning_rate": 3}, ["--config.learning_rate: there is no such field"]),
         ([SNGAN, "--workdir=W"], {"batch_size": "many"}, ["batch_size", "many"]),
         ([SNGAN, "--workdir=W", "--wrkdir=X"], {}, ["wrkdir"]),
         ([SNGAN, "--workdir=W", "surplus"], {}, ["surplus"]),
@@ -76,9 +79,9 @@ def test_bad_input_is_one_line(run, tmp_path, arguments, fields, says):
 
 def test_sample_refuses_in_one_line(run, tmp_path):
     assert_refused(run("sample.py", f"--checkpoint={tmp_path}/x", f"--out={tmp_path}/y"), "no such folder")
-    assert_refused(
-        run("sample.py", f"--checkpoint={tmp_path}/x", f"--out={tmp_path}/y", "--num_images=0"), "num_images"
-    )
+    places = (f"--checkpoint={tmp_path}/x", f"--out={tmp_path}/y")
+    assert_refused(run("sample.py", *places, "--num_images=0"), "num_images")
+    assert_refused(run("sample.py", "--checkpoint=", places[1]), "--checkpoint")
     assert not (tmp_path / "y").exists()
 
 
@@ -91,6 +94,14 @@ def test_train_then_sample(run, tmp_path):
     assert names == {f"{i:06d}.png" for i in range(5)} | {"grid.png", "manifest.csv"}
     again = run("train.py", SNGAN, f"--workdir={tmp_path}/run", num_steps=3, **TINY | {"latent_dim": 9})
     assert_refused(again, "latent_dim: 8 -> 9")
+    for path in [*(tmp_path / "run/checkpoints/3/tree").rglob("*"), *(tmp_path / "run/generator/3/tree").rglob("*")]:
+        if path.is_file():
+            os.truncate(path, path.stat().st_size // 2)
+    again = run("train.py", SNGAN, f"--workdir={tmp_path}/run", num_steps=9, **TINY)
+    assert_refused(again, "the checkpoint of step 3 is damaged", "delete")
+    again = run("sample.py", f"--checkpoint={tmp_path}/run", f"--out={tmp_path}/more")
+    assert_refused(again, "the checkpoint of step 3 is damaged")
+    assert not (tmp_path / "more").exists()
 
 
 def start(environment, workdir, **fields):
@@ -130,7 +141,9 @@ def test_kill_at_random_moments_changes_nothing(command_environment, tmp_path):
     whole = start(command_environment, tmp_path / "whole", **fields)
     output, _ = whole.communicate(timeout=300)
     assert whole.returncode == 0, output
-    chance = random.Random(time.time_ns())
+    seed = time.time_ns()
+    print(f"seed {seed}")  # shown when the test fails
+    chance = random.Random(seed)
     kills = 0
     for goal in (chance.randint(3, 25), chance.randint(26, 50), chance.randint(51, 75)):
         process = start(command_environment, tmp_path / "killed", **fields)
@@ -160,3 +173,39 @@ def test_signals_save_and_leave(command_environment, tmp_path, number):
     assert step >= 15
     assert f"stopped at step {step} of 1000000, saved" in output
     assert lines(tmp_path / "run")[-1]["step"] == step - step % 5
+
+
+def test_a_signal_before_the_first_step_leaves_at_once(command_environment, tmp_path):
+    environment = command_environment | {"XDG_CACHE_HOME": str(tmp_path / "cache")}  # so that there is much to prepare
+    process = start(environment, tmp_path / "run", **{"data.num_phantoms": 5000})
+    while not list(tmp_path.glob("cache/medgan_jax/*.tmp")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "Traceback" not in output
+    assert "nothing was lost" in output
+    assert not list(tmp_path.glob("cache/medgan_jax/*.tmp"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_full_disk_is_one_line_and_costs_no_checkpoint(command_environment, tmp_path):
+    """A limit on the size of files stands in for the disk; the same command then goes on."""
+    fields = {"num_steps": 40, "log_every_steps": 10, "checkpoint_every_steps": 20, "sample_every_steps": 40}
+    first = start(command_environment, tmp_path / "run", **fields | {"num_steps": 20})
+    assert first.communicate(timeout=120) and first.returncode == 0
+    train = command("train.py", SNGAN, f"--workdir={tmp_path}/run", **TINY | fields)
+    limited = subprocess.run(
+        ["bash", "-c", 'ulimit -f 8; exec "$@"', "-", *train],
+        cwd=ROOT, env=command_environment, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert limited.returncode == 2
+    assert "Traceback" not in limited.stderr
+    (line,) = [line for line in limited.stderr.splitlines() if "error: " in line]
+    assert str(tmp_path / "run") in line
+    assert "make room" in line
+    assert int(final_state(tmp_path / "run").step) == 20
+    again = start(command_environment, tmp_path / "run", **fields)
+    output, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, output
+    assert [line["step"] for line in lines(tmp_path / "run")] == [10, 20, 30, 40]

@@ -9,7 +9,7 @@ from medgan_jax import losses
 
 
 def test_discriminator_loss_is_cross_entropy():
-    real, fake, targets = np.array([2.0, -1.0]), np.array([0.5, -3.0]), np.array([0.9, 0.0])
+    real, fake, targets = np.float32([[2.0, -1.0], [0.5, -3.0], [0.9, 0.0]])
     p, q = 1 / (1 + np.exp(-real)), 1 / (1 + np.exp(-fake))
     expected = -np.mean(targets * np.log(p) + (1 - targets) * np.log(1 - p)) - np.mean(np.log(1 - q))
     assert losses.discriminator_loss(real, fake, targets) == pytest.approx(expected, rel=1e-5)

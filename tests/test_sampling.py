@@ -1,6 +1,7 @@
 """Image i depends on (seed, i) and the generator alone; folders of images are never mixed."""
 
 import csv
+import errno
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,7 @@ from PIL import Image
 
 from medgan_jax.checkpoint import TrainedGenerator
 from medgan_jax.errors import UserError
+from medgan_jax.images import write_png
 from medgan_jax.models.dcgan import Generator
 from medgan_jax.sampling import generate, load_latents, sample_batches, sample_to_folder, seeded_latents
 from medgan_jax.sharding import data_mesh
@@ -22,7 +24,7 @@ def generator():
     variables = module.init(jax.random.key(3), jnp.zeros((1, 8)), training=True)
     # Weights of a size that spreads the images over the grey levels.
     variables = jax.tree.map(lambda x: x * 8 if x.ndim == 4 else x, variables)
-    return TrainedGenerator(module=module, variables=variables, latent_dim=8, step=40, about={})
+    return TrainedGenerator(module=module, variables=variables, latent_dim=8, step=40, about={}, digest="abc")
 
 
 def sample(generator, out, **options):
@@ -104,7 +106,7 @@ def test_manifest_names_every_file_and_its_origin(generator, tmp_path):
 def test_grey_images_are_grey_files(tmp_path):
     module = Generator(16, 1, 4)
     variables = module.init(jax.random.key(3), jnp.zeros((1, 8)), training=True)
-    sample(TrainedGenerator(module, variables, 8, 1, {}), tmp_path / "a", grid=True)
+    sample(TrainedGenerator(module, variables, 8, 1, {}, "abc"), tmp_path / "a", grid=True)
     for name in ("000000.png", "grid.png"):
         with Image.open(tmp_path / "a" / name) as image:
             assert image.mode == "L"
@@ -125,6 +127,27 @@ def test_overwrite_removes_all_of_the_earlier_run_and_nothing_else(generator, tm
     with pytest.raises(UserError, match=r"thesis\.png"):
         sample(generator, tmp_path / "a", overwrite=True)
     assert (tmp_path / "a/000000.png").exists()
+
+
+def test_overwrite_clears_up_after_a_run_that_was_killed(generator, tmp_path):
+    sample(generator, tmp_path / "a")
+    (tmp_path / "a/manifest.csv").write_text("file,seed\n")
+    (tmp_path / "a/.0123456789abcdef.tmp").write_bytes(b"half an image")
+    files = sample(generator, tmp_path / "a", num_images=2, overwrite=True)
+    assert set(files) == {"000000.png", "000001.png", "manifest.csv"}
+
+
+def test_the_manifest_lists_only_what_was_written(generator, tmp_path, monkeypatch):
+    def failing(path, image):
+        if path.name == "000002.png":
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_png(path, image)
+
+    monkeypatch.setattr("medgan_jax.sampling.write_png", failing)
+    with pytest.raises(OSError, match=r"000002\.png"):
+        sample(generator, tmp_path / "a")
+    rows = list(csv.DictReader((tmp_path / "a/manifest.csv").read_text().splitlines()))
+    assert [row["file"] for row in rows] == ["000000.png", "000001.png"]
 
 
 def test_a_manifest_cannot_reach_outside_its_folder(generator, tmp_path):
@@ -149,6 +172,8 @@ def test_out_is_a_file(generator, tmp_path):
         (np.zeros((0, 8), np.float32), "takes"),
         (np.full((2, 8), np.nan, np.float32), "finite"),
         (np.zeros((2, 8), "U3"), "finite"),
+        (np.zeros((2, 8), complex), "finite"),
+        (np.full((2, 8), 1e300), "finite"),
         (np.zeros((2, 8), object), "not a readable"),
         (b"", "not a readable"),
         (b"hello", "not a readable"),

@@ -122,7 +122,7 @@ def _listing(bad: dict[int, str], source: ImageSource) -> list[str]:
 def _describe(bad: dict[int, str], source: ImageSource) -> str:
     return (
         f"{len(bad)} of {len(source)} images in {source.root} cannot be read: "
-        f"{abbreviate(_listing(bad, source), limit=2)}"
+        f"{abbreviate(_listing(bad, source), limit=20)}"
     )
 
 

@@ -12,7 +12,6 @@ This packs them into a few files, which travel and read faster than thousands:
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from medgan_jax.data.sources import list_images, match_labels, read_labels
-from medgan_jax.errors import UserError
+from medgan_jax.errors import UserError, reported
 
 YEARS = ("2016", "2017", "2018", "2019", "2020")
 
@@ -93,6 +92,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--label_column", default="label", help="of the table, if it has a header")
     args = parser.parse_args(argv)
 
+    list_images(args.images, field="--images")  # before anything is written
+    read_labels(args.labels, image_column=args.image_column, label_column=args.label_column, prefix="--")
     builder = Isic(
         images=args.images,
         labels=args.labels,
@@ -111,8 +112,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with reported():
         main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)

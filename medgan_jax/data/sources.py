@@ -273,7 +273,8 @@ def match_labels(names: Sequence[str], table: dict[str, str], *, folder: str, ta
     if missing:
         hint = "; if its first row is a header, set image_column and label_column to names in it"
         raise UserError(
-            f"{table_path} names {len(missing)} of {len(table)} images that are not in {folder}: {abbreviate(missing)}"
+            f"{table_path} names {len(missing)} of {len(table)} images that are not in {folder}: "
+            f"{abbreviate(missing)}; add those images, or remove their rows"
             + (hint if missing[0] == next(iter(table)) else "")
         )
     ambiguous = [image for image in table if len(files[image]) > 1]

@@ -39,7 +39,7 @@ class BatchNorm(nn.Module):
                 running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased
         else:
             mean, var = running_mean.value, running_var.value
-        # One multiplication and one addition per pixel, in the input's own type.
         gain = scale * jax.lax.rsqrt(var + EPSILON)
         shape = (1,) * (x.ndim - 1) + features
-        return x * gain.reshape(shape).astype(x.dtype) + (bias - mean * gain).reshape(shape).astype(x.dtype)
+        normalised = x.astype(jnp.float32) * gain.reshape(shape) + (bias - mean * gain).reshape(shape)
+        return normalised.astype(x.dtype)

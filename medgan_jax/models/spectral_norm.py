@@ -40,7 +40,7 @@ class SpectralNorm(nn.Module):
 
     @nn.compact
     def __call__(self, kernel: jax.Array, *, training: bool) -> jax.Array:
-        """Normalises `kernel` (..., C_out); iterates once when `training` and `spectral` is mutable."""
+        """Normalises `kernel` (..., C_out); when `training`, iterates once, and `spectral` must be mutable."""
         matrix = kernel.reshape(-1, kernel.shape[-1]).astype(jnp.float32)
         if self.is_initializing():
             u = _normalise(jax.random.normal(self.make_rng("params"), matrix.shape[1:]))

@@ -1,14 +1,12 @@
 """The training loop: restore, run, log, picture, save. All arithmetic is in `step`."""
 
-import contextlib
 import functools
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
@@ -41,25 +39,29 @@ def train(config: Config, workdir: Path) -> int:
     Raises:
       UserError: the data, the config or the workdir do not allow it, or the training diverged.
     """
-    mesh = data_mesh()
-    check_batch_size(config.batch_size, mesh)
-    files = Workdir(workdir)
-    files.check(config)  # before the images are decoded
-    dataset = load_dataset(config.data, image_size=config.image_size, channels=config.channels)
-    epoch = steps_per_epoch(len(dataset.images), config.batch_size)
-    with files.opened(config, _describe(dataset)):
-        return _Training(config, dataset, epoch, files, mesh).run()
+    with _Signals() as signals:
+        mesh = data_mesh()
+        check_batch_size(config.batch_size, mesh)
+        files = Workdir(workdir)
+        files.check(config)  # before the images are decoded
+        dataset = load_dataset(config.data, image_size=config.image_size, channels=config.channels)
+        epoch = steps_per_epoch(len(dataset.images), config.batch_size)
+        with files.opened(config, _describe(dataset)):
+            return _Training(config, dataset, epoch, files, mesh, signals).run()
 
 
 class _Training:
     """One process's hold on a training: the compiled functions, the state, and where to write."""
 
-    def __init__(self, config: Config, dataset: CachedImages, epoch: int, files: Workdir, mesh: Mesh) -> None:
+    def __init__(
+        self, config: Config, dataset: CachedImages, epoch: int, files: Workdir, mesh: Mesh, signals: "_Signals"
+    ) -> None:
         """Builds the networks and restores the latest checkpoint, or draws initial weights."""
         self.config = config
         self.dataset = dataset
         self.files = files
         self.mesh = mesh
+        self.signals = signals
         self.steps_per_epoch = epoch
         self.total_steps = config.total_steps(epoch)
         self.checkpoints = Checkpoints(files.checkpoints, keep=config.keep_checkpoints)
@@ -71,6 +73,11 @@ class _Training:
         initialise = jax.jit(functools.partial(initial_state, self.networks, config), out_shardings=shared)
         self.saved_step = self.checkpoints.latest_step()
         if self.saved_step is None:
+            if self.generators.latest_step() is not None:  # a generator is saved after the state it comes from
+                raise UserError(
+                    f"{files.path}: holds a trained generator but no checkpoint to go on from; restore "
+                    f"{files.checkpoints}, or give another --workdir"
+                )
             self.state = initialise()
         else:
             self.state = self.checkpoints.restore(self.saved_step, jax.eval_shape(initialise), shared)
@@ -86,6 +93,7 @@ class _Training:
 
     def run(self) -> int:
         """Runs to the end, or until a signal asks to stop; the exit code."""
+        self.files.record(self.config, _describe(self.dataset))
         if self.saved_step and self.generators.latest_step() != self.saved_step:
             self._save_generator()  # a crash came between
         if self.step >= self.total_steps:
@@ -96,14 +104,14 @@ class _Training:
         if self.step == 0:
             self._write_reals()
             self._write_picture()
-        with _caught_signals() as caught:
-            self._run_until(caught)
+        self.signals.postpone()
+        self._run_until_stopped()
         if self.step > (self.saved_step or 0):
             self._save()
         self._close()
-        return self._report(caught)
+        return self._report()
 
-    def _run_until(self, caught: list[int]) -> None:
+    def _run_until_stopped(self) -> None:
         config = self.config
         bar = tqdm(total=self.total_steps, initial=self.step, unit="step", desc="compiling", dynamic_ncols=True)
         with bar:
@@ -114,7 +122,7 @@ class _Training:
             self.logged_step, self.logged_at = self.step, time.perf_counter()
             count, running = 1, None
             called_at = time.perf_counter()
-            while self.step < self.total_steps and not caught:
+            while self.step < self.total_steps and not self.signals.caught:
                 count = min(count, self._steps_to_next_stop())
                 indices[:count] = batch_indices(
                     self.step,
@@ -187,6 +195,7 @@ class _Training:
         self._save_generator()
 
     def _save_generator(self) -> None:
+        self.checkpoints.wait()  # no generator without the state it comes from
         variables = self.generator_to_sample(self.state)
         save_generator(
             self.generators, self.step, variables, self.networks.generator, self.config.latent_dim, self.config
@@ -222,10 +231,11 @@ class _Training:
         chosen = chosen[: self.config.num_sample_images]
         write_png(self.files.reals, image_grid(np.asarray(self.dataset.images[chosen])))
 
-    def _report(self, caught: list[int]) -> int:
-        if caught:
-            print(f"stopped at step {self.step} of {self.total_steps}, saved; the same command goes on from there")
-            return 128 + caught[0]
+    def _report(self) -> int:
+        if self.signals.caught:
+            saved = f"stopped at step {self.step} of {self.total_steps}, saved"
+            print(f"{saved if self.step else 'stopped before the first step'}; the same command goes on from there")
+            return 128 + self.signals.caught
         print(
             f"finished step {self.step}. Look at {self.files.picture(self.step)} beside {self.files.reals}; "
             f"sample with: python sample.py --checkpoint={self.files.path} --num_images=100 --out=samples"
@@ -243,19 +253,27 @@ def _all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
-@contextlib.contextmanager
-def _caught_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in the list it yields; a second SIGINT interrupts at once."""
-    caught: list[int] = []
+class _Signals:
+    """SIGINT and SIGTERM: they interrupt at once while there is nothing to save, and are kept for later after that."""
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and caught:
-            raise KeyboardInterrupt
-        caught.append(number)
+    def __init__(self) -> None:
+        """Not in force before `with`."""
+        self.caught = 0  # the number of the first signal that was postponed
+        self._postponed = False
 
-    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield caught
-    finally:
-        for number, handler in previous.items():
+    def postpone(self) -> None:
+        """From here on signals are only noted in `caught`: a call of the device, or a save, is not to be cut short."""
+        self._postponed = True
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._postponed:
+            raise KeyboardInterrupt(number)
+        self.caught = self.caught or number
+
+    def __enter__(self) -> Self:
+        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._previous.items():
             signal.signal(number, handler)

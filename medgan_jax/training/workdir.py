@@ -10,7 +10,7 @@ from typing import Any
 
 from medgan_jax.checkpoint import GENERATOR_FOLDER
 from medgan_jax.config import Config, changed_fields
-from medgan_jax.errors import UserError
+from medgan_jax.errors import UserError, naming
 from medgan_jax.images import replace_file
 
 METRICS_KEYS = (
@@ -60,10 +60,13 @@ class Workdir:
             except BlockingIOError:
                 raise UserError(f"--workdir={self.path}: another training is running in it") from None
             self.check(config, dataset)
-            self.samples.mkdir(exist_ok=True)
-            _write_json(self.config, config.to_dict())
-            _write_json(self.dataset, dataset)
             yield
+
+    def record(self, config: Config, dataset: dict[str, Any]) -> None:
+        """Writes down what is trained on what. The config comes last: where it is, the other is."""
+        self.samples.mkdir(exist_ok=True)
+        _write_json(self.dataset, dataset)
+        _write_json(self.config, config.to_dict())
 
     def check(self, config: Config, dataset: dict[str, Any] | None = None) -> None:
         """Checks that what is in the workdir, if anything, may be continued; changes nothing.
@@ -82,7 +85,7 @@ class Workdir:
                 raise UserError(f"--workdir={self.path}: has checkpoints but no config.json; give another")
             return
         changes = changed_fields(_read_json(self.config), config)
-        if dataset and self.dataset.exists():
+        if dataset:
             before = _read_json(self.dataset)
             if before.get("digest") != dataset["digest"]:
                 changes.append(
@@ -110,7 +113,7 @@ class Workdir:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Adds one line to metrics.jsonl, on the disk when this returns: no checkpoint is newer than its log."""
-        with open(self.metrics, "a") as file:
+        with naming(self.metrics), open(self.metrics, "a") as file:
             file.write(json.dumps({key: line[key] for key in METRICS_KEYS}) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -118,9 +121,12 @@ class Workdir:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{path}: is damaged ({error}); restore it or give another --workdir") from error
+        values = json.loads(path.read_text())
+        if not isinstance(values, dict):
+            raise ValueError("not an object")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: is missing or damaged ({error}); restore it or give another --workdir") from error
+    return values
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:

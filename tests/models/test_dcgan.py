@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch_oracle
 
+from medgan_jax.models.batch_norm import BatchNorm
 from medgan_jax.models.dcgan import Discriminator, Generator
 
 
@@ -60,6 +61,20 @@ def test_outputs_are_pytorchs(case):
     np.testing.assert_allclose(logits, step["eval_logits"], rtol=1e-5, atol=1e-5)
     fakes, _ = generator.apply(gen, step["latents"], training=True, mutable=["batch_stats"])
     np.testing.assert_allclose(fakes, torch_oracle.images(step["fakes"]), atol=1e-5)
+
+
+def test_statistics_of_bfloat16_are_float32():
+    """8 bits of mantissa cannot hold the variance of values far from zero."""
+    x = (100 + jax.random.normal(jax.random.key(0), (64, 8, 8, 2))).astype(jnp.bfloat16)
+    layer = BatchNorm()
+    out, updated = layer.apply(
+        layer.init(jax.random.key(0), x, training=True), x, training=True, mutable=["batch_stats"]
+    )
+    values = np.asarray(x, np.float32).reshape(-1, 2)
+    np.testing.assert_allclose(updated["batch_stats"]["mean"], 0.1 * values.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(updated["batch_stats"]["var"], 0.9 + 0.1 * values.var(0, ddof=1), rtol=1e-3)
+    assert out.dtype == jnp.bfloat16
+    assert float(jnp.abs(out.astype(jnp.float32).mean())) < 0.02
 
 
 @pytest.mark.parametrize("network", ["generator", "discriminator"])

@@ -1,5 +1,6 @@
 """A training as a whole: its files, resuming, and trainings that must stop."""
 
+import functools
 import json
 import shutil
 
@@ -14,6 +15,7 @@ from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training import loop
 from medgan_jax.training.loop import train
 from medgan_jax.training.state import build_networks, initial_state
+from medgan_jax.training.step import train_step
 from medgan_jax.training.workdir import METRICS_KEYS, Workdir
 
 
@@ -100,9 +102,13 @@ def test_large_images_train(config, tmp_path, arch, size):
 def test_bfloat16_trains_and_keeps_float32_parameters(config, tmp_path):
     c = config(dtype="bfloat16", num_steps=4)
     train(c, tmp_path / "run")
-    state = final_state(tmp_path / "run", c)
-    kinds = {leaf.dtype for leaf in jax.tree.leaves((state.gen.params, state.dis.params, state.dis.stats))}
-    assert kinds == {np.dtype("float32")}
+    assert np.isfinite(log(tmp_path / "run")[-1]["loss_gen"])
+    networks = build_networks(c)
+    images = jax.ShapeDtypeStruct((4, 16, 16, 3), np.uint8)
+    step = functools.partial(train_step, networks=networks, config=c)
+    state, _ = jax.eval_shape(step, jax.eval_shape(lambda: initial_state(networks, c)), images)
+    kept = state.gen.params, state.dis.params, state.gen.stats, state.dis.stats
+    assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {np.dtype("float32")}
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -153,6 +159,15 @@ def test_a_crash_between_state_and_generator_is_mended(config, tmp_path):
     shutil.rmtree(tmp_path / "run/generator")
     train(config(), tmp_path / "run")
     assert load_generator(tmp_path / "run", replicated(data_mesh())).digest == expected
+
+
+def test_lost_checkpoints_do_not_cost_the_results(config, tmp_path):
+    train(config(), tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/checkpoints")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="no checkpoint to go on from"):
+        train(config(num_steps=20), tmp_path / "run")
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
 
 
 def test_too_large_a_batch_writes_nothing(config, tmp_path):

@@ -10,6 +10,7 @@ import torch_oracle
 
 from medgan_jax import losses
 from medgan_jax.images import uint8_to_signed
+from medgan_jax.streams import Stream, stream_key
 from medgan_jax.training import step as step_module
 from medgan_jax.training.state import NetworkState, build_networks, initial_state
 
@@ -60,6 +61,33 @@ def test_two_golden_steps_are_pytorchs(case, tiny_config):
         moved = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), theirs["params"], start)
         assert min(jax.tree.leaves(moved)) > 1e-4  # the comparison below sees the update, not only the start
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), ours.variables, theirs)
+
+
+def test_train_step_is_its_parts_with_every_option(tiny_config):
+    """Smoothed and flipped labels, mirrored images, latents: what the config says reaches the updates."""
+    config = tiny_config(real_label=0.8, label_flip=0.5, data_horizontal_flip=True)
+    networks, state = fresh(config)
+    state = state.replace(step=jnp.int32(11))
+    reals = batch(config)
+    _, metrics = jax.jit(functools.partial(step_module.train_step, networks=networks, config=config))(state, reals)
+
+    key = jax.random.fold_in(stream_key(config.seed, Stream.TRAINING), 11)
+    latent_key, target_key, augment_key = jax.random.split(key, 3)
+    targets = losses.real_targets(target_key, 4, real_label=0.8, label_flip=0.5)
+    assert sorted(targets.tolist()) == pytest.approx([0, 0, 0.8, 0.8])
+    mirrored = step_module.augment(uint8_to_signed(reals), augment_key, horizontal_flip=True)
+    assert not same(mirrored, uint8_to_signed(reals))
+    latents = jax.random.normal(latent_key, (4, config.latent_dim))
+
+    @jax.jit
+    def update(targets):
+        fakes, _, _ = step_module.generator_forward(state.gen, latents, networks=networks)
+        return step_module.discriminator_update(state.dis, mirrored, fakes, targets, networks=networks)[1]
+
+    expected = update(targets)
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
+    assert abs(float(update(jnp.ones(4))["loss_dis"] - expected["loss_dis"])) > 0.01
 
 
 def test_discriminator_update_leaves_the_generator_alone(tiny_config):

@@ -14,13 +14,21 @@ def line(step):
     return dict.fromkeys(METRICS_KEYS, 0.5) | {"step": step}
 
 
-def test_the_same_training_may_continue(tmp_path, tiny_config):
+def begun(tmp_path, tiny_config):
     files = Workdir(tmp_path / "run")
-    for _ in range(2):
-        with files.opened(tiny_config(), IMAGES):
-            assert json.loads(files.config.read_text())["arch"] == "sngan"
-    with files.opened(tiny_config(num_steps=99, log_every_steps=7, keep_checkpoints=1), IMAGES):
-        assert json.loads(files.config.read_text())["num_steps"] == 99
+    with files.opened(tiny_config(), IMAGES):
+        files.record(tiny_config(), IMAGES)
+    return files
+
+
+def test_the_same_training_may_continue(tmp_path, tiny_config):
+    files = begun(tmp_path, tiny_config)
+    with files.opened(tiny_config(), IMAGES):
+        assert json.loads(files.config.read_text())["arch"] == "sngan"
+    longer = tiny_config(num_steps=99, log_every_steps=7, keep_checkpoints=1)
+    with files.opened(longer, IMAGES):
+        files.record(longer, IMAGES)
+    assert json.loads(files.config.read_text())["num_steps"] == 99
 
 
 @pytest.mark.parametrize(
@@ -33,9 +41,7 @@ def test_the_same_training_may_continue(tmp_path, tiny_config):
     ],
 )
 def test_another_training_is_refused_and_nothing_changes(tmp_path, tiny_config, changes, images, says):
-    files = Workdir(tmp_path / "run")
-    with files.opened(tiny_config(), IMAGES):
-        pass
+    files = begun(tmp_path, tiny_config)
     before = {path: path.read_bytes() for path in files.path.rglob("*") if path.is_file()}
     with pytest.raises(UserError) as caught, files.opened(tiny_config(**changes), images):
         pass
@@ -64,12 +70,20 @@ def test_a_file_is_no_workdir(tmp_path, tiny_config):
     assert (tmp_path / "run").read_text() == "hello"
 
 
-def test_damaged_config_is_refused(tmp_path, tiny_config):
-    files = Workdir(tmp_path / "run")
-    files.path.mkdir()
-    files.config.write_text('{"arch": "sng')
-    with pytest.raises(UserError, match=r"config\.json: is damaged"), files.opened(tiny_config(), IMAGES):
-        pass
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [(name, content) for name in ("config.json", "dataset.json") for content in ('{"arch": "sng', "[]", "")]
+    + [("dataset.json", None)],
+)
+def test_damaged_records_are_refused(tmp_path, tiny_config, name, content):
+    path = begun(tmp_path, tiny_config).path / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_text(content)
+    with pytest.raises(UserError, match="is missing or damaged") as caught:
+        Workdir(tmp_path / "run").check(tiny_config(), IMAGES)
+    assert name in str(caught.value)
 
 
 def test_checkpoints_without_a_config_are_refused(tmp_path, tiny_config):
