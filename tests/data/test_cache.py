@@ -177,7 +177,8 @@ def test_bad_images_are_all_named(source, load):
     os.unlink(os.path.join(source.root, "5.png"))
     message = (
         f"4 of 6 images in {source.root} cannot be read: "
-        "1.png (empty file), 2.png (not an image), 4.png (truncated), 5.png (no such file or directory); mend or remove them, or pass --config.data.on_bad_image=skip"
+        "1.png (empty file), 2.png (not an image), 4.png (truncated), 5.png (no such file or directory); "
+        "mend or remove them, or pass --config.data.on_bad_image=skip"
     )
     for _ in range(2):
         with pytest.raises(UserError) as raised:
