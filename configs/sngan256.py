@@ -1,6 +1,8 @@
 """SNGAN at 256 px: DCGAN with spectral normalisation in the discriminator (Miyato et al. 2018, arXiv:1802.05957).
 
 python train.py --config=configs/sngan256.py --workdir=runs/sngan256 --config.data.path=/data/isic
+
+Wants a GPU: on 2 CPU cores a step of the full network takes 11 s and 5 GB.
 """
 
 from ml_collections import ConfigDict

@@ -5,27 +5,48 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medgan_jax.models import convolution
 from medgan_jax.models.convolution import downsampling_convolution, upsampling_convolution
 
 
-def cases():
-    x = jax.random.normal(jax.random.key(1), (2, 6, 8, 3))
-    kernel = jax.random.normal(jax.random.key(2), (4, 4, 3, 5))
+def cases(shape=(2, 6, 8, 3)):
+    x = jax.random.normal(jax.random.key(1), shape)
+    kernel = jax.random.normal(jax.random.key(2), (4, 4, shape[-1], 5))
     return x, kernel
 
 
-@pytest.mark.parametrize("convolution", [downsampling_convolution, upsampling_convolution])
-def test_lowerings_agree_in_values_and_gradients(convolution):
-    x, kernel = cases()
+@pytest.mark.parametrize("tiled", [False, True])
+@pytest.mark.parametrize(
+    ("convolve", "shape"),
+    [(downsampling_convolution, (2, 8, 12, 3)), (upsampling_convolution, (2, 4, 6, 3))],
+)
+def test_lowerings_agree_in_values_and_gradients(convolve, shape, tiled, monkeypatch):
+    """As sums of patches and as Winograd's tiles, whatever the sizes at which either is chosen."""
+    monkeypatch.setattr(convolution, "_MIN_TILES", 0 if tiled else 10**9)
+    monkeypatch.setattr(convolution, "_MIN_CHANNELS", 0)
+    x, kernel = cases(shape)
 
     def loss(x, kernel, lowering):
-        return jnp.sum(jnp.sin(convolution(x, kernel, lowering=lowering)))
+        return jnp.sum(jnp.sin(convolve(x, kernel, lowering=lowering)))
 
     native, matmul = (
-        (convolution(x, kernel, lowering=way), *jax.grad(loss, (0, 1))(x, kernel, way)) for way in ("native", "matmul")
+        (convolve(x, kernel, lowering=way), *jax.grad(loss, (0, 1))(x, kernel, way)) for way in ("native", "matmul")
     )
     for ours, theirs in zip(matmul, native, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("convolve", "shape"),
+    [(downsampling_convolution, (2, 32, 32, 64)), (upsampling_convolution, (2, 16, 16, 64))],
+)
+def test_tiles_take_9_products_for_16(convolve, shape):
+    """On the layers where the time goes; also a check that they are used at all."""
+    x, kernel = jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((4, 4, 64, 64), jnp.float32)
+    lowered = jax.jit(lambda x, k: convolve(x, k, lowering="matmul")).lower(x, kernel)
+    products = 2 * 16 * 16 * 16 * 2 * 64 * 64  # multiplications and additions of the sum as written
+    flops = lowered.compile().cost_analysis()["flops"]
+    assert 9 / 16 * products < flops < 11 / 16 * products  # the transforms are additions too
 
 
 def test_downsampling_is_the_sum_it_says():
