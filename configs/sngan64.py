@@ -2,7 +2,7 @@
 
 python train.py --config=configs/sngan64.py --workdir=runs/sngan64 --config.data.path=/data/isic
 
-On 141 melanomas of ISIC 2016: noise at step 500, lesions under a strong grid at 1,000, under a faint one at 1,500,
+On 141 melanomas of ISIC 2016: noise at step 500, lesions under a strong grid at 1,000, under a fainter one at 1,500,
 which is 8 minutes on 2 CPU cores.
 """
 
