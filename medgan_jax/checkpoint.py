@@ -1,7 +1,7 @@
 """Checkpoints, by Orbax: the state of a training, and the self-contained generator folder.
 
-Knows pytrees, not what they mean. Each step is a folder of its own that Orbax commits by renaming, so an interrupted
-save leaves the previous one untouched.
+Knows pytrees, and of the networks the generator alone; nothing of a training. Each step is a folder of its own that
+Orbax commits by renaming, so an interrupted save leaves the previous one untouched.
 """
 
 import contextlib

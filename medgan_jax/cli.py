@@ -37,7 +37,7 @@ def run(main: Callable[[], int | None], *, doc: str) -> None:
             code = main() or 0
         except KeyboardInterrupt as interrupt:
             number = interrupt.args[0] if interrupt.args else 2
-            print("stopped; nothing was lost, and the same command starts again", file=sys.stderr)
+            print("stopped; what was saved before is as it was", file=sys.stderr)
             code = 128 + number
     sys.stdout.flush()
     sys.stderr.flush()

@@ -24,6 +24,11 @@ def abbreviate(items: Sequence[object], limit: int = 3) -> str:
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
 
 
+def reason_of(error: OSError) -> str:
+    """What the system says is wrong, to stand within a sentence."""
+    return (error.strerror or str(error)).lower()
+
+
 @contextlib.contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
     """Gives the OSErrors within a file name, where the system left it out, as for a full disk."""

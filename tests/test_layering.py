@@ -20,7 +20,7 @@ LAYERS = (
     {"cli"},
 )
 WITHIN = {  # between the files of one folder, in the same sense
-    "data": ("phantom", "sources", "isic", "cache", "pipeline"),
+    "data": ("phantom", "labels", "sources", "isic", "cache", "pipeline"),
     "models": ("convolution", "batch_norm", "spectral_norm", "dcgan"),
 }
 MODULES = sorted(

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from medgan_jax import images
 from medgan_jax.data.sources import ImageSource
-from medgan_jax.errors import UserError, abbreviate
+from medgan_jax.errors import UserError, abbreviate, reason_of
 
 _FORMAT = 1  # of the cache's files
 _RACY_NS = 2_000_000_000  # a file this young can change again and keep its time stamps
@@ -148,7 +148,7 @@ def _write(
         except images.ImageError as error:
             return str(error)
         except OSError as error:
-            return (error.strerror or str(error)).lower()
+            return reason_of(error)
 
     _remove_abandoned(path.parent)
     bad: dict[int, str] = {}

@@ -18,7 +18,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from medgan_jax.data.sources import list_images, match_labels, read_labels
+from medgan_jax.data.labels import match_labels, read_labels
+from medgan_jax.data.sources import list_images
 from medgan_jax.errors import UserError, reported
 
 YEARS = ("2016", "2017", "2018", "2019", "2020")

@@ -4,13 +4,11 @@ All are read through one small protocol, `ImageSource`, and opened by `open_sour
 images; no pixel is read.
 """
 
-import csv
 import dataclasses
 import difflib
 import hashlib
-import io
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from medgan_jax.data import phantom
-from medgan_jax.errors import UserError, abbreviate
+from medgan_jax.data.labels import match_labels, read_labels
+from medgan_jax.errors import UserError, abbreviate, reason_of
 from medgan_jax.images import ImageError, convert_channels, decode_image, resize_crop
 
 if TYPE_CHECKING:
@@ -145,7 +144,7 @@ def list_images(folder: str, field: str = "data.path") -> list[str]:
     try:
         names = sorted(os.path.relpath(path, folder).replace(os.sep, "/") for path in _walk(folder, frozenset()))
     except OSError as error:
-        raise UserError(f"{field}={folder}: {_reason(error)} ({error.filename}); give a folder of images") from error
+        raise UserError(f"{field}={folder}: {reason_of(error)} ({error.filename}); give a folder of images") from error
     if not names:
         suffixes = " ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
         raise UserError(f"{field}={folder} holds no images: there is no file ending in {suffixes}")
@@ -167,135 +166,12 @@ def _walk(folder: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[str]:
                 yield entry.path
 
 
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()
-
-
 def _open_csv(data: "DataConfig") -> FileSource:
     """A folder of images, and a table that labels each of them."""
     table = read_labels(data.labels, image_column=data.image_column, label_column=data.label_column)
     names = list_images(data.path)
     labels = match_labels(names, table, folder=data.path, table_path=data.labels)
     return _file_source(data.path, names, labels, data.label)
-
-
-def read_labels(path: str, *, image_column: str, label_column: str, prefix: str = "data.") -> dict[str, str]:
-    """Reads a table of image names and labels: comma, semicolon or tab separated text.
-
-    Its first row is a header if one of its cells is `image_column` (case aside). Without a header the table has
-    two columns, as the ISIC 2016 ground truth (`ISIC_0000000,benign`). Labels are text, 0.0 and 1.0 too.
-
-    Args:
-      path: the table.
-      image_column: the column of image names, where there is a header.
-      label_column: the column of labels, where there is a header.
-      prefix: what stands before the names of these settings in messages.
-
-    Returns:
-      Labels by image name, as the table writes it, in the table's order.
-
-    Raises:
-      UserError: the table is missing or malformed, lacks a column, or labels an image twice and differently.
-    """
-    place = f"{prefix}labels={path}"
-    if not path:
-        raise UserError(f"{prefix}labels is empty: give the table of labels")
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise UserError(f"{place}: {_reason(error)}; give the table of labels") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{place} is not UTF-8 text: save it as CSV, UTF-8") from error
-    first = next((line for line in text.split("\n") if line.strip()), "")
-    delimiter = max(",;\t", key=first.count)
-    try:
-        table = csv.reader(io.StringIO(text), delimiter=delimiter, skipinitialspace=True)
-        cells = [[cell.strip() for cell in row] for row in table]
-    except csv.Error as error:
-        raise UserError(f"{place} is not a table: {error}") from error
-    rows = [(number, row) for number, row in enumerate(cells, 1) if any(row)]
-    if not rows:
-        raise UserError(f"{place} is an empty table")
-
-    header = rows[0][1]
-    columns = [name.lower() for name in header]
-    image_at, label_at = 0, 1
-    if image_column.lower() in columns:
-        if label_column.lower() not in columns:
-            raise UserError(
-                f"{place} has no column {label_column!r}: set {prefix}label_column to one of {', '.join(header)}"
-            )
-        image_at, label_at = columns.index(image_column.lower()), columns.index(label_column.lower())
-        rows = rows[1:]
-    elif len(header) != 2:
-        raise UserError(
-            f"{place} has neither a column {image_column!r} nor just two columns, image and label: set "
-            f"{prefix}image_column and {prefix}label_column to two of {', '.join(header)}"
-        )
-
-    labels: dict[str, str] = {}
-    conflicts = []
-    for number, row in rows:
-        if len(row) != len(header) or not row[image_at] or not row[label_at]:
-            raise UserError(
-                f"{place}: row {number} should have {len(header)} columns, image and label filled in, but is "
-                f"{delimiter.join(row)!r}"
-            )
-        if labels.setdefault(row[image_at], row[label_at]) != row[label_at]:
-            conflicts.append(row[image_at])
-    if conflicts:
-        raise UserError(f"{place} gives two labels to {len(conflicts)} images: {abbreviate(conflicts)}; keep one each")
-    return labels
-
-
-def match_labels(names: Sequence[str], table: dict[str, str], *, folder: str, table_path: str) -> list[str]:
-    """Finds the label of each image file; the table may name files with or without folder and extension.
-
-    Args:
-      names: the files, as `list_images` gives them.
-      table: the labels, as `read_labels` gives them.
-      folder: where the files lie, for messages.
-      table_path: where the labels lie, for messages.
-
-    Returns:
-      A label for each of `names`.
-
-    Raises:
-      UserError: table and folder do not match one to one.
-    """
-    files = defaultdict(set)
-    for name in names:
-        for path in (name, os.path.splitext(name)[0]):
-            files[path].add(name)
-            files[os.path.basename(path)].add(name)
-
-    missing = [image for image in table if image not in files]
-    if missing:
-        hint = "; if its first row is a header, set image_column and label_column to names in it"
-        raise UserError(
-            f"{table_path} names {len(missing)} of {len(table)} images that are not in {folder}: "
-            f"{abbreviate(missing)}; add those images, or remove their rows"
-            + (hint if missing[0] == next(iter(table)) else "")
-        )
-    ambiguous = [image for image in table if len(files[image]) > 1]
-    if ambiguous:
-        twins = sorted(files[ambiguous[0]])
-        raise UserError(
-            f"{table_path}: {len(ambiguous)} names fit several files in {folder}, as {ambiguous[0]} fits "
-            f"{abbreviate(twins)}; name files by path and extension"
-        )
-    found: dict[str, str] = {}
-    for image, label in table.items():
-        (name,) = files[image]
-        if found.setdefault(name, label) != label:
-            raise UserError(f"{table_path} gives two labels to {name} in {folder}; keep one")
-    unlabelled = [name for name in names if name not in found]
-    if unlabelled:
-        raise UserError(
-            f"{len(unlabelled)} of {len(names)} images in {folder} have no label in {table_path}: "
-            f"{abbreviate(unlabelled)}; add them to the table, or move them out of the folder"
-        )
-    return [found[name] for name in names]
 
 
 # TensorFlow Datasets, without TensorFlow.
