@@ -2,7 +2,7 @@
 
 python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-Grey lesions by step 500, colours and borders by step 1,500, after 75 s on 2 CPU cores.
+Grey lesions by step 500, colours and borders by step 1,500, after 70 s on 2 CPU cores.
 """
 
 from ml_collections import ConfigDict
