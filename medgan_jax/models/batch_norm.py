@@ -21,25 +21,34 @@ class BatchNorm(nn.Module):
     """Normalises each channel by the batch's mean and variance (training) or by their running averages."""
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, training: bool) -> jax.Array:
-        """Normalises `x` (..., C), float; when `training`, the collection `batch_stats` must be mutable."""
+    def __call__(self, x: jax.Array, *, training: bool, batches: int = 1) -> jax.Array:
+        """Normalises.
+
+        Args:
+          x: (N * batches, H, W, C) float; its rows take turns, one of each batch and again.
+          training: normalise by statistics of these batches; `batch_stats` must be mutable.
+          batches: how many batches, each normalised by itself, as if they came one after the other.
+
+        Returns:
+          The same shape and type.
+        """
         features = x.shape[-1:]
+        values = x.astype(jnp.float32).reshape(x.shape[0] // batches, batches, -1, x.shape[-1])
         scale = self.param("scale", _initial_scale, features)
         bias = self.param("bias", nn.initializers.zeros, features)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         running_var = self.variable("batch_stats", "var", jnp.ones, features)
         if training:
-            count = x.size // x.shape[-1]
-            values = x.astype(jnp.float32).reshape(count, -1)
-            mean = jnp.mean(values, axis=0)
-            var = jnp.mean(jnp.square(values - mean[None]), axis=0)
+            mean = jnp.mean(values, axis=(0, 2))
+            var = jnp.mean(jnp.square(values - mean[None, :, None]), axis=(0, 2))
             if not self.is_initializing():
+                count = values.shape[0] * values.shape[2]
                 unbiased = var * (count / max(count - 1, 1))
-                running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
-                running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased
+                for b in range(batches):
+                    running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean[b]
+                    running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased[b]
         else:
-            mean, var = running_mean.value, running_var.value
-        gain = scale * jax.lax.rsqrt(var + EPSILON)
-        shape = (1,) * (x.ndim - 1) + features
-        normalised = x.astype(jnp.float32) * gain.reshape(shape) + (bias - mean * gain).reshape(shape)
-        return normalised.astype(x.dtype)
+            mean, var = running_mean.value[None], running_var.value[None]
+        gain = scale[None] * jax.lax.rsqrt(var + EPSILON)
+        normalised = values * gain[None, :, None] + (bias[None] - mean * gain)[None, :, None]
+        return normalised.reshape(x.shape).astype(x.dtype)

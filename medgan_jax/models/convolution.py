@@ -48,7 +48,13 @@ def downsampling_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str =
     n, h, w, c = x.shape
     cells = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
     cells = cells.reshape(n, h // 2 + 1, 2, w // 2 + 1, 2, c).transpose(0, 1, 3, 2, 4, 5)
-    return _convolve_cells(cells.reshape(n, h // 2 + 1, w // 2 + 1, 4 * c), _cell_kernel(kernel))
+    cells = cells.reshape(n, h // 2 + 1, w // 2 + 1, 4 * c)
+    kernel = kernel.reshape(2, 2, 2, 2, c, -1).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * c, -1)
+    h, w, f = h // 2, w // 2, kernel.shape[-1]
+    if not _worth_tiling(n, h, w, 4 * c, f):
+        return (_patches(cells) @ kernel.reshape(-1, f)).reshape(n, h, w, f)
+    products = [d @ g for d, g in zip(_split_cells(cells), _split_kernel(kernel), strict=True)]
+    return _combine_outputs(products, (n, h, w, f))
 
 
 def upsampling_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str = "auto") -> jax.Array:
@@ -66,52 +72,111 @@ def upsampling_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str = "
         return lax.conv_general_dilated(
             x, kernel[::-1, ::-1], (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=_DIMENSIONS
         )
-    n, h, w, _ = x.shape
-    c = kernel.shape[-1]
-    convolve = functools.partial(_convolve_cells, kernel=_cell_kernel(kernel.swapaxes(2, 3)))
-    (cells,) = jax.linear_transpose(convolve, jax.ShapeDtypeStruct((n, h + 1, w + 1, 4 * c), x.dtype))(x)
-    pixels = cells.reshape(n, h + 1, w + 1, 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
-    return pixels.reshape(n, 2 * h + 2, 2 * w + 2, c)[:, 1:-1, 1:-1]
+    n, h, w, c = x.shape
+    f = kernel.shape[-1]
+    kernel = kernel.reshape(2, 2, 2, 2, c, f).transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, c, 4 * f)
+    shape = (n, h + 1, w + 1, 4 * f)
+    if not _worth_tiling(n, h, w, c, 4 * f):
+        (cells,) = jax.linear_transpose(_patches, jax.ShapeDtypeStruct(shape, x.dtype))(
+            x.reshape(-1, c) @ kernel.transpose(2, 0, 1, 3).reshape(c, -1)
+        )
+    else:
+        products = [y @ g for y, g in zip(_split_outputs(x), _split_kernel(kernel), strict=True)]
+        cells = _combine_cells(products, shape)
+    pixels = cells.reshape(n, h + 1, w + 1, 2, 2, f).transpose(0, 1, 3, 2, 4, 5)
+    return pixels.reshape(n, 2 * h + 2, 2 * w + 2, f)[:, 1:-1, 1:-1]
 
 
-def _cell_kernel(kernel: jax.Array) -> jax.Array:
-    """(4, 4, C_in, C_out) on pixels to (2, 2, 4 C_in, C_out) on cells of 2x2 pixels."""
-    _, _, c_in, c_out = kernel.shape
-    return kernel.reshape(2, 2, 2, 2, c_in, c_out).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * c_in, c_out)
+def _worth_tiling(n: int, h: int, w: int, c: int, f: int) -> bool:
+    """Whether (N, H + 1, W + 1, C) cells and (N, H, W, F) outputs should go by tiles of 2x2 outputs."""
+    return h % 2 == w % 2 == 0 and n * h * w // 4 >= _MIN_TILES and min(c, f) >= _MIN_CHANNELS
 
 
-def _convolve_cells(cells: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Correlates (N, H + 1, W + 1, C) with (2, 2, C, F), stride 1, to (N, H, W, F)."""
-    n, h, w, c = cells.shape
-    h, w, f = h - 1, w - 1, kernel.shape[-1]
-    tiles = n * h * w // 4
-    if h % 2 == w % 2 == 0 and tiles >= _MIN_TILES and min(c, f) >= _MIN_CHANNELS:
-        return _convolve_tiles(cells, kernel)
-    patches = jnp.concatenate([cells[:, i : i + h, j : j + w] for i in (0, 1) for j in (0, 1)], axis=-1)
-    return (patches.reshape(-1, 4 * c) @ kernel.reshape(4 * c, f)).reshape(n, h, w, f)
+def _patches(cells: jax.Array) -> jax.Array:
+    """(N, H + 1, W + 1, C) to (N H W, 4 C), the 2x2 cells that each output sees."""
+    _, h, w, c = cells.shape
+    corners = [cells[:, i : h - 1 + i, j : w - 1 + j] for i in (0, 1) for j in (0, 1)]
+    return jnp.concatenate(corners, axis=-1).reshape(-1, 4 * c)
 
 
-def _convolve_tiles(cells: jax.Array, kernel: jax.Array) -> jax.Array:
-    """The same by F(2x2, 2x2), for even H and W.
+# F(2x2, 2x2). In one dimension the outputs y0 = d0 g0 + d1 g1 and y1 = d1 g0 + d2 g1 come from three products,
+# a = (d0 - d1) g0, b = d1 (g0 + g1), c = (d1 - d2) g1, as y0 = a + b, y1 = b - c. In two, from nine: aa, ab, ... cc.
+# The transposed convolution runs the same way backwards: what splits outputs is the transpose of what combines them.
 
-    In one dimension the outputs y0 = d0 g0 + d1 g1 and y1 = d1 g0 + d2 g1 come from three products:
-    a = (d0 - d1) g0, b = d1 (g0 + g1), c = (d1 - d2) g1; y0 = a + b, y1 = b - c.
-    """
-    n, h, w, c = cells.shape
-    h, w, f = h - 1, w - 1, kernel.shape[-1]
+
+def _split_kernel(kernel: jax.Array) -> list[jax.Array]:
+    """(2, 2, C, F) to nine (C, F)."""
+    return [g for rows in _sums(*kernel) for g in _sums(*rows)]
+
+
+def _sums(g0: jax.Array, g1: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return g0, g0 + g1, g1
+
+
+@jax.custom_vjp
+def _split_cells(cells: jax.Array) -> list[jax.Array]:
+    """(N, H + 1, W + 1, C) to nine (tiles, C)."""
 
     def split(d: jax.Array, axis: int) -> tuple[jax.Array, ...]:
         size = d.shape[axis]
         d0, d1, d2 = (lax.slice_in_dim(d, i, size - 2 + i, 2, axis) for i in range(3))
         return d0 - d1, d1, d1 - d2
 
-    def combine(a: jax.Array, b: jax.Array, c: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return a + b, b - c
+    return [d.reshape(-1, d.shape[-1]) for rows in split(cells, 1) for d in split(rows, 2)]
 
-    images = [d for rows in split(cells, 1) for d in split(rows, 2)]
-    (g00, g01), (g10, g11) = kernel
-    g_0, g_1 = g00 + g10, g01 + g11
-    kernels = (g00, g00 + g01, g01, g_0, g_0 + g_1, g_1, g10, g10 + g11, g11)
-    products = [(d.reshape(-1, c) @ g).reshape(n, h // 2, w // 2, f) for d, g in zip(images, kernels, strict=True)]
-    columns = [jnp.stack(combine(*products[i : i + 3]), axis=3) for i in (0, 3, 6)]
-    return jnp.stack(combine(*columns), axis=2).reshape(n, h, w, f)
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _combine_cells(products: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
+    """Nine (tiles, C) to cells of `shape` (N, H + 1, W + 1, C), the transpose of `_split_cells`.
+
+    Written out, because what autodiff makes of strided slices is slow: a dilated pad and a sum for each.
+    """
+    n, h, w, c = shape
+
+    def combine(a: jax.Array, b: jax.Array, c: jax.Array, axis: int) -> jax.Array:
+        even = _pad(a, axis, 0, 1) - _pad(c, axis, 1, 0)
+        odd = _pad(b - a + c, axis, 0, 1)
+        cells = jnp.stack([even, odd], axis + 1)  # the last odd one is beyond the image
+        cells = cells.reshape(*a.shape[:axis], -1, *a.shape[axis + 1 :])
+        return cells
+
+    products = [p.reshape(n, h // 2, w // 2, c) for p in products]
+    rows = [combine(*products[i : i + 3], axis=2) for i in (0, 3, 6)]
+    return combine(*rows, axis=1)[:, :h, :w]
+
+
+def _pad(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
+    return jnp.pad(x, [(before, after) if i == axis else (0, 0) for i in range(x.ndim)])
+
+
+_split_cells.defvjp(
+    lambda cells: (_split_cells(cells), cells.shape), lambda shape, products: (_combine_cells(products, shape),)
+)
+_combine_cells.defvjp(
+    lambda products, shape: (_combine_cells(products, shape), None),
+    lambda shape, _, cells: (_split_cells(cells),),
+)
+
+
+def _combine_outputs(products: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
+    """Nine (tiles, F) to outputs of `shape` (N, H, W, F)."""
+    n, h, w, f = shape
+
+    def combine(a: jax.Array, b: jax.Array, c: jax.Array, axis: int) -> jax.Array:
+        return jnp.stack([a + b, b - c], axis)
+
+    products = [p.reshape(n, h // 2, w // 2, f) for p in products]
+    columns = [combine(*products[i : i + 3], axis=3) for i in (0, 3, 6)]
+    return combine(*columns, axis=2).reshape(shape)
+
+
+def _split_outputs(x: jax.Array) -> list[jax.Array]:
+    """Outputs (N, H, W, F) to nine (tiles, F), the transpose of `_combine_outputs`."""
+    n, h, w, f = x.shape
+
+    def split(y: jax.Array, axis: int) -> tuple[jax.Array, ...]:
+        y0, y1 = (lax.index_in_dim(y, i, axis, keepdims=False) for i in (0, 1))
+        return y0, y0 + y1, -y1
+
+    tiles = x.reshape(n, h // 2, 2, w // 2, 2, f)
+    return [y.reshape(-1, f) for rows in split(tiles, 2) for y in split(rows, 3)]

@@ -39,12 +39,18 @@ class _Convolution(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, training: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, *, training: bool, batches: int = 1) -> jax.Array:
+        """Convolves `x` (N * batches, ...), whose rows take turns: one of each batch, and again."""
         shape = (KERNEL_SIZE, KERNEL_SIZE, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
+        x = self._convolve(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.spectral_norm:
-            kernel = SpectralNorm(name="spectral_norm")(kernel, training=training)
-        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+            sigma = SpectralNorm(name="spectral_norm")(kernel, training=training, batches=batches)
+            scale = jnp.tile(1 / sigma, x.shape[0] // batches).astype(self.dtype)
+            x = x * scale.reshape(-1, *[1] * (x.ndim - 1))
+        return x
+
+    def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         match self.kind:
             case "expand":
                 return jnp.einsum("nc,hwcf->nhwf", x, kernel)
@@ -100,20 +106,24 @@ class Discriminator(nn.Module):
         """Judges.
 
         Args:
-          images: (N, image_size, image_size, C) float in [-1, 1].
-          training: normalise by this batch's statistics, update the running ones and take one power iteration
+          images: (N, image_size, image_size, C) float in [-1, 1]; or (N, B, image_size, image_size, C), B batches that
+            are judged as if one after the other, at less cost.
+          training: normalise by each batch's statistics, update the running ones and take one power iteration
             (`batch_stats` and `spectral` mutable).
 
         Returns:
-          (N,) float32 logits.
+          (N,) float32 logits; or (N, B).
         """
         steps = doublings(self.image_size)
         layer = {"spectral_norm": self.spectral_norm, "dtype": self.dtype}
-        x = images
+        shape = images.shape[:-3]
+        batches = shape[1] if len(shape) == 2 else 1
+        how = {"training": training, "batches": batches}
+        x = images.reshape(-1, *images.shape[-3:])
         for i in range(steps + 1):
-            x = _Convolution("down", self.features * 2**i, **layer, name=f"conv_{i}")(x, training=training)
+            x = _Convolution("down", self.features * 2**i, **layer, name=f"conv_{i}")(x, **how)
             if i:  # the published networks do not normalise the layer that sees the image
-                x = BatchNorm(name=f"norm_{i}")(x, training=training)
+                x = BatchNorm(name=f"norm_{i}")(x, **how)
             x = nn.leaky_relu(x, LEAK)
-        x = _Convolution("collapse", 1, **layer, name=f"conv_{steps + 1}")(x, training=training)
-        return x[:, 0].astype(jnp.float32)
+        x = _Convolution("collapse", 1, **layer, name=f"conv_{steps + 1}")(x, **how)
+        return x.astype(jnp.float32).reshape(shape)

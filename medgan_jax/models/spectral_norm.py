@@ -1,9 +1,10 @@
 """Spectral normalisation by power iteration (Miyato et al. 2018, arXiv:1802.05957).
 
-A kernel is divided by an estimate of its largest singular value, which bounds the layer's Lipschitz constant. The
+A layer is divided by an estimate of its kernel's largest singular value, which bounds its Lipschitz constant. The
 estimate's two singular vectors live in their own variable collection, `spectral`, beside the parameters: a training
 forward improves them by one iteration, an evaluation forward leaves them as they are. The kernel itself is never
-overwritten. Everything here is float32, whatever the layer computes in.
+overwritten, nor copied: the layer is linear, so what it puts out is divided, which may be as many numbers less, and
+serves several estimates at once. Everything here is float32, whatever the layer computes in.
 """
 
 import flax.linen as nn
@@ -17,7 +18,7 @@ def _normalise(x: jax.Array) -> jax.Array:
     return x / jnp.maximum(jnp.linalg.norm(x), _EPSILON)
 
 
-def power_iteration(matrix: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+def power_iteration(matrix: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """One step towards the singular vectors of the largest singular value.
 
     Args:
@@ -25,22 +26,34 @@ def power_iteration(matrix: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Arr
       u: (N,), the previous estimate of the right singular vector.
 
     Returns:
-      `u` (N,) and `v` (M,), unit vectors; `v @ matrix @ u` estimates the singular value from below.
+      `u` (N,) and `v` (M,), unit vectors without gradient, and `v @ matrix @ u`, an estimate from below of the singular
+      value whose gradient with respect to `matrix` is the outer product of `v` and `u`.
     """
-    v = _normalise(matrix @ u)
-    return _normalise(matrix.T @ v), v
+    v = jax.lax.stop_gradient(_normalise(matrix @ u))
+    row = v @ matrix
+    u = jax.lax.stop_gradient(_normalise(row))
+    return u, v, row @ u
 
 
 class SpectralNorm(nn.Module):
-    """Divides a kernel by its largest singular value, the kernel seen as a matrix of inputs by outputs.
+    """Estimates a kernel's largest singular value, the kernel seen as a matrix of inputs by outputs.
 
     The vectors `u` (C_out,) and `v` (the product of the other axes,) are kept in the collection `spectral`. No gradient
     flows through them, but the singular value's own gradient with respect to the kernel is kept (section 2.1 there).
     """
 
     @nn.compact
-    def __call__(self, kernel: jax.Array, *, training: bool) -> jax.Array:
-        """Normalises `kernel` (..., C_out); when `training`, iterates once, and `spectral` must be mutable."""
+    def __call__(self, kernel: jax.Array, *, training: bool, batches: int = 1) -> jax.Array:
+        """Estimates the singular value by which a layer is divided, once for each batch that passes through it.
+
+        Args:
+          kernel: (..., C_out).
+          training: iterate once before each estimate; `spectral` must be mutable.
+          batches: how many estimates, B.
+
+        Returns:
+          (B,) float32, each from below; all the same when not training.
+        """
         matrix = kernel.reshape(-1, kernel.shape[-1]).astype(jnp.float32)
         if self.is_initializing():
             u = _normalise(jax.random.normal(self.make_rng("params"), matrix.shape[1:]))
@@ -49,7 +62,10 @@ class SpectralNorm(nn.Module):
             u = v = None
         u = self.variable("spectral", "u", lambda: u)
         v = self.variable("spectral", "v", lambda: v)
-        if training and not self.is_initializing():
-            u.value, v.value = power_iteration(jax.lax.stop_gradient(matrix), u.value)
-        sigma = v.value @ matrix @ u.value
-        return kernel / sigma
+        if not training or self.is_initializing():
+            return jnp.full(batches, v.value @ matrix @ u.value)
+        sigmas = []
+        for _ in range(batches):
+            u.value, v.value, sigma = power_iteration(matrix, u.value)
+            sigmas.append(sigma)
+        return jnp.stack(sigmas)

@@ -36,12 +36,11 @@ def discriminator_update(
     Returns:
       The updated discriminator, and `loss_dis`, `score_real`, `score_fake_before`, scalars.
     """
-    fakes = jax.lax.stop_gradient(fakes)
+    images = jnp.stack([reals, jax.lax.stop_gradient(fakes)], axis=1)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-        variables = {"params": params, **dis.stats}
-        real_logits, stats = _apply_training(networks.discriminator, variables, reals)
-        fake_logits, stats = _apply_training(networks.discriminator, {"params": params, **stats}, fakes)
+        logits, stats = _apply_training(networks.discriminator, {"params": params, **dis.stats}, images)
+        real_logits, fake_logits = logits.T
         return losses.discriminator_loss(real_logits, fake_logits, real_targets), (stats, real_logits, fake_logits)
 
     (loss, (stats, real_logits, fake_logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(dis.params)

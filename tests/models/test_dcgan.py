@@ -63,6 +63,30 @@ def test_outputs_are_pytorchs(case):
     np.testing.assert_allclose(fakes, torch_oracle.images(step["fakes"]), atol=1e-5)
 
 
+@pytest.mark.parametrize("spectral_norm", [False, True])
+def test_batches_judged_together_are_judged_one_after_the_other(spectral_norm):
+    """The same logits, gradients and statistics: each batch has its own, and its own power iteration."""
+    module = Discriminator(16, 4, spectral_norm)
+    images = jax.random.normal(jax.random.key(1), (4, 2, 16, 16, 3)) * jnp.array([1, 3]).reshape(1, 2, 1, 1, 1)
+    variables = module.init(jax.random.key(0), images[:, 0], training=True)
+    mutable = [name for name in variables if name != "params"]
+
+    def together(params):
+        logits, stats = module.apply({**variables, "params": params}, images, training=True, mutable=mutable)
+        return jnp.sum(jnp.sin(logits)), (logits, stats)
+
+    def in_turn(params):
+        stats, logits = variables, []
+        for b in range(2):
+            out, stats = module.apply({**stats, "params": params}, images[:, b], training=True, mutable=mutable)
+            logits.append(out)
+        logits = jnp.stack(logits, axis=1)
+        return jnp.sum(jnp.sin(logits)), (logits, stats)
+
+    ours, theirs = (jax.jit(jax.grad(f, has_aux=True))(variables["params"]) for f in (together, in_turn))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), ours, theirs)
+
+
 def test_statistics_of_bfloat16_are_float32():
     """8 bits of mantissa cannot hold the variance of values far from zero."""
     x = (100 + jax.random.normal(jax.random.key(0), (64, 8, 8, 2))).astype(jnp.bfloat16)
