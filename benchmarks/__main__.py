@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks import report
 from benchmarks.pipe import ROOT, WorkerError
+from benchmarks.quiet import TOLERATED, OthersBusy
 from benchmarks.rows import ROWS, Settings, environment, find_torch
 from medgan_jax.errors import UserError, reported
 
@@ -57,10 +58,15 @@ def main(arguments: list[str]) -> None:
             problem = "needs a GPU"
         elif claim.needs_gpu and not torch_python and name != "gpu_share":
             problem = "peer missing: pip install '.[bench]'"
-        try:
-            measured = report.Measurement([], [], [], "", problem=problem) if problem else claim.measure(settings)
-        except WorkerError as error:  # the other rows are worth having
-            measured = report.Measurement([], [], [], "", problem=f"failed: {error}")
+        with OthersBusy() as others:
+            try:
+                measured = report.Measurement([], [], [], "", problem=problem) if problem else claim.measure(settings)
+            except WorkerError as error:  # the other rows are worth having
+                measured = report.Measurement([], [], [], "", problem=f"failed: {error}")
+        if not problem:
+            record["others_busy_percent"] = others.percent
+            if (others.percent or 0) > TOLERATED:
+                settings.say(f"  WARNING: other processes took {others.percent} % of the cores; measure again without")
         row = report.row(name, claim.title, claim.bounds, measured, **record)
         settings.say(f"  {row['verdict']}")
         results["rows"].append(row)
@@ -76,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog=f"rows:\n{rows}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--rows", metavar="A,B,...", help="which rows; all by default")
     parser.add_argument(

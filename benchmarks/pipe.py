@@ -73,7 +73,7 @@ class Worker:
     def __exit__(self, *exception: object) -> None:
         """Ends the worker."""
         self._process.kill()
-        self._process.communicate()
+        self._process.communicate()  # waits
         self._stderr.close()
 
 

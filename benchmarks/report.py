@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.quiet import TOLERATED
+
 
 @dataclasses.dataclass(frozen=True)
 class Bounds:
@@ -84,7 +86,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
         sign = "" if r["at_least"] else "≤ "
         seen = [_cell(r[key], " " + r["ours_and_peer_in"]) for key in ("ours", "peer")]
         bounds = [f"{sign}{r[key]:g}{unit}" for key in ("must", "aim")]
-        cells = [r["title"], *seen, _cell(r["ratio"], unit, quartiles=True), *bounds, r["verdict"]]
+        busy = r.get("others_busy_percent") or 0
+        verdict = r["verdict"] + (f"; the machine was busy ({busy:.0f} %)" if busy > TOLERATED else "")
+        cells = [r["title"], *seen, _cell(r["ratio"], unit, quartiles=True), *bounds, verdict]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
