@@ -1,7 +1,7 @@
 """Who else works on this machine meanwhile: a comparison on busy cores says little.
 
-It does not hit both sides alike: threads that wait for each other by spinning, as PyTorch's on a CPU, lose several times
-as much as threads that take the next piece of work from a queue.
+It does not hit both sides alike: threads that wait for each other by spinning, as those of PyTorch on a CPU, lose
+several times as much as threads that take the next piece of work from a queue.
 """
 
 import os
