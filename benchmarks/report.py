@@ -94,16 +94,21 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def save(folder: Path, results: dict[str, Any]) -> Path:
-    """Writes MACHINE.json in `folder`; rows measured before on this machine at this commit stay, others go."""
+    """Writes MACHINE.json in `folder`; rows measured before on this machine at this commit stay.
+
+    Rows of another machine, commit or version of a library go: a file never mixes them.
+    """
     path = folder / f"{slug(results['machine']['name'])}.json"
     try:
         before = json.loads(path.read_text())
     except (OSError, ValueError):
         before = {}
-    if before.get("commit") == results["commit"] and before.get("machine") == results["machine"]:
+    versions = before.get("versions", {}) | results["versions"]
+    same = all(before.get(key) == results[key] for key in ("commit", "machine"))
+    if same and versions | before["versions"] == versions:  # one may lack the peer's, but none may differ
         new = {row["name"]: row for row in results["rows"]}
         kept = [new.pop(row["name"], row) for row in before["rows"]]
-        results = results | {"rows": kept + list(new.values())}
+        results = results | {"versions": versions, "rows": kept + list(new.values())}
     folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
     return path

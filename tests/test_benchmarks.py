@@ -127,15 +127,20 @@ def test_own_work_is_not_that_of_others():
 
 
 def test_results_of_one_machine_and_commit_gather(tmp_path):
-    def save(*measured, commit="abc"):
+    def save(*measured, commit="abc", **versions):
         machine = {"name": "Intel(R) Xeon(R) Processor, 2 cores", "cores": 2}
-        path = report.save(tmp_path, {"machine": machine, "commit": commit, "rows": list(measured)})
+        path = report.save(
+            tmp_path, {"machine": machine, "commit": commit, "versions": versions, "rows": list(measured)}
+        )
         assert path.name == "intel-xeon-processor-2-cores.json"
         return {row["name"]: row["ratio"]["median"] for row in json.loads(path.read_text())["rows"]}
 
     assert save(canned("a"), canned("b")) == {"a": 1.5, "b": 1.5}
     assert save(canned("b", [2.0]), canned("c")) == {"a": 1.5, "b": 2, "c": 1.5}
     assert save(canned("c"), commit="def") == {"c": 1.5}
+    assert save(canned("a"), commit="def", torch="2.13") == {"c": 1.5, "a": 1.5}
+    assert save(canned("b"), commit="def") == {"c": 1.5, "a": 1.5, "b": 1.5}
+    assert save(canned("d"), commit="def", torch="2.14") == {"d": 1.5}
 
 
 def test_every_row_has_bounds_in_order():
