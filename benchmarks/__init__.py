@@ -1,0 +1,1 @@
+"""Measured claims: `python -m benchmarks --help`. Ours and the peer, in turns, on the machine at hand."""

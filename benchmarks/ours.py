@@ -1,0 +1,157 @@
+"""Our side: the project's own functions, called as `train.py` and `sample.py` call them. A worker, see `pipe`.
+
+`python -m benchmarks.ours about` prints what it runs on.
+"""
+
+import functools
+import json
+import platform
+import shutil
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from os import cpu_count
+from pathlib import Path
+from typing import Any
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.pipe import peak_memory, serve
+from configs import default
+from medgan_jax.checkpoint import load_generator
+from medgan_jax.config import Config, parse_config
+from medgan_jax.images import write_png
+from medgan_jax.sampling import sample_batches, seeded_latents
+from medgan_jax.sharding import data_mesh, replicated, sharded
+from medgan_jax.training.state import build_networks, initial_state
+from medgan_jax.training.step import train_steps
+
+MAX_STEPS = 256  # of a call, as in the loop
+
+
+def about() -> dict[str, Any]:
+    """Versions, and the default backend with its device."""
+    versions = {"python": platform.python_version(), "jax": jax.__version__, "flax": flax.__version__}
+    device = jax.devices()[0]
+    return {"versions": versions, "backend": jax.default_backend(), "device": device.device_kind}
+
+
+def training_config(
+    *, size: int, batch: int, latent: int = 100, maps: int = 64, dtype: str = "float32", arch: str = "sngan"
+) -> Config:
+    """A config of the published training, checked."""
+    config = default.get_config()
+    config.arch, config.image_size, config.latent_dim, config.batch_size = arch, size, latent, batch
+    config.gen_features = config.dis_features = maps
+    config.dtype = dtype
+    config.data.source = "phantom"
+    return parse_config(config)
+
+
+class Training:
+    """A state, a random data set on the device, and the compiled call of many steps."""
+
+    def __init__(self, config: Config, num_images: int = 512) -> None:
+        """Draws weights and images, and compiles."""
+        self.mesh = data_mesh()
+        networks = build_networks(config)
+        shared = replicated(self.mesh)
+        random = np.random.default_rng(0)
+        shape = (num_images, config.image_size, config.image_size, config.channels)
+        self.state = jax.jit(functools.partial(initial_state, networks, config), out_shardings=shared)()
+        self.images = jax.device_put(random.integers(0, 256, shape, np.uint8), shared)
+        self.indices = random.integers(0, num_images, (MAX_STEPS, config.batch_size), np.int32)
+        self._call = jax.jit(
+            functools.partial(train_steps, networks=networks, config=config),
+            in_shardings=(shared, shared, sharded(self.mesh, axis=1), shared),
+            out_shardings=shared,
+            donate_argnums=0,
+        )
+        self._call = self._call.lower(self.state, self.images, self.indices, np.int32(0)).compile()
+
+    def run(self, steps: int) -> dict[str, np.ndarray]:
+        """`steps` iterations, and their metrics on the host: the only place that calls `train_steps`."""
+        self.state, history = self._call(self.state, self.images, self.indices.copy(), np.int32(steps))
+        return {name: np.asarray(value)[:steps] for name, value in history.items()}
+
+
+def matmul_rate(size: int, repeats: int, dtype: str) -> float:
+    """The rate of a product of two (size, size) matrices on the default device, in FLOP/s."""
+
+    @jax.jit
+    def multiply(x: jax.Array, matrix: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, repeats, lambda _, x: jnp.dot(x, matrix), x)
+
+    # Random numbers: a GPU's clock depends on how many bits change. Scaled, so that the products stay as large.
+    random = jax.random.normal(jax.random.key(0), (2, size, size), jnp.float32)
+    x, matrix = random[0].astype(dtype), (random[1] / size**0.5).astype(dtype)
+    multiply = multiply.lower(x, matrix).compile()
+    jax.block_until_ready(multiply(x, matrix))
+    start = time.perf_counter()
+    jax.block_until_ready(multiply(x, matrix))
+    return 2 * size**3 * repeats / (time.perf_counter() - start)
+
+
+class _Worker:
+    def setup(self, *, num_images: int = 512, **options: Any) -> dict[str, Any]:
+        self.training = Training(training_config(**options), num_images)
+        return about()
+
+    def run(self, steps: int) -> dict[str, Any]:
+        """Seconds for `steps` iterations; more than a call's worth takes several calls, each waited for."""
+        start = time.perf_counter()
+        while steps > 0:
+            metrics = self.training.run(min(steps, MAX_STEPS))
+            steps -= MAX_STEPS
+        seconds = time.perf_counter() - start
+        return {"seconds": seconds, "losses": [float(metrics[name][-1]) for name in ("loss_dis", "loss_gen")]}
+
+    def memory(self) -> dict[str, Any]:
+        on_device = jax.devices()[0].memory_stats() or {}
+        return {"bytes": on_device.get("peak_bytes_in_use") or peak_memory()}
+
+    def matmul(self, size: int, repeats: int, dtype: str) -> dict[str, Any]:
+        return {"flops": matmul_rate(size, repeats, dtype)}
+
+    def setup_sampling(self, checkpoint: str, batch: int) -> dict[str, Any]:
+        self.mesh, self.batch = data_mesh(), batch
+        self.generator = load_generator(Path(checkpoint), replicated(self.mesh))
+        return about()
+
+    def compute(self, images: int) -> dict[str, Any]:
+        """Seconds to compute images 0 ... images - 1, which are kept for `encode`."""
+        latents = functools.partial(seeded_latents, 0, latent_dim=self.generator.latent_dim)
+        start = time.perf_counter()
+        self.images = list(
+            sample_batches(
+                self.generator.module, self.generator.variables, latents, images, batch_size=self.batch, mesh=self.mesh
+            )
+        )
+        return {"seconds": time.perf_counter() - start}
+
+    def encode(self) -> dict[str, Any]:
+        """Seconds to write them as PNG files, on all cores."""
+        images = [image for batch in self.images for image in batch]
+        folder = Path(tempfile.mkdtemp())
+        try:
+            start = time.perf_counter()
+            with ThreadPoolExecutor(cpu_count()) as pool:
+                list(pool.map(lambda i: write_png(folder / f"{i:06d}.png", images[i]), range(len(images))))
+            seconds = time.perf_counter() - start
+            size = sum(file.stat().st_size for file in folder.iterdir())
+        finally:
+            shutil.rmtree(folder)
+        return {"seconds": seconds, "images": len(images), "bytes": size}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] == ["about"]:
+        print(json.dumps(about()))
+    else:
+        worker = _Worker()
+        names = ("setup", "run", "memory", "matmul", "setup_sampling", "compute", "encode")
+        serve({name: getattr(worker, name) for name in names})

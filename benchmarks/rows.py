@@ -1,0 +1,471 @@
+"""The rows: what is measured, against what, and how.
+
+A speed is a ratio of two things measured in turns in one run, for machines are noisy and differ: each round asks one
+side, then the other, in alternating order, and gives one ratio. What counts is the median of the ratios.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.arithmetic import step_flops
+from benchmarks.pipe import ROOT, Worker, WorkerError
+from benchmarks.report import Bounds, Measurement
+
+PEER_MISSING = "peer missing: pip install '.[bench]'"
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How much to measure, and where the peer lives."""
+
+    torch_python: str | None = None  # an interpreter that imports torch; None when there is none
+    rounds: int = 11  # of the rows that compare steps
+    turn_seconds: float = 4.0  # how long one side runs before the other does
+    slow_rounds: int = 5  # of the rows that start whole commands
+    images: int = 10_000  # of the sampling row
+    maps: int = 64  # feature maps: 64 is the published networks
+    say: Callable[[str], None] = functools.partial(print, file=sys.stderr, flush=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One claim."""
+
+    title: str
+    bounds: Bounds
+    measure: Callable[[Settings], Measurement]
+    needs_gpu: bool = False
+
+
+def find_torch(given: str | None) -> str | None:
+    """The interpreter for the peer: this one when it has torch, else `given` when that has."""
+    if importlib.util.find_spec("torch"):
+        return sys.executable
+    if given and not subprocess.run([given, "-c", "import torch"], capture_output=True).returncode:
+        return given
+    return None
+
+
+def environment(*, cpu: bool = False, caches: str | None = None) -> dict[str, str]:
+    """Of the processes we start: `cpu` keeps them off other devices, `caches` is a folder instead of the user's."""
+    variables = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # two processes share a GPU
+    if cpu:
+        variables["JAX_PLATFORMS"] = "cpu"
+    if caches:
+        variables["XDG_CACHE_HOME"] = caches
+        variables.pop("JAX_COMPILATION_CACHE_DIR", None)
+    return variables
+
+
+def _ours(**options: Any) -> Worker:
+    return Worker([sys.executable, "-m", "benchmarks.ours"], environment(**options))
+
+
+def _torch(settings: Settings) -> Worker:
+    return Worker([settings.torch_python, "-m", "benchmarks.torch_step"], environment())
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="medgan_jax_benchmark_"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _command(door: str, *arguments: str, caches: Path) -> float:
+    """Runs a door to its end; seconds."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, door, *arguments],
+        cwd=ROOT,
+        env=environment(caches=str(caches)),
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise WorkerError(f"{door} ended with code {done.returncode}: {(done.stderr.splitlines() or [''])[-1]}")
+    return time.perf_counter() - start
+
+
+def _seconds_per_step(worker: Worker) -> float:
+    """Warms up, and takes a first look at the speed."""
+    worker.ask("run", steps=3)  # the first ones allocate
+    return worker.ask("run", steps=2)["seconds"] / 2
+
+
+# Rows 1 and 2, and on a GPU: one step against the peer's.
+
+
+def steps_against_torch(
+    settings: Settings,
+    *,
+    size: int,
+    batch: int,
+    device: str = "cpu",
+    dtype: str = "float32",
+    compiled: bool = False,
+) -> Measurement:
+    """Images a second of ours over those of PyTorch; float32 or bfloat16 (there: autocast)."""
+    shape = {"size": size, "batch": batch, "maps": settings.maps, "latent": 100}
+    with ExitStack() as stack:
+        ours = stack.enter_context(_ours(cpu=device == "cpu"))
+        about = ours.ask("setup", dtype=dtype, **shape)
+        seconds = _seconds_per_step(ours)
+        peer, versions = None, {}
+        if settings.torch_python:
+            peer = stack.enter_context(_torch(settings))
+            options = {"amp": dtype == "bfloat16", "compiled": compiled, "device": device}
+            versions = peer.ask("setup", **options, **shape)
+            seconds = max(seconds, _seconds_per_step(peer))
+        steps = max(1, min(256, round(settings.turn_seconds / seconds)))
+        rates: dict[str, list[float]] = {"ours": [], "peer": []}
+        for i in range(settings.rounds):
+            turns = [("ours", ours), ("peer", peer)] if peer else [("ours", ours)]
+            for name, worker in turns if i % 2 else reversed(turns):
+                rates[name].append(steps * batch / worker.ask("run", steps=steps)["seconds"])
+                time.sleep(0.05)  # threads that spin for a moment after their work are done by then
+            settings.say(
+                f"  round {i + 1} of {settings.rounds}, {steps} steps: "
+                + ", ".join(f"{name} {values[-1]:.1f} images/s" for name, values in rates.items() if values)
+            )
+    return Measurement(
+        value=[a / b for a, b in zip(rates["ours"], rates["peer"], strict=bool(peer))],
+        **rates,
+        unit="images/s",
+        notes={"steps_a_turn": steps, "device": about["device"], **versions},
+        problem="" if peer else PEER_MISSING,
+    )
+
+
+# Row 3: what the training command adds to the bare step.
+
+
+def command_overhead(
+    settings: Settings, *, size: int = 64, batch: int = 16, segment_seconds: float = 12
+) -> Measurement:
+    """Share of the time that `train.py` spends on all but steps, in its steady state, in percent.
+
+    The command runs in segments, each going on where the last one stopped, between turns of the bare step on the same
+    config; a segment's time per step is compared with the mean of the two turns around it. Start-up and the end are
+    left out: a segment's time runs from its first line of metrics.jsonl to its last one, and follows from
+    `images_per_s`, which counts from line to line whatever falls between.
+
+    At the default intervals, a picture and a checkpoint every 500 steps, a segment on a CPU would take minutes, and the
+    machine would have changed before the bare step's next turn. So segments are short and stop more often, and the two
+    are told apart: p, the median time per step of the lines without a stop before them, and s, all time above p per
+    step, divided by the stops: their cost, with whatever the checkpoint's writing slows down after them. The result is
+    (p + s / 500) / bare - 1. Lines are logged more often than the default 50 steps, which is left in.
+    """
+    overrides = [f"--config.gen_features={settings.maps}", f"--config.dis_features={settings.maps}"]
+    overrides += [f"--config.image_size={size}", f"--config.batch_size={batch}", "--config.data.source=phantom"]
+    overhead, bare, command, stops = [], [], [], []
+    with _scratch() as scratch, _ours() as worker:
+        caches, workdir = scratch / "caches", scratch / "run"
+        about = worker.ask("setup", size=size, batch=batch, latent=256, maps=settings.maps)  # as configs/sngan64.py
+        seconds = _seconds_per_step(worker)
+        segment, log, stop = segment_intervals(segment_seconds / seconds)
+        overrides += [f"--config.log_every_steps={log}"]
+        overrides += [f"--config.{name}_every_steps={stop}" for name in ("sample", "checkpoint")]
+
+        def bare_turn() -> float:
+            return worker.ask("run", steps=segment)["seconds"] / segment
+
+        before = bare_turn()
+        for i in range(settings.slow_rounds + 2):  # cheaper than the other slow rows, and the smallest differences
+            steps = f"--config.num_steps={(i + 1) * segment}"
+            arguments = ("--config=configs/sngan64.py", f"--workdir={workdir}", steps, *overrides)
+            _command("train.py", *arguments, caches=caches)
+            after = bare_turn()
+            lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+            lines = [line for line in lines if line["step"] > i * segment]
+            plain, stopping = plain_and_stop(lines, batch=batch, stop=stop)
+            bare.append(statistics.mean((before, after)))
+            command.append(plain + stopping / 500)
+            stops.append(stopping)
+            overhead.append(100 * (command[-1] / bare[-1] - 1))
+            before = after
+            settings.say(
+                f"  segment {i + 1} of {settings.slow_rounds + 2}: {overhead[-1]:+.2f} %, "
+                f"step {1000 * bare[-1]:.4g} ms bare, {1000 * plain:.4g} ms in the command, a stop {stopping:.3f} s"
+            )
+    return Measurement(
+        value=overhead,
+        ours=[1000 * x for x in command],
+        peer=[1000 * x for x in bare],
+        unit="ms a step",
+        notes={
+            "device": about["device"],
+            "segment_steps": segment,
+            "log_every": log,
+            "stop_every": stop,
+            "stop_seconds": round(statistics.median(stops), 4),
+        },
+    )
+
+
+def segment_intervals(steps: float) -> tuple[int, int, int]:
+    """For segments of about `steps` steps: their length, and the intervals of logging and of stops, 50 and 500 at most.
+
+    A segment has eight lines or more, and a stop or more between the first and the last of them.
+    """
+    log = int(min(50, max(1, steps // 8)))
+    stop = 500 if log == 50 and steps >= 1000 else 4 * log
+    return max(2, int(steps) // stop) * stop, log, stop
+
+
+def plain_and_stop(lines: list[dict[str, Any]], *, batch: int, stop: int) -> tuple[float, float]:
+    """From consecutive lines of metrics.jsonl: seconds of a step without stops, and what a stop adds.
+
+    The first line is left out, as the first call after a start is. A stop's picture and checkpoint come after its own
+    line, so that their time is in the line after.
+    """
+    windows = [
+        (b["step"] - a["step"], (b["step"] - a["step"]) * batch / b["images_per_s"], a["step"] % stop == 0)
+        for a, b in zip(lines, lines[1:], strict=False)
+    ]
+    plain = statistics.median(seconds / steps for steps, seconds, stopped in windows if not stopped)
+    excess = sum(seconds - steps * plain for steps, seconds, _ in windows)
+    return plain, excess / sum(stopped for _, _, stopped in windows)
+
+
+# Row 4: the start.
+
+
+def first_step(settings: Settings, *, size: int = 64) -> Measurement:
+    """Seconds from the start of train.py to the first line of metrics.jsonl, all caches warm, on the CPU.
+
+    Imports, data, compiled programs from the cache, weights and the first picture are in it, and one step.
+    """
+    seconds = []
+    with _scratch() as scratch:
+        variables = environment(cpu=True, caches=str(scratch / "caches"))
+        for i in range(settings.slow_rounds + 1):
+            workdir = scratch / f"run_{i}"
+            command = [sys.executable, "train.py", "--config=configs/sngan64.py", f"--workdir={workdir}"]
+            command += ["--config.data.source=phantom", "--config.log_every_steps=1", f"--config.image_size={size}"]
+            command += [f"--config.gen_features={settings.maps}", f"--config.dis_features={settings.maps}"]
+            command += [f"--config.num_steps={1000 if i else 1}"]  # the first run fills the caches, to its end
+            with open(scratch / "stderr", "w+") as stderr:
+                start = time.perf_counter()
+                process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=stderr, stderr=stderr)
+                try:
+                    while process.poll() is None and not (i and _has_line(workdir / "metrics.jsonl")):
+                        time.sleep(0.005)
+                    elapsed = time.perf_counter() - start
+                finally:
+                    process.kill()  # it is a scratch training: nothing is to be saved
+                    process.wait()
+                if not _has_line(workdir / "metrics.jsonl"):
+                    stderr.seek(0)
+                    raise WorkerError(f"train.py: {(stderr.read().splitlines() or [''])[-1]}")
+            shutil.rmtree(workdir)
+            settings.say(f"  start {i} of {settings.slow_rounds}: {elapsed:.2f} s" + ("" if i else ", caches cold"))
+            if i:
+                seconds.append(elapsed)
+            else:
+                cold = elapsed
+    notes = {"cold_caches_one_step_and_end_seconds": round(cold, 2)}
+    return Measurement(value=seconds, ours=seconds, peer=[], unit="s", notes=notes)
+
+
+def _has_line(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+# Row 5: memory.
+
+
+def peak_memory_against_torch(settings: Settings, *, size: int = 128, batch: int = 16) -> Measurement:
+    """Most memory that a process has had resident, over PyTorch's: imports, compiling and three steps, nothing else.
+
+    Ours compiles, with no program from a cache: that is the user's first run.
+    """
+    shape = {"size": size, "batch": batch, "maps": settings.maps, "latent": 100}
+    peaks: dict[str, list[float]] = {"ours": [], "peer": []}
+    starts = {"ours": lambda: _ours(cpu=True)}
+    if settings.torch_python:
+        starts["peer"] = lambda: _torch(settings)
+    rounds = max(1, settings.slow_rounds // 2)
+    for i in range(rounds):
+        for name, start in starts.items():
+            with start() as worker:
+                worker.ask("setup", **shape)
+                worker.ask("run", steps=3)
+                peaks[name].append(worker.ask("memory")["bytes"] / 2**20)
+            settings.say(f"  round {i + 1} of {rounds}: {name} {peaks[name][-1]:.0f} MiB")
+    return Measurement(
+        value=[a / b for a, b in zip(peaks["ours"], peaks["peer"], strict=False)],
+        **peaks,
+        unit="MiB",
+        problem="" if settings.torch_python else PEER_MISSING,
+    )
+
+
+# On a GPU: how much of it is used.
+
+
+def share_of_matmul_rate(
+    settings: Settings, *, size: int = 128, batch: int = 256, matrix: int = 8192, repeats: int = 50
+) -> Measurement:
+    """Nominal FLOP/s of the bfloat16 step over those of one large bfloat16 matrix product, in percent."""
+    flops = step_flops(size, batch, maps=settings.maps)
+    product = {"size": matrix, "repeats": repeats, "dtype": "bfloat16"}
+    ours, rate = [], []
+    with _ours() as worker:
+        about = worker.ask("setup", size=size, batch=batch, maps=settings.maps, dtype="bfloat16")
+        steps = max(1, min(256, round(settings.turn_seconds / _seconds_per_step(worker))))
+        for i in range(settings.rounds):
+            ours.append(flops * steps / worker.ask("run", steps=steps)["seconds"] / 1e12)
+            rate.append(worker.ask("matmul", **product)["flops"] / 1e12)
+            settings.say(f"  round {i + 1} of {settings.rounds}: step {ours[-1]:.4g}, product {rate[-1]:.4g} TFLOP/s")
+    notes = {"device": about["device"], "flop_a_step": flops, "matrix": matrix}
+    if settings.torch_python:
+        with _torch(settings) as worker:
+            worker.ask("setup", size=16, batch=2, maps=2, device="cuda" if about["backend"] == "gpu" else "cpu")
+            torch_rate = worker.ask("matmul", **product)["flops"]
+        notes["torch_matmul_tflops"] = round(torch_rate / 1e12, 4)
+    value = [100 * a / b for a, b in zip(ours, rate, strict=True)]
+    return Measurement(value=value, ours=ours, peer=rate, unit="TFLOP/s", notes=notes)
+
+
+# The last row: sampling.
+
+
+def sampling(settings: Settings, *, size: int = 128, batch: int = 64) -> Measurement:
+    """Seconds of the whole sample.py command over the slower of computing alone and encoding alone on all cores.
+
+    The command's start, imports, restoring and compiled programs from the cache are in its time. Computing and encoding
+    alone are timed on a quarter of the images before the command and a quarter after, and scaled to all of them. The
+    notes give the ratio without the start, too, taking the time of a command for one batch from both.
+    """
+    ratios, full, alone, starts, parts = [], [], [], [], []
+    with _scratch() as scratch:
+        caches, workdir = scratch / "caches", scratch / "run"
+        arguments = [f"--config.gen_features={settings.maps}", "--config.dis_features=8", "--config.num_steps=1"]
+        arguments += ["--config.data.source=phantom", "--config.data.num_phantoms=16", f"--config.image_size={size}"]
+        settings.say("  making a generator")
+        _command("train.py", "--config=configs/sngan128.py", f"--workdir={workdir}", *arguments, caches=caches)
+
+        def command(images: int) -> float:
+            out = scratch / "out"
+            try:
+                return _command(
+                    "sample.py",
+                    f"--checkpoint={workdir}",
+                    f"--out={out}",
+                    f"--num_images={images}",
+                    f"--batch_size={batch}",
+                    caches=caches,
+                )
+            finally:
+                shutil.rmtree(out, ignore_errors=True)
+
+        with _ours(caches=str(caches)) as worker:
+            about = worker.ask("setup_sampling", checkpoint=str(workdir), batch=batch)
+            worker.ask("compute", images=batch)
+            command(batch)  # fills the caches
+            quarter = max(1, settings.images // 4)
+            rounds = max(1, settings.slow_rounds // 2)
+
+            def quarters() -> tuple[float, float]:
+                computing = worker.ask("compute", images=quarter)["seconds"]
+                return computing, worker.ask("encode")["seconds"]
+
+            for i in range(rounds):
+                before = quarters()
+                full.append(command(settings.images))
+                starts.append(command(batch))
+                after = quarters()
+                computing, encoding = (
+                    (a + b) / 2 * settings.images / quarter for a, b in zip(before, after, strict=True)
+                )
+                parts.append((computing, encoding))
+                alone.append(max(parts[-1]))
+                ratios.append(full[-1] / alone[-1])
+                settings.say(
+                    f"  round {i + 1} of {rounds}: {full[-1]:.1f} s, of it start {starts[-1]:.1f} s; "
+                    f"computing alone {computing:.1f} s, encoding alone {encoding:.1f} s"
+                )
+    steady = [(f - s) / (a * (1 - batch / settings.images)) for f, s, a in zip(full, starts, alone, strict=True)]
+    notes = {
+        "device": about["device"],
+        "images": settings.images,
+        "batch": batch,
+        "start_seconds": round(statistics.median(starts), 2),
+        "computing_alone_seconds": round(statistics.median(p[0] for p in parts), 2),
+        "encoding_alone_seconds": round(statistics.median(p[1] for p in parts), 2),
+        "ratio_without_start": round(statistics.median(steady), 3),
+    }
+    return Measurement(value=ratios, ours=full, peer=alone, unit="s", notes=notes)
+
+
+def _more(must: float, aim: float, unit: str = "x") -> Bounds:
+    return Bounds(must, aim, True, unit)
+
+
+def _less(must: float, aim: float, unit: str = "x") -> Bounds:
+    return Bounds(must, aim, False, unit)
+
+
+_amp = functools.partial(steps_against_torch, size=128, batch=64, device="cuda", dtype="bfloat16")
+ROWS = {
+    "step64": Row(
+        "SNGAN-64, batch 16, CPU: images/s against eager PyTorch",
+        _more(1.2, 1.8),
+        functools.partial(steps_against_torch, size=64, batch=16),
+    ),
+    "step128": Row(
+        "SNGAN-128, batch 16, CPU: images/s against eager PyTorch",
+        _more(1.2, 1.8),
+        functools.partial(steps_against_torch, size=128, batch=16),
+    ),
+    "overhead": Row(
+        "SNGAN-64, batch 16: what the training command adds to the bare step", _less(5, 2, "%"), command_overhead
+    ),
+    "first_step": Row("SNGAN-64, CPU: first step after `python train.py`, caches warm", _less(12, 6, "s"), first_step),
+    "memory": Row("SNGAN-128, batch 16, CPU: peak memory against PyTorch's", _less(1.5, 1), peak_memory_against_torch),
+    "sampling": Row(
+        "Sampling at 128 px, PNG files included, against the slower of computing and encoding alone",
+        _less(1.3, 1.1),
+        sampling,
+    ),
+    "gpu64": Row(
+        "SNGAN-64, batch 16, GPU: images/s against eager PyTorch, float32",
+        _more(4, 8),
+        functools.partial(steps_against_torch, size=64, batch=16, device="cuda"),
+        needs_gpu=True,
+    ),
+    "gpu128": Row(
+        "SNGAN-128, batch 64, GPU, bfloat16: images/s against PyTorch's autocast", _more(1.5, 2.5), _amp, needs_gpu=True
+    ),
+    "gpu128_compile": Row(
+        "SNGAN-128, batch 64, GPU, bfloat16: images/s against PyTorch's autocast and torch.compile",
+        _more(1.5, 2.5),
+        functools.partial(_amp, compiled=True),
+        needs_gpu=True,
+    ),
+    "gpu_share": Row(
+        "SNGAN-128, batch 256, GPU: share of the measured bfloat16 matrix rate",
+        _more(25, 45, "%"),
+        share_of_matmul_rate,
+        needs_gpu=True,
+    ),
+}

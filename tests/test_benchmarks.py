@@ -1,0 +1,243 @@
+"""The benchmarks' bookkeeping: what is counted, how samples become a verdict, how workers are asked. No timing."""
+
+import ast
+import functools
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import __main__ as door
+from benchmarks import arithmetic, ours, profile, report, rows
+from benchmarks.pipe import ROOT, Worker, WorkerError
+from benchmarks.quiet import OthersBusy
+from medgan_jax.errors import UserError
+from medgan_jax.models import convolution
+from medgan_jax.training.state import build_networks, initial_state
+from medgan_jax.training.step import train_step
+
+
+def count_flops(jaxpr):
+    """FLOP of the convolutions and matrix products of a jaxpr; zeros put between numbers are not multiplied."""
+    total = 0
+    for equation in jaxpr.eqns:
+        for parameter in equation.params.values():
+            for inner in parameter if isinstance(parameter, tuple | list) else [parameter]:
+                inner = getattr(inner, "jaxpr", inner)
+                total += count_flops(inner) if hasattr(inner, "eqns") else 0
+        if equation.primitive.name == "conv_general_dilated":
+            out, kernel = equation.outvars[0].aval, equation.invars[1].aval
+            numbers = equation.params["dimension_numbers"].rhs_spec
+            taps = math.prod(kernel.shape) // kernel.shape[numbers[0]]
+            total += 2 * out.size * taps // math.prod(equation.params["lhs_dilation"])
+        elif equation.primitive.name == "dot_general":
+            left, right = (variable.aval for variable in equation.invars)
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            if contracted and min(left.ndim, right.ndim) > 1:  # power iterations multiply by vectors
+                total += 2 * equation.outvars[0].aval.size * math.prod(left.shape[axis] for axis in contracted)
+    return total
+
+
+@pytest.mark.parametrize(("size", "channels"), [(16, 3), (64, 1)])
+def test_the_formula_counts_what_a_step_computes(tiny_config, monkeypatch, size, channels):
+    monkeypatch.setattr(convolution, "_use_matmul", lambda lowering: False)
+    config = tiny_config(image_size=size, channels=channels, gen_features=8, dis_features=8, latent_dim=5)
+    networks = build_networks(config)
+    state = jax.eval_shape(functools.partial(initial_state, networks, config))
+    reals = jax.ShapeDtypeStruct((4, size, size, channels), jnp.uint8)
+    traced = jax.make_jaxpr(functools.partial(train_step, networks=networks, config=config))(state, reals)
+    expected = arithmetic.step_flops(size, 4, maps=8, latent=5, channels=channels)
+    assert count_flops(traced.jaxpr) == expected
+
+
+def test_the_formula_gives_the_published_networks():
+    by_name = {layer.name: layer for layer in arithmetic.layers(64)}
+    second = by_name["Discriminator/conv_1"]  # 64 maps of 32x32 to 128 of 16x16, 4x4 taps
+    assert second.flops(1) == 8 * 2 * 16 * 16 * (4 * 4 * 64 * 128)
+    assert second.traffic(1) == 8 * 4 * (32 * 32 * 64 + 16 * 16 * 128 + 4 * 4 * 64 * 128)
+    kernels = sum(layer.kernel for name, layer in by_name.items() if name.startswith("Generator"))
+    assert kernels == 16 * (100 * 512 + 512 * 256 + 256 * 128 + 128 * 64 + 64 * 3)
+    assert arithmetic.step_flops(64, 16) == pytest.approx(16 * 11 * 0.207e9, rel=0.01)
+
+
+def test_ours_runs_the_projects_step():
+    training = ours.Training(ours.training_config(size=16, batch=4, latent=8, maps=4), num_images=6)
+    before = jax.device_get(training.state.step)
+    metrics = training.run(3)
+    assert jax.device_get(training.state.step) == before + 3
+    assert metrics["loss_dis"].shape == (3,)
+    assert np.isfinite(metrics["loss_gen"]).all()
+
+
+def test_matmul_rate_is_a_rate():
+    assert ours.matmul_rate(32, 2, "bfloat16") > 0
+
+
+MORE = report.Bounds(must=1.2, aim=1.8, at_least=True, unit="x")
+LESS = report.Bounds(must=5, aim=2, at_least=False, unit="%")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "value", "verdict"),
+    [(MORE, 1.8, "aim"), (MORE, 1.79, "must"), (MORE, 1.1, "missed"), (LESS, 2, "aim"), (LESS, 4, "must")]
+    + [(LESS, 5.1, "missed"), (LESS, -0.3, "aim")],
+)
+def test_verdict(bounds, value, verdict):
+    assert bounds.verdict(value) == verdict
+
+
+def test_summary():
+    assert report.summary([4.0, 1.0, 2.0, 3.0, 5.0]) == {
+        "median": 3, "quartile_1": 2, "quartile_3": 4, "samples": 5
+    }  # fmt: skip
+    assert report.summary([0.123456789])["median"] == 0.12346
+    assert report.summary([0.123456789])["quartile_3"] == 0.12346
+    assert report.summary([]) is None
+
+
+def canned(name="step64", values=(1.5, 1.4, 1.6), problem=""):
+    values = list(values)
+    measured = report.Measurement(values, [10 * v for v in values], [10.0] * len(values), "images/s", problem=problem)
+    return report.row(name, "SNGAN-64", MORE, measured, date="2026-01-01", command="python -m benchmarks")
+
+
+def test_table():
+    missing = canned("step128", (), "peer missing: pip install '.[bench]'")
+    lines = report.table([canned(), missing]).splitlines()
+    row = "| SNGAN-64 | 15 images/s | 10 images/s | 1.5x (1.45 to 1.55) | 1.2x | 1.8x | must |"
+    assert lines[2] == row
+    assert lines[3] == "| SNGAN-64 |  |  |  | 1.2x | 1.8x | peer missing: pip install '.[bench]' |"
+
+
+def test_a_busy_machine_is_said():
+    row = canned() | {"others_busy_percent": 40.2}
+    assert report.table([row]).endswith("| must; the machine was busy (40 %) |")
+
+
+def test_own_work_is_not_that_of_others():
+    with OthersBusy() as others:
+        subprocess.run([sys.executable, "-c", "sum(range(10**6))"], check=True)
+    assert others.percent is None or 0 <= others.percent <= 100
+
+
+def test_results_of_one_machine_and_commit_gather(tmp_path):
+    def save(*measured, commit="abc", **versions):
+        machine = {"name": "Intel(R) Xeon(R) Processor, 2 cores", "cores": 2}
+        path = report.save(
+            tmp_path, {"machine": machine, "commit": commit, "versions": versions, "rows": list(measured)}
+        )
+        assert path.name == "intel-xeon-processor-2-cores.json"
+        return {row["name"]: row["ratio"]["median"] for row in json.loads(path.read_text())["rows"]}
+
+    assert save(canned("a"), canned("b")) == {"a": 1.5, "b": 1.5}
+    assert save(canned("b", [2.0]), canned("c")) == {"a": 1.5, "b": 2, "c": 1.5}
+    assert save(canned("c"), commit="def") == {"c": 1.5}
+    assert save(canned("a"), commit="def", torch="2.13") == {"c": 1.5, "a": 1.5}
+    assert save(canned("b"), commit="def") == {"c": 1.5, "a": 1.5, "b": 1.5}
+    assert save(canned("d"), commit="def", torch="2.14") == {"d": 1.5}
+
+
+def test_every_row_has_bounds_in_order():
+    for row in rows.ROWS.values():
+        assert (row.bounds.aim > row.bounds.must) == row.bounds.at_least
+
+
+WORKER = """
+from benchmarks.pipe import serve
+def fail(): raise ValueError("no such thing")
+def double(x):
+    print("noise")
+    return {"twice": 2 * x}
+serve({"double": double, "fail": fail})
+"""
+
+
+def test_a_worker_answers_and_says_why_it_ended():
+    with Worker([sys.executable, "-c", WORKER]) as worker:
+        assert worker.ask("double", x=21) == {"twice": 42}
+        assert worker.ask("double", x=[1]) == {"twice": [1, 1]}
+        with pytest.raises(WorkerError, match="ended with code 1 at 'fail': ValueError: no such thing"):
+            worker.ask("fail")
+
+
+@pytest.mark.parametrize("steps", [0.5, 10, 43, 399, 999, 1200, 20000])
+def test_a_segment_holds_enough_lines_and_stops(steps):
+    segment, log, stop = rows.segment_intervals(steps)
+    assert segment % stop == stop % log == 0
+    assert segment // stop >= 2
+    assert log <= 50
+    assert stop <= 500
+
+
+def test_stops_are_told_apart_from_steps():
+    batch, step, stop_cost, line_steps = 16, 0.25, 0.75, 5
+    lines = []
+    for i in range(1, 9):  # lines at 5, 10, ..., 40; a stop after 20
+        seconds = line_steps * step + (stop_cost if line_steps * i == 25 else 0) + (9 if i == 1 else 0)
+        lines.append({"step": line_steps * i, "images_per_s": line_steps * batch / seconds})
+    plain, stop = rows.plain_and_stop(lines, batch=batch, stop=20)
+    assert plain == pytest.approx(step)
+    assert stop == pytest.approx(stop_cost)
+
+
+PROGRAM = """HloModule jit_train_step
+%moved (p: f32[4,2]) -> f32[2,4] {
+  %p = f32[4,2]{1,0} parameter(0)
+  ROOT %transpose.1 = f32[2,4]{1,0} transpose(%p), dimensions={1,0}
+}
+%body (q: (s32[], f32[2])) -> (s32[], f32[2]) {
+  ROOT %add.1 = (s32[], f32[2]{0}) add(%q), metadata={op_name="jit(train_step)/add"}
+}
+ENTRY %main (x: f32[4,2]) -> f32[] {
+  %fusion.7 = f32[2,4]{1,0} fusion(%x), calls=%moved, metadata={op_name="jit(train_step)/transpose(jvp(Generator))/conv_1/transpose"}
+  %dot.2 = f32[4,4]{1,0} dot(%x, %fusion.7), metadata={op_name="jit(train_step)/jvp(Discriminator)/conv_2/dot_general"}
+  %norm.3 = f32[4,4]{1,0} divide(%dot.2), metadata={op_name="jit(train_step)/jvp(Discriminator)/conv_2/spectral_norm/div"}
+  ROOT %while.1 = (s32[], f32[2]{0}) while(%norm.3), condition=%body, body=%body, metadata={op_name="jit(train_step)/while"}
+}
+"""  # noqa: E501
+
+
+def test_a_profile_books_operations_by_kind_and_layer():
+    program = profile.parse_program(PROGRAM)
+    booked = {name: (program[name].kind, program[name].layer, program[name].direction) for name in program}
+    assert booked["fusion.7"] == ("data movement", "Generator/conv_1", "backward")
+    assert booked["dot.2"] == ("matrix products", "Discriminator/conv_2", "forward")
+    assert booked["norm.3"] == ("spectral norm", "Discriminator/conv_2", "forward")
+    assert booked["add.1"][:2] == ("outside the networks", "outside the networks")
+    times = profile.leaves({"fusion.7": 1.0, "dot.2": 2.0, "while.1": 4.0, "add.1": 5.0, "unknown": 9.0}, program)
+    assert times == {"fusion.7": 1.0, "dot.2": 2.0, "add.1": 5.0}
+    text = profile.describe(times, program)
+    assert "| matrix products | 2.0 | 0.0 | 25.0 % |" in text
+    assert "| Generator/conv_1 | 0.0 | 1.0 |" in text
+
+
+@pytest.mark.parametrize("file", ["pipe.py", "torch_step.py"])
+def test_the_peer_needs_nothing_but_torch(file):
+    tree = ast.parse((Path(ROOT) / "benchmarks" / file).read_text())
+    modules = {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
+    modules |= {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    allowed = {*sys.stdlib_module_names, "torch"}
+    assert {name for name in modules if name.split(".")[0] not in allowed} <= {"benchmarks.pipe"}
+
+
+def test_the_peer_has_our_networks():
+    pytest.importorskip("torch", reason="PyTorch is not installed: pip install '.[bench]'")
+    from benchmarks.torch_step import Training
+
+    peer = Training(size=16, batch=4, latent=8, maps=4)
+    ours_state = ours.Training(ours.training_config(size=16, batch=4, latent=8, maps=4), num_images=6).state
+    for network, state in ((peer.generator, ours_state.gen), (peer.discriminator, ours_state.dis)):
+        numbers = sum(parameter.numel() for parameter in network.parameters())
+        assert numbers == sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    assert all(map(math.isfinite, peer.step()))
+
+
+def test_a_misspelt_row_is_named():
+    with pytest.raises(UserError, match="no row 'stepp'"):
+        door.main(["--rows=step64,stepp"])
