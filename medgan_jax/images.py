@@ -229,7 +229,7 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
       OSError: the file cannot be written; what stood at `path` is as it was.
     """
     encoded = io.BytesIO()
-    _from_array(image).save(encoded, "PNG")
+    _from_array(image).save(encoded, "PNG", compress_level=1)  # a third of the time for a tenth more bytes
     replace_file(path, encoded.getvalue())
 
 
