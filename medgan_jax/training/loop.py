@@ -1,5 +1,6 @@
 """The training loop: restore, run, log, picture, save. All arithmetic is in `step`."""
 
+import contextlib
 import functools
 import signal
 import time
@@ -17,11 +18,11 @@ from tqdm import tqdm
 from medgan_jax.checkpoint import Checkpoints, save_generator
 from medgan_jax.config import Config
 from medgan_jax.data.cache import CachedImages
-from medgan_jax.data.pipeline import batch_indices, epoch_permutation, load_dataset, steps_per_epoch
+from medgan_jax.data.pipeline import epoch_permutation, load_dataset, open_batches, steps_per_epoch
 from medgan_jax.errors import UserError
 from medgan_jax.images import image_grid, write_png
 from medgan_jax.sampling import sample_batches, seeded_latents
-from medgan_jax.sharding import check_batch_size, data_mesh, replicated, sharded
+from medgan_jax.sharding import check_batch_size, data_mesh, replicated
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import Metrics, generator_to_sample, train_steps
 from medgan_jax.training.workdir import Workdir
@@ -82,14 +83,8 @@ class _Training:
         else:
             self.state = self.checkpoints.restore(self.saved_step, jax.eval_shape(initialise), shared)
         self.step = self.saved_step or 0  # int(self.state.step), without waiting for the device
-        self.train_steps = jax.jit(
-            functools.partial(train_steps, **bound),
-            in_shardings=(shared, shared, sharded(mesh, axis=1), shared),
-            out_shardings=shared,
-            donate_argnums=0,
-        )
+        self.train_steps = jax.jit(functools.partial(train_steps, **bound), out_shardings=shared, donate_argnums=0)
         self.generator_to_sample = jax.jit(functools.partial(generator_to_sample, **bound), out_shardings=shared)
-        self.images = jax.device_put(np.asarray(dataset.images), shared)
 
     def run(self) -> int:
         """Runs to the end, or until a signal asks to stop; the exit code."""
@@ -114,24 +109,25 @@ class _Training:
     def _run_until_stopped(self) -> None:
         config = self.config
         bar = tqdm(total=self.total_steps, initial=self.step, unit="step", desc="compiling", dynamic_ncols=True)
-        with bar:
-            indices = np.zeros((_MAX_STEPS_PER_CALL, config.batch_size), np.int32)
-            run = self.train_steps.lower(self.state, self.images, indices, np.int32(0)).compile()
+        batches = open_batches(
+            self.dataset.images,
+            device_budget_mb=config.data.device_budget_mb,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            first_step=self.step,
+            mesh=self.mesh,
+        )
+        with bar, contextlib.closing(batches):
+            steps = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(self.mesh))
+            run = self.train_steps.lower(self.state, *batches.shapes, steps).compile()
             bar.unpause()
             bar.set_description("training")
             self.logged_step, self.logged_at = self.step, time.perf_counter()
             count, running = 1, None
             called_at = time.perf_counter()
             while self.step < self.total_steps and not self.signals.caught:
-                count = min(count, self._steps_to_next_stop())
-                indices[:count] = batch_indices(
-                    self.step,
-                    count,
-                    num_images=len(self.dataset.images),
-                    batch_size=config.batch_size,
-                    seed=config.seed,
-                )
-                self.state, history = run(self.state, self.images, indices.copy(), np.int32(count))
+                images, indices, count = batches.take(min(count, self._steps_to_next_stop()), after=running)
+                self.state, history = run(self.state, images, indices, np.int32(count))
                 # Read the call before this one while this one computes: the device never waits for the host.
                 finished, running = running, (self.step, count, history)
                 self.step += count
@@ -140,7 +136,7 @@ class _Training:
                     now = time.perf_counter()
                     seconds_per_step = (now - called_at) / finished[1]
                     called_at = now
-                    count = max(1, min(_MAX_STEPS_PER_CALL, int(_SECONDS_PER_CALL / seconds_per_step)))
+                    count = max(1, int(_SECONDS_PER_CALL / seconds_per_step))
                 wants_picture = self._is_due(config.sample_every_steps)
                 wants_checkpoint = self._is_due(config.checkpoint_every_steps)
                 if wants_picture or wants_checkpoint:
