@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from medgan_jax.errors import UserError
-from medgan_jax.sharding import check_batch_size, data_mesh, replicated, sharded
+from medgan_jax.sharding import check_batch_size, data_mesh, local_copy, local_mesh, replicated, sharded
 
 
 def test_batches_are_divided_and_the_rest_is_replicated():
@@ -19,6 +19,13 @@ def test_batches_are_divided_and_the_rest_is_replicated():
     batch = jax.device_put(jnp.zeros((3, 8)), sharded(mesh, axis=1))
     assert {shard.data.shape for shard in batch.addressable_shards} == {(3, 4)}
     assert jax.device_put(jnp.zeros(8), replicated(mesh)).sharding.is_fully_replicated
+
+
+def test_one_process_has_all_devices():
+    assert local_mesh() == data_mesh()
+    tree = {"a": jax.device_put(jnp.arange(3.0), replicated(data_mesh()))}
+    copy = local_copy(tree, local_mesh())["a"]
+    assert copy.sharding == replicated(local_mesh()) and copy.tolist() == [0, 1, 2]
 
 
 def test_batch_must_divide():
@@ -80,7 +87,6 @@ def test_eight_devices_train_as_one_does(tmp_path):
         cwd=Path(__file__).parents[1], env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    print(done.stdout)
     moved, eight, streamed = map(float, done.stdout.split())
     assert moved > 1e-3
     assert eight < 1e-5

@@ -133,8 +133,9 @@ class _Training:
             count, running = 1, None
             called_at = time.perf_counter()
             while self.step < self.total_steps:
-                count, self.signals.caught = agree(min(count, self._steps_to_next_stop()), self.signals.caught)
-                if self.signals.caught:
+                count, stop = agree(min(count, self._steps_to_next_stop()), self.signals.caught)
+                if stop:
+                    self.signals.caught = stop
                     break
                 images, indices, count = batches.take(count, after=running)
                 self.state, history = run(self.state, images, indices, np.int32(count))
