@@ -26,7 +26,7 @@ from medgan_jax.errors import UserError
 JOIN_S = 120  # the processes of one training start within so many seconds of each other
 _BEAT_S = 1  # how often a process says that it is alive, and looks whether the others are well
 _LOST_S = 20  # silent for so long, a process counts as lost
-_BACKSTOP_S = 60  # the same for the coordination service, which can only abort
+_BACKSTOP_S = 40  # the same for the coordination service, which can only abort
 _STOPPED = "stopped; what was saved before is as it was"
 _GO_ON = "start all processes again to go on from what was saved"
 _PEER_LOST = re.compile(r"gloo|nccl|unavailable|aborted|connection|coordination", re.IGNORECASE)
@@ -231,7 +231,7 @@ def _connect(cluster: Cluster, timeout_s: float) -> None:
                 cluster_detection_method="deactivate",
                 initialization_timeout=int(timeout_s) + _BACKSTOP_S,  # where it ends, it aborts
                 heartbeat_timeout_seconds=_BACKSTOP_S,
-                shutdown_timeout_seconds=_BACKSTOP_S,
+                shutdown_timeout_seconds=JOIN_S,
             )
         except BaseException as error:
             failure.append(error)

@@ -1,5 +1,6 @@
 """Several processes train as one does, agree, and end together."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -97,45 +98,41 @@ def wait_for_step(processes, workdir, step):
         time.sleep(0.05)
 
 
-def final_state(workdir):
-    config = parse_config(json.loads(Workdir(workdir).config.read_text()))
+def trained_config(workdir):
+    return parse_config(json.loads(Workdir(workdir).config.read_text()))
+
+
+def saved_state(workdir, step=None):
+    """The state saved at `step`, or last."""
+    config = trained_config(workdir)
     checkpoints = Checkpoints(Workdir(workdir).checkpoints, keep=None)
     like = jax.eval_shape(lambda: initial_state(build_networks(config), config))
-    return checkpoints.restore(checkpoints.latest_step(), like, replicated(data_mesh()))
+    return checkpoints.restore(step or checkpoints.latest_step(), like, replicated(data_mesh()))
 
 
-def test_two_processes_train_as_one_does_and_one_goes_on(start, tiny_config, tmp_path):
+def test_two_processes_train_as_one_does_and_one_goes_on(start, tmp_path):
     """Against one process with two devices; what two have saved, one continues."""
-    codes, outputs = finish(start(tmp_path / "two", num_steps=8))
+    one, two = Workdir(tmp_path / "one"), Workdir(tmp_path / "two")
+    codes, outputs = finish(start(two.path, num_steps=8))
     assert codes == [0, 0], outputs
     assert "finished step 8" in outputs[0][0]
     assert "step" not in "".join(outputs[1])  # process 0 alone prints
-    config = {"latent_dim": 8, "data_cache_dir": str(tmp_path / "cache"), "lr_gen": 2e-4, "lr_dis": 2e-4}
-    config |= {key: value for key, value in parse_and_flatten(tmp_path / "two").items() if key != "data"}
-    one = tiny_config(**config)
-    assert train(one, tmp_path / "one") == 0
-    assert logged(tmp_path / "two") == logged(tmp_path / "one") == [2, 4, 6, 8]
-    close = {"rtol": 0, "atol": 1e-5}
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, **close),
-        final_state(tmp_path / "two"),
-        final_state(tmp_path / "one"),
-    )
-    names = [path.name for path in sorted(Workdir(tmp_path / "one").samples.iterdir())]
-    assert names == [path.name for path in sorted(Workdir(tmp_path / "two").samples.iterdir())]
-    assert Workdir(tmp_path / "two").reals.read_bytes() == Workdir(tmp_path / "one").reals.read_bytes()
-    for name in ("one", "two"):
-        train(tiny_config(**config | {"num_steps": 12}), tmp_path / name)
-    assert logged(tmp_path / "two") == [2, 4, 6, 8, 10, 12]
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, **close),
-        final_state(tmp_path / "two"),
-        final_state(tmp_path / "one"),
-    )
+    assert logged(two.path) == [2, 4, 6, 8]
+    assert sorted(path.name for path in two.samples.iterdir()) == ["reals.png"] + [
+        f"step_{step:08d}.png" for step in (0, 4, 8)
+    ]
+    config = dataclasses.replace(trained_config(two.path), num_steps=12)
+    assert train(config, one.path) == 0
+    assert two.reals.read_bytes() == one.reals.read_bytes()
 
+    def assert_same(step):
+        states = saved_state(one.path, step), saved_state(two.path, step)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5), *states)
 
-def parse_and_flatten(workdir):
-    return json.loads(Workdir(workdir).config.read_text())
+    assert_same(8)
+    assert train(config, two.path) == 0
+    assert logged(two.path) == [2, 4, 6, 8, 10, 12]
+    assert_same(12)
 
 
 def test_a_signal_to_one_stops_both_and_a_lost_one_ends_the_other(start, tmp_path):
@@ -145,7 +142,7 @@ def test_a_signal_to_one_stops_both_and_a_lost_one_ends_the_other(start, tmp_pat
     codes, outputs = finish(processes)
     assert codes == [128 + signal.SIGTERM] * 2, outputs
     assert "Traceback" not in str(outputs)
-    saved = int(final_state(tmp_path / "run").step)
+    saved = int(saved_state(tmp_path / "run").step)
     assert f"stopped at step {saved} of 1000000, saved" in outputs[0][0]
 
     processes = start(tmp_path / "run", num_steps=10**6)
@@ -158,7 +155,7 @@ def test_a_signal_to_one_stops_both_and_a_lost_one_ends_the_other(start, tmp_pat
     (line,) = error_lines(outputs)[0]
     assert "gone" in line
     assert "Traceback" not in outputs[0][1]
-    assert int(final_state(tmp_path / "run").step) >= saved
+    assert int(saved_state(tmp_path / "run").step) >= saved
 
 
 def test_an_error_in_one_ends_both(start, tmp_path):
@@ -191,9 +188,7 @@ def test_a_lone_start_gives_up(command_environment):
         assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_silent_process_ends_the_others(launch):
-    """One that hangs, or whose machine went away, closes no connection; its silence is noticed."""
-    code = """
+JOINED = """
 import time
 from medgan_jax import distributed
 from medgan_jax.cli import run
@@ -204,16 +199,33 @@ def main():
         print("joined", flush=True)
         time.sleep(60)
 run(main, doc="")
-""".replace("PORT", str(free_port()))
+"""
+
+
+@pytest.fixture
+def joined(launch):
+    """Two processes that have joined, and do nothing; one that is silent for 3 s counts as lost."""
+    code = JOINED.replace("PORT", str(free_port()))
     processes = [launch("-c", code.replace("PROCESS", str(process))) for process in (0, 1)]
     assert [process.stdout.readline() for process in processes] == ["joined\n"] * 2
     time.sleep(1.5)
-    processes[1].send_signal(signal.SIGSTOP)
-    codes, outputs = finish(processes[:1], timeout=EXIT_S)
+    return processes
+
+
+def test_a_silent_process_ends_the_others(joined):
+    """One that hangs, or whose machine went away, closes no connection; its silence is noticed."""
+    joined[1].send_signal(signal.SIGSTOP)
+    codes, outputs = finish(joined[:1], timeout=EXIT_S)
     assert codes == [2]
     assert error_lines(outputs) == [
         ["error: process 1 is gone; start all processes again to go on from what was saved"]
     ]
+
+
+def test_the_others_do_not_outlive_process_0(joined):
+    joined[0].kill()
+    codes, _ = finish(joined[1:], timeout=EXIT_S)
+    assert codes[0] != 0
 
 
 @pytest.mark.parametrize(
