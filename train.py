@@ -17,6 +17,11 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="What to train, a file in configs/, such as configs/sngan64.py.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, pictures and logs go; made when missing.")
+_COORDINATOR = flags.DEFINE_string(
+    "coordinator", None, "Several machines: HOST:PORT where process 0 listens. SLURM, torchrun and TPUs need no flags."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several machines: how many processes train together.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several machines: which of them this is, from 0.")
 flags.mark_flag_as_required("config")
 cli.require("workdir")
 
@@ -24,9 +29,12 @@ cli.require("workdir")
 def main() -> int:
     """Flags to config to training."""
     from medgan_jax.config import parse_config
+    from medgan_jax.distributed import find_cluster, joined
     from medgan_jax.training.loop import train
 
-    return train(parse_config(_CONFIG.value), Path(_WORKDIR.value))
+    config = parse_config(_CONFIG.value)
+    with joined(find_cluster(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)):
+        return train(config, Path(_WORKDIR.value))
 
 
 if __name__ == "__main__":

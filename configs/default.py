@@ -55,4 +55,5 @@ def get_config() -> ConfigDict:
     c.data.horizontal_flip = False  # mirror each image with probability 1/2, anew at each step
     c.data.on_bad_image = "refuse"  # refuse | skip: what to do about files that cannot be read
     c.data.cache_dir = ""  # where decoded images are kept; "" is the user's cache folder
+    c.data.device_budget_mb = 2048  # MiB of decoded images kept on each device; more are streamed; 0: always stream
     return c

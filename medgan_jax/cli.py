@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -30,20 +31,33 @@ def run(main: Callable[[], int | None], *, doc: str) -> None:
       main: reads `absl.flags.FLAGS`; imports what is slow to import itself, so that --help is fast.
       doc: the door's docstring, for --help.
     """
-    with reported():
-        _parse_flags(doc)
-        _configure_libraries()
-        try:
+    try:
+        with reported():
+            _parse_flags(doc)
+            _configure_libraries()
             code = main() or 0
-        except KeyboardInterrupt as interrupt:
-            number = interrupt.args[0] if interrupt.args else 2
-            print("stopped; what was saved before is as it was", file=sys.stderr)
-            code = 128 + number
+    except KeyboardInterrupt as interrupt:
+        number = interrupt.args[0] if interrupt.args else 2
+        print("stopped; what was saved before is as it was", file=sys.stderr)
+        code = 128 + number
+    except SystemExit as leaving:
+        code = leaving.code or 0
+    except Exception:
+        if not _is_distributed():
+            raise
+        traceback.print_exc()
+        code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    if code > 128:  # threads of the libraries may be at work still, and crash while the interpreter goes down
+    # Threads of the libraries may be at work still, and crash while the interpreter goes down; and it would wait for
+    # other processes, which may be gone.
+    if code > 128 or _is_distributed():
         os._exit(code)
     sys.exit(code)
+
+
+def _is_distributed() -> bool:
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
 
 
 def _parse_flags(doc: str) -> None:
@@ -85,6 +99,7 @@ def _check_config_arguments(config: Path) -> None:
 
 
 def _configure_libraries() -> None:
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's, read at import
     import jax
 
     from medgan_jax.data.cache import default_cache_dir

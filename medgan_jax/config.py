@@ -34,6 +34,7 @@ CHANGEABLE = frozenset(
         "data.labels",
         "data.cache_dir",
         "data.on_bad_image",
+        "data.device_budget_mb",
     }
 )
 
@@ -54,6 +55,7 @@ class DataConfig:
     horizontal_flip: bool
     on_bad_image: str
     cache_dir: str
+    device_budget_mb: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,6 +207,7 @@ def _constraint_problems(c: Config) -> list[str]:
     one_of(SOURCES, "data.source", c.data.source)
     one_of(ON_BAD_IMAGE, "data.on_bad_image", c.data.on_bad_image)
     require(c.data.num_phantoms >= 1, "data.num_phantoms", c.data.num_phantoms, "at least 1")
+    require(c.data.device_budget_mb >= 0, "data.device_budget_mb", c.data.device_budget_mb, "0 or more")
     needed = {"folder": ("path",), "csv": ("path", "labels"), "tfds": ("tfds_name",)}.get(c.data.source, ())
     for name in needed:
         if not getattr(c.data, name):

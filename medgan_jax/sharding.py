@@ -1,5 +1,7 @@
 """Devices: one mesh axis, `data`, over which batches are divided; everything else is replicated."""
 
+from typing import Any
+
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
@@ -11,6 +13,18 @@ _AXIS = "data"
 def data_mesh() -> Mesh:
     """All devices in one row."""
     return jax.make_mesh((jax.device_count(),), (_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def local_mesh() -> Mesh:
+    """This process's devices in one row; with one process the same as `data_mesh`."""
+    return jax.make_mesh(
+        (jax.local_device_count(),), (_AXIS,), axis_types=(AxisType.Auto,), devices=jax.local_devices()
+    )
+
+
+def local_copy(tree: Any, mesh: Mesh) -> Any:
+    """Replicated arrays, of all processes, as arrays replicated over `mesh`, this process's own."""
+    return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), tree), replicated(mesh))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -161,9 +161,11 @@ def test_kill_at_random_moments_changes_nothing(command_environment, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / "killed"), final_state(tmp_path / "whole"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_save_and_leave(command_environment, tmp_path, number):
-    process = start(command_environment, tmp_path / "run", num_steps=10**6, log_every_steps=5)
+@pytest.mark.parametrize(("number", "budget"), [(signal.SIGINT, 2048), (signal.SIGTERM, 0)])
+def test_signals_save_and_leave(command_environment, tmp_path, number, budget):
+    """Also where a thread streams the images."""
+    fields = {"num_steps": 10**6, "log_every_steps": 5, "data.device_budget_mb": budget}
+    process = start(command_environment, tmp_path / "run", **fields)
     wait_for_lines(process, tmp_path / "run", 3)
     process.send_signal(number)
     output, _ = process.communicate(timeout=60)

@@ -1,18 +1,27 @@
-"""From a config to images, and the order in which training sees them.
+"""From a config to images, the order in which training sees them, and their way to the devices.
 
-The order is a pure function of the seed and the step, so a resumed training needs no iterator state.
+The order is a pure function of the seed and the step, so a resumed training needs no iterator state. A data set lies
+on the devices whole, or is streamed to them; the batches are the same.
 """
 
-from typing import TYPE_CHECKING
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from medgan_jax.data.cache import CachedImages, load_cached
 from medgan_jax.data.sources import open_source
-from medgan_jax.errors import UserError
+from medgan_jax.errors import UserError, naming
+from medgan_jax.sharding import replicated, sharded
 
 if TYPE_CHECKING:
     from medgan_jax.config import DataConfig
+
+_MAX_STEPS = 256  # taken at once
+_CHUNK_BYTES = 64 * 2**20  # of streamed images; two chunks are on the devices at a time
 
 
 def load_dataset(data: "DataConfig", *, image_size: int, channels: int, progress: bool = True) -> CachedImages:
@@ -77,3 +86,135 @@ def batch_indices(first_step: int, num_steps: int, *, num_images: int, batch_siz
         batches = order[: steps_in_epoch * batch_size].reshape(steps_in_epoch, batch_size)
         indices[epochs == epoch] = batches[steps[epochs == epoch]]
     return indices
+
+
+class Batches(Protocol):
+    """The images of a training's steps, in order, on the devices, as `training.step.train_steps` takes them.
+
+    Attributes:
+      shapes: of what `take` returns, shardings included; they never change, so one compiled program serves all.
+    """
+
+    shapes: tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]
+
+    def take(self, count: int, after: Any = None) -> tuple[jax.Array, np.ndarray, int]:
+        """The batches of the next steps.
+
+        Args:
+          count: for how many steps, at least 1.
+          after: results of the call that was given what was taken last, a pytree; None when that call is over. Memory
+            is not used again before they are there.
+
+        Returns:
+          Images and indices, see `train_steps`, and for how many steps they are: at least 1, at most `count`.
+
+        Raises:
+          OSError: the images cannot be read.
+        """
+        ...
+
+    def close(self) -> None:
+        """Lets go of threads and files."""
+        ...
+
+
+class ResidentBatches:
+    """The whole data set on each device; a step's images are picked there."""
+
+    def __init__(self, images: np.ndarray, *, batch_size: int, seed: int, first_step: int, mesh: Mesh) -> None:
+        """Copies `images`, uint8 (M, H, W, C), to the devices; `first_step` is where the training goes on."""
+        self._order = {"num_images": len(images), "batch_size": batch_size, "seed": seed}
+        self._step = first_step
+        self._images = jax.device_put(np.asarray(images), replicated(mesh))
+        self.shapes = (
+            jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=replicated(mesh)),
+            jax.ShapeDtypeStruct((_MAX_STEPS, batch_size), np.int32, sharding=sharded(mesh, axis=1)),
+        )
+
+    def take(self, count: int, after: Any = None) -> tuple[jax.Array, np.ndarray, int]:
+        """See `Batches`."""
+        count = min(count, _MAX_STEPS)
+        indices = np.zeros(self.shapes[1].shape, np.int32)
+        indices[:count] = batch_indices(self._step, count, **self._order)
+        self._step += count
+        return self._images, indices, count
+
+    def close(self) -> None:
+        """See `Batches`."""
+
+
+class StreamedBatches:
+    """Chunks of batches: while the devices compute on one, a thread reads the next from the cache and sends it.
+
+    A process reads only the rows of its own devices. They are read, not mapped: mapped pages would count as this
+    process's memory, and a failing disk would kill it instead of raising an error.
+    """
+
+    def __init__(self, images: np.memmap, *, batch_size: int, seed: int, first_step: int, mesh: Mesh) -> None:
+        """Starts to read at `first_step`. `images`, uint8 (M, H, W, C), must fill a file of their own."""
+        self._order = {"num_images": len(images), "batch_size": batch_size, "seed": seed}
+        shape = images.shape[1:]
+        steps = max(1, min(_MAX_STEPS, _CHUNK_BYTES // (batch_size * int(np.prod(shape)))))
+        self.shapes = (
+            jax.ShapeDtypeStruct((steps, batch_size, *shape), images.dtype, sharding=sharded(mesh, axis=1)),
+            jax.ShapeDtypeStruct((steps,), np.int32, sharding=replicated(mesh)),
+        )
+        self._path = images.filename
+        self._file = open(self._path, "rb")  # noqa: SIM115 - a cache may be deleted at any time
+        self._chunk: jax.Array | None = None
+        self._taken = steps  # of the chunk at hand
+        self._next_step = first_step  # of the chunk to read next
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-batches")
+        self._next = self._read_ahead(None)
+
+    def take(self, count: int, after: Any = None) -> tuple[jax.Array, np.ndarray, int]:
+        """See `Batches`."""
+        (steps,) = self.shapes[1].shape
+        if self._taken == steps:
+            self._chunk = None  # before the next: two at a time
+            self._chunk = self._next.result()
+            self._taken = 0
+            self._next = self._read_ahead(after)
+        count = min(count, steps - self._taken)
+        indices = np.minimum(self._taken + np.arange(steps, dtype=np.int32), steps - 1)
+        self._taken += count
+        return self._chunk, indices, count
+
+    def close(self) -> None:
+        """See `Batches`."""
+        self._reader.shutdown(cancel_futures=True)
+        self._file.close()
+
+    def _read_ahead(self, after: Any) -> Future[jax.Array]:
+        first_step = self._next_step
+        self._next_step += self.shapes[0].shape[0]
+        return self._reader.submit(self._send, first_step, after)
+
+    def _send(self, first_step: int, after: Any) -> jax.Array:
+        chunk = self.shapes[0]
+        indices = batch_indices(first_step, chunk.shape[0], **self._order)
+        places = chunk.sharding.addressable_devices_indices_map(chunk.shape)
+        parts = {device: self._read(indices[place[:2]]) for device, place in places.items()}
+        jax.block_until_ready(after)
+        sent = [jax.device_put(part, device) for device, part in parts.items()]
+        return jax.block_until_ready(jax.make_array_from_single_device_arrays(chunk.shape, chunk.sharding, sent))
+
+    def _read(self, indices: np.ndarray) -> np.ndarray:
+        """Images (*indices.shape, H, W, C)."""
+        images = np.empty((*indices.shape, *self.shapes[0].shape[2:]), np.uint8)
+        rows = images.reshape(indices.size, -1)
+        with naming(self._path):
+            for row, index in zip(rows, indices.flat, strict=True):
+                if os.preadv(self._file.fileno(), [row], int(index) * row.nbytes) < row.nbytes:
+                    raise UserError(f"{self._path}: ends too early; delete it, and run the same command again")
+        return images
+
+
+def open_batches(
+    images: np.memmap, *, device_budget_mb: int, batch_size: int, seed: int, first_step: int, mesh: Mesh
+) -> Batches:
+    """The batches from `first_step` on: resident where each device has room for all images, streamed elsewhere."""
+    several_processes = len({device.process_index for device in mesh.devices.flat}) > 1
+    resident = images.nbytes <= device_budget_mb * 2**20 and not several_processes
+    kind = ResidentBatches if resident else StreamedBatches
+    return kind(images, batch_size=batch_size, seed=seed, first_step=first_step, mesh=mesh)

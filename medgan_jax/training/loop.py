@@ -1,5 +1,7 @@
 """The training loop: restore, run, log, picture, save. All arithmetic is in `step`."""
 
+import contextlib
+import dataclasses
 import functools
 import signal
 import time
@@ -17,11 +19,12 @@ from tqdm import tqdm
 from medgan_jax.checkpoint import Checkpoints, save_generator
 from medgan_jax.config import Config
 from medgan_jax.data.cache import CachedImages
-from medgan_jax.data.pipeline import batch_indices, epoch_permutation, load_dataset, steps_per_epoch
+from medgan_jax.data.pipeline import epoch_permutation, load_dataset, open_batches, steps_per_epoch
+from medgan_jax.distributed import agree, from_leader, is_leader
 from medgan_jax.errors import UserError
 from medgan_jax.images import image_grid, write_png
 from medgan_jax.sampling import sample_batches, seeded_latents
-from medgan_jax.sharding import check_batch_size, data_mesh, replicated, sharded
+from medgan_jax.sharding import check_batch_size, data_mesh, local_copy, local_mesh, replicated
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import Metrics, generator_to_sample, train_steps
 from medgan_jax.training.workdir import Workdir
@@ -42,9 +45,9 @@ def train(config: Config, workdir: Path) -> int:
     with _Signals() as signals:
         mesh = data_mesh()
         check_batch_size(config.batch_size, mesh)
-        files = Workdir(workdir)
+        files = Workdir(workdir, writes=is_leader())
         files.check(config)  # before the images are decoded
-        dataset = load_dataset(config.data, image_size=config.image_size, channels=config.channels)
+        dataset = _load_dataset(config)
         epoch = steps_per_epoch(len(dataset.images), config.batch_size)
         with files.opened(config, _describe(dataset)):
             return _Training(config, dataset, epoch, files, mesh, signals).run()
@@ -72,6 +75,8 @@ class _Training:
 
         initialise = jax.jit(functools.partial(initial_state, self.networks, config), out_shardings=shared)
         self.saved_step = self.checkpoints.latest_step()
+        if from_leader(self.saved_step) != self.saved_step:
+            raise UserError(f"--workdir={files.path}: is not the folder that process 0 sees; give one on a shared disk")
         if self.saved_step is None:
             if self.generators.latest_step() is not None:  # a generator is saved after the state it comes from
                 raise UserError(
@@ -82,14 +87,8 @@ class _Training:
         else:
             self.state = self.checkpoints.restore(self.saved_step, jax.eval_shape(initialise), shared)
         self.step = self.saved_step or 0  # int(self.state.step), without waiting for the device
-        self.train_steps = jax.jit(
-            functools.partial(train_steps, **bound),
-            in_shardings=(shared, shared, sharded(mesh, axis=1), shared),
-            out_shardings=shared,
-            donate_argnums=0,
-        )
+        self.train_steps = jax.jit(functools.partial(train_steps, **bound), out_shardings=shared, donate_argnums=0)
         self.generator_to_sample = jax.jit(functools.partial(generator_to_sample, **bound), out_shardings=shared)
-        self.images = jax.device_put(np.asarray(dataset.images), shared)
 
     def run(self) -> int:
         """Runs to the end, or until a signal asks to stop; the exit code."""
@@ -98,7 +97,7 @@ class _Training:
             self._save_generator()  # a crash came between
         if self.step >= self.total_steps:
             self._close()
-            print(f"{self.files.path}: already at step {self.step} of {self.total_steps}; raise num_steps to go on")
+            self._say(f"{self.files.path}: already at step {self.step} of {self.total_steps}; raise num_steps to go on")
             return 0
         self.files.forget_metrics_after(self.step)
         if self.step == 0:
@@ -113,25 +112,33 @@ class _Training:
 
     def _run_until_stopped(self) -> None:
         config = self.config
-        bar = tqdm(total=self.total_steps, initial=self.step, unit="step", desc="compiling", dynamic_ncols=True)
-        with bar:
-            indices = np.zeros((_MAX_STEPS_PER_CALL, config.batch_size), np.int32)
-            run = self.train_steps.lower(self.state, self.images, indices, np.int32(0)).compile()
+        bar = tqdm(
+            total=self.total_steps, initial=self.step, unit="step", desc="compiling", dynamic_ncols=True,
+            disable=not self.files.writes,
+        )  # fmt: skip
+        batches = open_batches(
+            self.dataset.images,
+            device_budget_mb=config.data.device_budget_mb,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            first_step=self.step,
+            mesh=self.mesh,
+        )
+        with bar, contextlib.closing(batches):
+            steps = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(self.mesh))
+            run = self.train_steps.lower(self.state, *batches.shapes, steps).compile()
             bar.unpause()
             bar.set_description("training")
             self.logged_step, self.logged_at = self.step, time.perf_counter()
             count, running = 1, None
             called_at = time.perf_counter()
-            while self.step < self.total_steps and not self.signals.caught:
-                count = min(count, self._steps_to_next_stop())
-                indices[:count] = batch_indices(
-                    self.step,
-                    count,
-                    num_images=len(self.dataset.images),
-                    batch_size=config.batch_size,
-                    seed=config.seed,
-                )
-                self.state, history = run(self.state, self.images, indices.copy(), np.int32(count))
+            while self.step < self.total_steps:
+                count, stop = agree(min(count, self._steps_to_next_stop()), self.signals.caught)
+                if stop:
+                    self.signals.caught = stop
+                    break
+                images, indices, count = batches.take(count, after=running)
+                self.state, history = run(self.state, images, indices, np.int32(count))
                 # Read the call before this one while this one computes: the device never waits for the host.
                 finished, running = running, (self.step, count, history)
                 self.step += count
@@ -140,7 +147,7 @@ class _Training:
                     now = time.perf_counter()
                     seconds_per_step = (now - called_at) / finished[1]
                     called_at = now
-                    count = max(1, min(_MAX_STEPS_PER_CALL, int(_SECONDS_PER_CALL / seconds_per_step)))
+                    count = max(1, int(_SECONDS_PER_CALL / seconds_per_step))
                 wants_picture = self._is_due(config.sample_every_steps)
                 wants_checkpoint = self._is_due(config.checkpoint_every_steps)
                 if wants_picture or wants_checkpoint:
@@ -216,17 +223,23 @@ class _Training:
         )
 
     def _write_picture(self) -> None:
+        variables = self.generator_to_sample(self.state)
+        if not self.files.writes:
+            return
+        mesh = local_mesh()
         batches = sample_batches(
             self.networks.generator,
-            self.generator_to_sample(self.state),
+            local_copy(variables, mesh),
             functools.partial(seeded_latents, self.config.seed, latent_dim=self.config.latent_dim),
             self.config.num_sample_images,
             batch_size=self.config.batch_size,
-            mesh=self.mesh,
+            mesh=mesh,
         )
         write_png(self.files.picture(self.step), image_grid(np.concatenate(list(batches))))
 
     def _write_reals(self) -> None:
+        if not self.files.writes:
+            return
         chosen = epoch_permutation(len(self.dataset.images), seed=self.config.seed, epoch=0)
         chosen = chosen[: self.config.num_sample_images]
         write_png(self.files.reals, image_grid(np.asarray(self.dataset.images[chosen])))
@@ -234,13 +247,36 @@ class _Training:
     def _report(self) -> int:
         if self.signals.caught:
             saved = f"stopped at step {self.step} of {self.total_steps}, saved"
-            print(f"{saved if self.step else 'stopped before the first step'}; the same command goes on from there")
+            self._say(f"{saved if self.step else 'stopped before the first step'}; the same command goes on from there")
             return 128 + self.signals.caught
-        print(
+        self._say(
             f"finished step {self.step}. Look at {self.files.picture(self.step)} beside {self.files.reals}; "
             f"sample with: python sample.py --checkpoint={self.files.path} --num_images=100 --out=samples"
         )
         return 0
+
+    def _say(self, line: str) -> None:
+        if self.files.writes:
+            print(line)
+
+
+def _load_dataset(config: Config) -> CachedImages:
+    """The images: process 0 first, so that others which share its disk find them decoded."""
+
+    def load() -> CachedImages:
+        return load_dataset(config.data, image_size=config.image_size, channels=config.channels, progress=is_leader())
+
+    def agreed(digest: str) -> list[Any]:
+        data = dataclasses.replace(config.data, path="", labels="", cache_dir="")  # each machine has its own
+        return [digest, dataclasses.replace(config, data=data).to_dict()]
+
+    dataset = load() if is_leader() else None
+    theirs = from_leader(dataset and agreed(dataset.digest))
+    dataset = dataset or load()
+    if agreed(dataset.digest) != theirs:
+        what = "images" if dataset.digest != theirs[0] else "hyperparameters"
+        raise UserError(f"other {what} than in process 0: start all processes with the same config and data")
+    return dataset
 
 
 def _describe(dataset: CachedImages) -> dict[str, Any]:

@@ -144,8 +144,8 @@ def train_steps(
 
     Args:
       state: the training so far; donate it.
-      images: (M, H, W, C) uint8, the whole data set on the device.
-      indices: (K, N) int32, row k the images of the k-th step from here.
+      images: uint8; (M, H, W, C), the whole data set, or (L, N, H, W, C), some batches of it.
+      indices: int32; (K, N), row k the images of the k-th step from here; or (K,), element k its batch.
       count: () int32, at most K.
       networks: modules and optimizers.
       config: the hyperparameters.

@@ -19,11 +19,12 @@ METRICS_KEYS = (
 
 
 class Workdir:
-    """Paths in a workdir, its metrics log, and its lock."""
+    """Paths in a workdir, its metrics log, its pictures, and its lock."""
 
-    def __init__(self, path: Path) -> None:
-        """Names the files below `path`; touches none."""
+    def __init__(self, path: Path, *, writes: bool = True) -> None:
+        """Names the files below `path`; touches none. Without `writes` nothing is ever locked or written."""
         self.path = path
+        self.writes = writes
         self.config = path / "config.json"
         self.dataset = path / "dataset.json"
         self.metrics = path / "metrics.jsonl"
@@ -48,6 +49,9 @@ class Workdir:
           UserError: the path is a file or cannot be written, another process trains here, or a training with other
             hyperparameters or images is here already. Nothing was changed then.
         """
+        if not self.writes:
+            yield
+            return
         self.check(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -64,6 +68,8 @@ class Workdir:
 
     def record(self, config: Config, dataset: dict[str, Any]) -> None:
         """Writes down what is trained on what. The config comes last: where it is, the other is."""
+        if not self.writes:
+            return
         self.samples.mkdir(exist_ok=True)
         _write_json(self.dataset, dataset)
         _write_json(self.config, config.to_dict())
@@ -100,7 +106,7 @@ class Workdir:
 
     def forget_metrics_after(self, step: int) -> None:
         """Drops the lines of metrics.jsonl past `step`, which a restored training will write again."""
-        if not self.metrics.exists():
+        if not self.writes or not self.metrics.exists():
             return
         kept = []
         for line in self.metrics.read_text().splitlines():
@@ -113,6 +119,8 @@ class Workdir:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Adds one line to metrics.jsonl, on the disk when this returns: no checkpoint is newer than its log."""
+        if not self.writes:
+            return
         with naming(self.metrics), open(self.metrics, "a") as file:
             file.write(json.dumps({key: line[key] for key in METRICS_KEYS}) + "\n")
             file.flush()

@@ -1,11 +1,27 @@
-"""The data order is a pure function of seed and step; a config leads to images."""
+"""The data order is a pure function of seed and step; a config leads to images; batches reach the devices."""
 
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+
+import jax
 import numpy as np
 import pytest
 
+from medgan_jax.data import pipeline
 from medgan_jax.data.phantom import phantom_image
-from medgan_jax.data.pipeline import batch_indices, epoch_permutation, load_dataset
+from medgan_jax.data.pipeline import (
+    ResidentBatches,
+    StreamedBatches,
+    batch_indices,
+    epoch_permutation,
+    load_dataset,
+    open_batches,
+)
 from medgan_jax.errors import UserError
+from medgan_jax.sharding import data_mesh
 
 
 def test_an_epoch_visits_every_image_once():
@@ -59,3 +75,103 @@ def test_load_dataset(tiny_config, tmp_path):
     assert cached.images.shape == (3, 16, 16, 3) and len(cached.labels) == 3
     np.testing.assert_array_equal(cached.images[2], phantom_image(2, seed=0, image_size=16))
     assert list(tmp_path.glob("*.uint8"))
+
+
+@pytest.fixture
+def images(tmp_path):
+    """A file of 22 random images, mapped as the cache maps it."""
+    path = tmp_path / "images.uint8"
+    np.random.default_rng(0).integers(0, 256, (22, 8, 8, 3), np.uint8).tofile(path)
+    return np.memmap(path, np.uint8, "r", shape=(22, 8, 8, 3))
+
+
+ORDER = {"batch_size": 4, "seed": 3}
+
+
+def taken(batches, counts):
+    """The images (N, H, W, C) of each step of takes of these sizes, or fewer where a take gives fewer."""
+    with contextlib.closing(batches):
+        for count in counts:
+            pixels, indices, count = batches.take(count)
+            assert [(x.shape, x.dtype) for x in (pixels, indices)] == [(s.shape, s.dtype) for s in batches.shapes]
+            assert pixels.sharding == batches.shapes[0].sharding
+            yield from (np.asarray(pixels[index]) for index in indices[:count])
+
+
+@pytest.mark.parametrize("first_step", [0, 7])
+@pytest.mark.parametrize("steps_in_chunk", [1, 3, 256])
+@pytest.mark.parametrize("kind", [ResidentBatches, StreamedBatches])
+def test_batches_are_the_same_either_way(images, monkeypatch, kind, steps_in_chunk, first_step):
+    """Over three epochs, in takes of many sizes, from the start and from an odd step."""
+    monkeypatch.setattr(pipeline, "_CHUNK_BYTES", steps_in_chunk * images[:4].nbytes + 1)
+    indices = batch_indices(first_step, 16, num_images=22, **ORDER)
+    batches = kind(images, first_step=first_step, mesh=data_mesh(), **ORDER)
+    seen = list(taken(batches, [1, 2, 300, 5, 1, 4, 4, 4, 1, 1, 1, 1, 1, 1, 1, 1]))[:16]
+    np.testing.assert_array_equal(seen, images[indices])
+
+
+def test_the_budget_decides(images):
+    kinds = []
+    for nbytes, budget in [(22, 0), (2 * 2**20, 2), (2 * 2**20 + 1, 2)]:
+        mapped = np.memmap(images.filename, np.uint8, "w+", shape=(nbytes, 1, 1, 1))
+        batches = open_batches(mapped, device_budget_mb=budget, first_step=0, mesh=data_mesh(), **ORDER)
+        kinds.append(type(batches))
+        batches.close()
+    assert kinds == [StreamedBatches, ResidentBatches, StreamedBatches]
+
+
+def test_two_chunks_at_a_time(images, monkeypatch):
+    """A chunk is not sent before the call on the one before the last is over."""
+    monkeypatch.setattr(pipeline, "_CHUNK_BYTES", 1)
+    over, waited = threading.Event(), []
+    real = jax.block_until_ready
+    monkeypatch.setattr(jax, "block_until_ready", lambda x: waited.append(over.wait(60)) if x == "call" else real(x))
+    with contextlib.closing(StreamedBatches(images, first_step=0, mesh=data_mesh(), **ORDER)) as batches:
+        batches.take(1)
+        batches.take(1, after="call")
+        assert not batches._next.done()
+        over.set()
+        batches.take(1)
+    assert waited == [True]
+
+
+def test_a_broken_cache_reaches_the_user_and_ends_the_thread(images):
+    before = threading.active_count()
+    os.truncate(images.filename, 100)
+    with (
+        contextlib.closing(StreamedBatches(images, first_step=0, mesh=data_mesh(), **ORDER)) as batches,
+        pytest.raises(UserError, match=r"images.uint8: ends too early"),
+    ):
+        batches.take(1)
+    assert threading.active_count() == before
+
+
+def test_memory_does_not_grow_with_the_data(tmp_path):
+    """Two epochs of 128 MB leave no trace in the resident memory; reading through the map leaves all of it."""
+    code = r"""
+import contextlib, re, sys
+import numpy as np
+from medgan_jax.data.pipeline import StreamedBatches
+from medgan_jax.sharding import data_mesh
+
+def resident():
+    return int(re.search(r"VmRSS:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024
+
+images = np.memmap(sys.argv[1], np.uint8, "r", shape=(8192, 64, 64, 4))
+batches = StreamedBatches(images, batch_size=64, seed=0, first_step=0, mesh=data_mesh())
+used = []
+with contextlib.closing(batches):
+    for step in range(256):
+        batches.take(1)
+        used.append(resident())
+images[::1].sum()
+print(max(used[128:]) - max(used[:128]), resident() - used[-1])
+"""
+    with open(tmp_path / "images", "wb") as file:
+        file.truncate(8192 * 64 * 64 * 4)
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "images"], capture_output=True, text=True, timeout=120, check=True
+    )
+    streamed, mapped = map(float, done.stdout.split())
+    assert streamed < 32
+    assert mapped > 96

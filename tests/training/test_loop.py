@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from medgan_jax.checkpoint import Checkpoints, load_generator
+from medgan_jax.data import pipeline
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training import loop
@@ -78,6 +79,18 @@ def test_stopping_and_going_on_changes_not_a_bit(config, tmp_path):
     lines = {line["step"]: line for line in log(tmp_path / "whole")}
     assert [line for line in log(tmp_path / "parts") if line["step"] % 2 == 0] == list(lines.values())
     assert Workdir(tmp_path / "whole").picture(12).read_bytes() == Workdir(tmp_path / "parts").picture(12).read_bytes()
+
+
+def test_streaming_changes_not_a_bit(config, tmp_path, monkeypatch):
+    """Chunks of 5 steps, and a resume within one; the memory kept on the devices may change between."""
+    options = {"ema_decay": 0.5, "label_flip": 0.3, "data_horizontal_flip": True}
+    whole = config(num_steps=12, **options)
+    train(whole, tmp_path / "resident")
+    monkeypatch.setattr(pipeline, "_CHUNK_BYTES", 5 * 4 * 16 * 16 * 3)
+    train(config(num_steps=7, data_device_budget_mb=0, **options), tmp_path / "streamed")
+    train(config(num_steps=12, data_device_budget_mb=0, **options), tmp_path / "streamed")
+    expected = final_state(tmp_path / "resident", whole)
+    jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / "streamed", whole), expected)
 
 
 def test_a_finished_training_is_left_alone(config, tmp_path, capsys):

@@ -31,6 +31,19 @@ def test_the_same_training_may_continue(tmp_path, tiny_config):
     assert json.loads(files.config.read_text())["num_steps"] == 99
 
 
+def test_without_writing_nothing_is_locked_or_written(tmp_path, tiny_config):
+    files = Workdir(tmp_path / "run", writes=False)
+    with files.opened(tiny_config(), IMAGES):
+        files.record(tiny_config(), IMAGES)
+        files.append_metrics(line(1))
+    assert not files.path.exists()
+    leader = begun(tmp_path, tiny_config)
+    with leader.opened(tiny_config(), IMAGES), files.opened(tiny_config(), IMAGES):
+        leader.append_metrics(line(1))
+        files.forget_metrics_after(0)
+    assert len(files.metrics.read_text().splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "images", "says"),
     [
