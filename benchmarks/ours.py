@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.pipe import peak_memory, serve
 from configs import default
 from medgan_jax.checkpoint import load_generator
+from medgan_jax.compilation import compiled
 from medgan_jax.config import Config, parse_config
 from medgan_jax.images import write_png
 from medgan_jax.sampling import sample_batches, seeded_latents
@@ -62,16 +63,17 @@ class Training:
         shared = replicated(self.mesh)
         random = np.random.default_rng(0)
         shape = (num_images, config.image_size, config.image_size, config.channels)
-        self.state = jax.jit(functools.partial(initial_state, networks, config), out_shardings=shared)()
+        initialise = jax.jit(functools.partial(initial_state, networks, config), out_shardings=shared)
+        self.state = compiled(initialise)()
         self.images = jax.device_put(random.integers(0, 256, shape, np.uint8), shared)
         self.indices = random.integers(0, num_images, (MAX_STEPS, config.batch_size), np.int32)
-        self._call = jax.jit(
+        call = jax.jit(
             functools.partial(train_steps, networks=networks, config=config),
             in_shardings=(shared, shared, sharded(self.mesh, axis=1), shared),
             out_shardings=shared,
             donate_argnums=0,
         )
-        self._call = self._call.lower(self.state, self.images, self.indices, np.int32(0)).compile()
+        self._call = compiled(call, self.state, self.images, self.indices, np.int32(0))
 
     def run(self, steps: int) -> dict[str, np.ndarray]:
         """`steps` iterations, and their metrics on the host: the only place that calls `train_steps`."""

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from medgan_jax.checkpoint import Checkpoints, save_generator
+from medgan_jax.compilation import compiled
 from medgan_jax.config import Config
 from medgan_jax.data.cache import CachedImages
 from medgan_jax.data.pipeline import epoch_permutation, load_dataset, open_batches, steps_per_epoch
@@ -83,7 +84,7 @@ class _Training:
                     f"{files.path}: holds a trained generator but no checkpoint to go on from; restore "
                     f"{files.checkpoints}, or give another --workdir"
                 )
-            self.state = initialise()
+            self.state = compiled(initialise)()
         else:
             self.state = self.checkpoints.restore(self.saved_step, jax.eval_shape(initialise), shared)
         self.step = self.saved_step or 0  # int(self.state.step), without waiting for the device
@@ -126,7 +127,7 @@ class _Training:
         )
         with bar, contextlib.closing(batches):
             steps = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(self.mesh))
-            run = self.train_steps.lower(self.state, *batches.shapes, steps).compile()
+            run = compiled(self.train_steps, self.state, *batches.shapes, steps)
             bar.unpause()
             bar.set_description("training")
             self.logged_step, self.logged_at = self.step, time.perf_counter()

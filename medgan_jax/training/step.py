@@ -19,6 +19,7 @@ from medgan_jax.streams import Stream, stream_key
 from medgan_jax.training.state import GANState, Networks, NetworkState
 
 Metrics = dict[str, jax.Array]
+METRICS = ("loss_dis", "loss_gen", "score_real", "score_fake_before", "score_fake_after")
 
 
 def discriminator_update(
@@ -108,7 +109,7 @@ def train_step(state: GANState, reals: jax.Array, *, networks: Networks, config:
       config: the hyperparameters.
 
     Returns:
-      The next state and the scalars of metrics.jsonl: losses, and scores as mean probabilities.
+      The next state and METRICS, the scalars of metrics.jsonl: losses, and scores as mean probabilities.
     """
     key = jax.random.fold_in(stream_key(config.seed, Stream.TRAINING), state.step)
     latent_key, target_key, augment_key = jax.random.split(key, 3)
@@ -159,8 +160,7 @@ def train_steps(
         state, metrics = train_step(state, images[indices[k]], networks=networks, config=config)
         return state, jax.tree.map(lambda h, m: h.at[k].set(m), history, metrics)
 
-    shapes = jax.eval_shape(lambda s: train_step(s, images[indices[0]], networks=networks, config=config)[1], state)
-    history = jax.tree.map(lambda m: jnp.zeros(indices.shape[:1], m.dtype), shapes)
+    history = {name: jnp.zeros(indices.shape[:1]) for name in METRICS}
     return jax.lax.fori_loop(0, count, body, (state, history))
 
 
