@@ -54,7 +54,7 @@ def training_config(
 
 
 class Training:
-    """A state, a random data set on the device, and the compiled call of many steps."""
+    """A state, a random data set on the device, and `program`, the compiled call of many steps."""
 
     def __init__(self, config: Config, num_images: int = 512) -> None:
         """Draws weights and images, and compiles."""
@@ -73,11 +73,11 @@ class Training:
             out_shardings=shared,
             donate_argnums=0,
         )
-        self._call = compiled(call, self.state, self.images, self.indices, np.int32(0))
+        self.program = compiled(call, self.state, self.images, self.indices, np.int32(0))
 
     def run(self, steps: int) -> dict[str, np.ndarray]:
         """`steps` iterations, and their metrics on the host: the only place that calls `train_steps`."""
-        self.state, history = self._call(self.state, self.images, self.indices.copy(), np.int32(steps))
+        self.state, history = self.program(self.state, self.images, self.indices.copy(), np.int32(steps))
         return {name: np.asarray(value)[:steps] for name, value in history.items()}
 
 

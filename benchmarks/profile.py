@@ -23,9 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.arithmetic import layers
-from benchmarks.ours import matmul_rate, training_config
-from medgan_jax.training.state import build_networks, initial_state
-from medgan_jax.training.step import train_step
+from benchmarks.ours import Training, matmul_rate, training_config
 
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = .*? ([a-z][\w\-]*)\(")
 _COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -177,37 +175,27 @@ def copy_rate(mebibytes: int = 256, repeats: int = 10) -> float:
     return 2 * x.nbytes * repeats / (time.perf_counter() - start)
 
 
-def profile(*, steps: int = 3, matrix: int = 2048, **options: Any) -> str:
+def profile(*, steps: int = 5, matrix: int = 2048, **options: Any) -> str:
     """Traces some steps of the training that `options` describe, see `training_config`; Markdown."""
     config = training_config(**options)
-    networks = build_networks(config)
-    state = jax.jit(functools.partial(initial_state, networks, config))()
-    size, batch = config.image_size, config.batch_size
-    images = jax.random.randint(jax.random.key(0), (batch, size, size, config.channels), 0, 256).astype(jnp.uint8)
-    step = jax.jit(functools.partial(train_step, networks=networks, config=config), donate_argnums=0)
-    step = step.lower(state, images).compile()
-    for _ in range(2):
-        state, _ = step(state, images)
-    jax.block_until_ready(state)
+    training = Training(config)
+    training.run(2)
     start = time.perf_counter()
-    for _ in range(steps):
-        state, _ = step(state, images)
-    jax.block_until_ready(state)
+    training.run(steps)
     seconds = (time.perf_counter() - start) / steps
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, create_perfetto_trace=True):
-            for _ in range(steps):
-                state, _ = step(state, images)
-            jax.block_until_ready(state)
-        traced = read_trace(Path(folder), "jit_train_step")
-    program = parse_program(step.as_text())
+            training.run(steps)
+        traced = read_trace(Path(folder), "jit_train_steps")
+    program = parse_program(training.program.as_text())
     times = {name: spent / steps / 1000 for name, spent in leaves(traced, program).items()}
 
+    size, batch = config.image_size, config.batch_size
     every = layers(size, maps=config.gen_features, latent=config.latent_dim, channels=config.channels)
     flops, least = sum(layer.flops(batch) for layer in every), sum(layer.traffic(batch) for layer in every)
-    analysis = step.cost_analysis() or {}
-    moved = analysis.get("bytes accessed", 0)
-    rate, bandwidth = matmul_rate(matrix, 4, config.dtype), copy_rate()
+    analysis = training.program.cost_analysis() or {}
+    moved = analysis.get("bytes accessed", 0)  # of one step: a loop's body counts once
+    rate, bandwidth = matmul_rate(matrix, 40, config.dtype), copy_rate()
     bounds = [
         ("the step, not traced", "", "", f"{1000 * seconds:.1f}"),
         ("its operations, summed", "", "", f"{sum(times.values()):.1f}"),
@@ -235,7 +223,7 @@ def _main() -> None:
     parser.add_argument("--maps", type=int, default=64, help="feature maps; 64, the published networks, by default")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--arch", default="sngan", choices=("sngan", "dcgan"))
-    parser.add_argument("--steps", type=int, default=3, help="how many to trace; 3 by default")
+    parser.add_argument("--steps", type=int, default=5, help="how many to trace; 5 by default")
     print(profile(**vars(parser.parse_args())))
 
 
