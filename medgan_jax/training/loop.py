@@ -31,7 +31,7 @@ from medgan_jax.training.step import Metrics, generator_to_sample, train_steps
 from medgan_jax.training.workdir import Workdir
 
 _MAX_STEPS_PER_CALL = 256
-_SECONDS_PER_CALL = 1.0  # short enough for a lively progress bar and a prompt answer to Ctrl-C
+_SECONDS_PER_CALL = 2.0  # short enough for a lively progress bar and a prompt answer to Ctrl-C
 
 
 def train(config: Config, workdir: Path) -> int:
@@ -89,13 +89,17 @@ class _Training:
             self.state = self.checkpoints.restore(self.saved_step, jax.eval_shape(initialise), shared)
         self.step = self.saved_step or 0  # int(self.state.step), without waiting for the device
         self.train_steps = jax.jit(functools.partial(train_steps, **bound), out_shardings=shared, donate_argnums=0)
-        self.generator_to_sample = jax.jit(functools.partial(generator_to_sample, **bound), out_shardings=shared)
+        # Copies, where they are the network in training: its state is donated to the next call.
+        self.generator_to_sample = jax.jit(
+            lambda state: jax.tree.map(jnp.copy, generator_to_sample(state, **bound)), out_shardings=shared
+        )
+        self.unsaved_generator: tuple[int, dict[str, Any]] | None = None
 
     def run(self) -> int:
         """Runs to the end, or until a signal asks to stop; the exit code."""
         self.files.record(self.config, _describe(self.dataset))
         if self.saved_step and self.generators.latest_step() != self.saved_step:
-            self._save_generator()  # a crash came between
+            self.unsaved_generator = self.step, self.generator_to_sample(self.state)  # a crash came between
         if self.step >= self.total_steps:
             self._close()
             self._say(f"{self.files.path}: already at step {self.step} of {self.total_steps}; raise num_steps to go on")
@@ -143,6 +147,7 @@ class _Training:
                 # Read the call before this one while this one computes: the device never waits for the host.
                 finished, running = running, (self.step, count, history)
                 self.step += count
+                self._save_generator()
                 if finished:
                     self._take_in(*finished, bar)
                     now = time.perf_counter()
@@ -198,18 +203,22 @@ class _Training:
     def _save(self) -> None:
         if not _all_finite(self.state):
             self._diverged("a parameter is not finite", self.step)
+        self._save_generator()
         self.checkpoints.save(self.step, self.state, {})
         self.saved_step = self.step
-        self._save_generator()
+        self.unsaved_generator = self.step, self.generator_to_sample(self.state)
 
     def _save_generator(self) -> None:
-        self.checkpoints.wait()  # no generator without the state it comes from
-        variables = self.generator_to_sample(self.state)
-        save_generator(
-            self.generators, self.step, variables, self.networks.generator, self.config.latent_dim, self.config
-        )
+        """Saves the generator of the last checkpoint, once that is on the disk: none without its state."""
+        if self.unsaved_generator:
+            self.checkpoints.wait()
+            (step, variables), self.unsaved_generator = self.unsaved_generator, None
+            save_generator(
+                self.generators, step, variables, self.networks.generator, self.config.latent_dim, self.config
+            )
 
     def _close(self) -> None:
+        self._save_generator()
         self.checkpoints.close()
         self.generators.close()
 
