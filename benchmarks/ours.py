@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks.pipe import peak_memory, serve
 from configs import default
 from medgan_jax.checkpoint import load_generator
-from medgan_jax.compilation import compiled, keep_workspace
+from medgan_jax.compilation import compiled
 from medgan_jax.config import Config, parse_config
 from medgan_jax.images import write_png
 from medgan_jax.sampling import sample_batches, seeded_latents
@@ -151,7 +151,6 @@ class _Worker:
 
 
 if __name__ == "__main__":
-    keep_workspace()  # as the doors do
     if sys.argv[1:] == ["about"]:
         print(json.dumps(about()))
     else:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from absl import flags
 
-from medgan_jax.compilation import keep_workspace
 from medgan_jax.errors import UserError, reported
 
 
@@ -101,7 +100,6 @@ def _check_config_arguments(config: Path) -> None:
 
 def _configure_libraries() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's, read at import
-    keep_workspace()
     import jax
 
     from medgan_jax.data.cache import default_cache_dir
