@@ -129,7 +129,7 @@ def _split_cells(cells: jax.Array) -> list[jax.Array]:
 def _combine_cells(products: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
     """Nine (tiles, C) to cells of `shape` (N, H + 1, W + 1, C), the transpose of `_split_cells`.
 
-    Written out, because what autodiff makes of strided slices is slow: a dilated pad and a sum for each.
+    Written out: what autodiff makes of strided slices, a dilated pad for each and their sum, is slow.
     """
     n, h, w, c = shape
 
@@ -137,8 +137,7 @@ def _combine_cells(products: list[jax.Array], shape: tuple[int, ...]) -> jax.Arr
         even = _pad(a, axis, 0, 1) - _pad(c, axis, 1, 0)
         odd = _pad(b - a + c, axis, 0, 1)
         cells = jnp.stack([even, odd], axis + 1)  # the last odd one is beyond the image
-        cells = cells.reshape(*a.shape[:axis], -1, *a.shape[axis + 1 :])
-        return cells
+        return cells.reshape(*a.shape[:axis], -1, *a.shape[axis + 1 :])
 
     products = [p.reshape(n, h // 2, w // 2, c) for p in products]
     rows = [combine(*products[i : i + 3], axis=2) for i in (0, 3, 6)]

@@ -46,8 +46,8 @@ class _Convolution(nn.Module):
         x = self._convolve(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.spectral_norm:
             sigma = SpectralNorm(name="spectral_norm")(kernel, training=training, batches=batches)
-            scale = jnp.tile(1 / sigma, x.shape[0] // batches).astype(self.dtype)
-            x = x * scale.reshape(-1, *[1] * (x.ndim - 1))
+            scale = jnp.tile(1 / sigma, x.shape[0] // batches).reshape(-1, *[1] * (x.ndim - 1))
+            x = (x * scale).astype(self.dtype)
         return x
 
     def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -3,8 +3,8 @@
 A layer is divided by an estimate of its kernel's largest singular value, which bounds its Lipschitz constant. The
 estimate's two singular vectors live in their own variable collection, `spectral`, beside the parameters: a training
 forward improves them by one iteration, an evaluation forward leaves them as they are. The kernel itself is never
-overwritten, nor copied: the layer is linear, so what it puts out is divided, which may be as many numbers less, and
-serves several estimates at once. Everything here is float32, whatever the layer computes in.
+overwritten, and no divided copy of it is made: a convolution is linear, so its output is divided instead, for several
+batches by an estimate each. Everything here is float32, whatever the layer computes in.
 """
 
 import flax.linen as nn
