@@ -181,12 +181,15 @@ def from_leader(value: Any) -> Any:
         _put(f"message/{number}", value)
         if number >= _MESSAGES_KEPT:
             _client().key_value_delete(f"{_PREFIX}message/{number - _MESSAGES_KEPT}")
+    pause = 0.001
     while True:
-        try:  # in slices: a signal is handled between them only
-            return json.loads(_client().blocking_key_value_get(f"{_PREFIX}message/{number}", 500))
+        try:
+            return json.loads(_client().key_value_try_get(f"{_PREFIX}message/{number}"))
         except jax.errors.JaxRuntimeError as error:
-            if not str(error).startswith("DEADLINE_EXCEEDED"):
+            if not str(error).startswith("NOT_FOUND"):
                 raise
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
 
 
 def agree(count: int, caught: int) -> tuple[int, int]:
