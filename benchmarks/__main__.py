@@ -29,14 +29,16 @@ from medgan_jax.errors import UserError, reported
 def main(arguments: list[str]) -> None:
     """Measures, prints and writes."""
     options = _parser().parse_args(arguments)
-    names = options.rows.split(",") if options.rows else list(ROWS)
+    names = list(ROWS) if options.rows is None else options.rows.split(",")
     unknown = [name for name in names if name not in ROWS]
     if unknown:
         raise UserError(f"--rows: there is no row {unknown[0]!r}; give some of {','.join(ROWS)}")
     torch_python = find_torch(options.torch_python)
     if options.torch_python and not torch_python:
         raise UserError(f"--torch_python={options.torch_python}: this interpreter cannot import torch")
-    images = options.sample_images or (1000 if options.quick else 10_000)
+    images = (1000 if options.quick else 10_000) if options.sample_images is None else options.sample_images
+    if images < 256:
+        raise UserError(f"--sample_images={images}: must be at least 256, to measure anything")
     settings = Settings(torch_python=torch_python, images=images)
     if options.quick:
         settings = Settings(torch_python=torch_python, images=images, rounds=3, turn_seconds=2, slow_rounds=2)
@@ -47,7 +49,7 @@ def main(arguments: list[str]) -> None:
         "versions": about["versions"] | _torch_version(torch_python),
         "rows": [],
     }
-    path = None
+    path, failed = None, False
     for name in names:
         claim = ROWS[name]
         settings.say(f"{name}: {claim.title}")
@@ -63,6 +65,7 @@ def main(arguments: list[str]) -> None:
                 measured = report.Measurement([], [], [], "", problem=problem) if problem else claim.measure(settings)
             except WorkerError as error:  # the other rows are worth having
                 measured = report.Measurement([], [], [], "", problem=f"failed: {error}")
+                failed = True
         if not problem:
             record["others_busy_percent"] = others.percent
             if (others.percent or 0) > TOLERATED:
@@ -73,6 +76,8 @@ def main(arguments: list[str]) -> None:
         path = report.save(options.out, results)  # after each row: an interruption costs one
     print(report.table(results["rows"]))
     print(f"\n{results['machine']['name']}; commit {results['commit']}; written to {path}")
+    if failed:
+        sys.exit(1)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -54,7 +54,8 @@ def find_torch(given: str | None) -> str | None:
     """The interpreter for the peer: this one when it has torch, else `given` when that has."""
     if importlib.util.find_spec("torch"):
         return sys.executable
-    if given and not subprocess.run([given, "-c", "import torch"], capture_output=True).returncode:
+    command = "import torch; print(torch.__version__)"
+    if given and subprocess.run([given, "-c", command], capture_output=True, text=True).stdout.strip():
         return given
     return None
 
@@ -62,11 +63,11 @@ def find_torch(given: str | None) -> str | None:
 def environment(*, cpu: bool = False, caches: str | None = None) -> dict[str, str]:
     """Of the processes we start: `cpu` keeps them off other devices, `caches` is a folder instead of the user's."""
     variables = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # two processes share a GPU
+    variables.pop("JAX_COMPILATION_CACHE_DIR", None)
     if cpu:
         variables["JAX_PLATFORMS"] = "cpu"
     if caches:
         variables["XDG_CACHE_HOME"] = caches
-        variables.pop("JAX_COMPILATION_CACHE_DIR", None)
     return variables
 
 
@@ -167,9 +168,9 @@ def command_overhead(
 
     At the default intervals, a picture and a checkpoint every 500 steps, a segment on a CPU would take minutes, and the
     machine would have changed before the bare step's next turn. So segments are short and stop more often, and the two
-    are told apart: p, the median time per step of the lines without a stop before them, and s, all time above p per
-    step, divided by the stops: their cost, with whatever the checkpoint's writing slows down after them. The result is
-    (p + s / 500) / bare - 1. Lines are logged more often than the default 50 steps, which is left in.
+    are told apart: p, the time per step of the lines without a stop before them, whatever else falls between, and s,
+    the time above p per step of a line after a stop. The result is (p + s / 500) / bare - 1. Lines are logged more
+    often than the default 50 steps, which is left in.
     """
     overrides = [f"--config.gen_features={settings.maps}", f"--config.dis_features={settings.maps}"]
     overrides += [f"--config.image_size={size}", f"--config.batch_size={batch}", "--config.data.source=phantom"]
@@ -238,9 +239,9 @@ def plain_and_stop(lines: list[dict[str, Any]], *, batch: int, stop: int) -> tup
         (b["step"] - a["step"], (b["step"] - a["step"]) * batch / b["images_per_s"], a["step"] % stop == 0)
         for a, b in zip(lines, lines[1:], strict=False)
     ]
-    plain = statistics.median(seconds / steps for steps, seconds, stopped in windows if not stopped)
-    excess = sum(seconds - steps * plain for steps, seconds, _ in windows)
-    return plain, excess / sum(stopped for _, _, stopped in windows)
+    undisturbed = [(seconds, steps) for steps, seconds, stopped in windows if not stopped]
+    plain = sum(seconds for seconds, _ in undisturbed) / sum(steps for _, steps in undisturbed)
+    return plain, statistics.mean(seconds - steps * plain for steps, seconds, stopped in windows if stopped)
 
 
 # Row 4: the start.

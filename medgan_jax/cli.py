@@ -49,9 +49,9 @@ def run(main: Callable[[], int | None], *, doc: str) -> None:
         code = 1
     sys.stdout.flush()
     sys.stderr.flush()
-    # Threads of the libraries may be at work still, and crash while the interpreter goes down; and it would wait for
-    # other processes, which may be gone.
-    if code > 128 or _is_distributed():
+    # Threads of the libraries may be at work still: they would crash while the interpreter goes down, or be waited for
+    # without end; and so would other processes, which may be gone.
+    if (code and "jax" in sys.modules) or _is_distributed():
         os._exit(code)
     sys.exit(code)
 

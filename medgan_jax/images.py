@@ -10,8 +10,10 @@ import io
 import math
 import os
 import secrets
+import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -223,14 +225,37 @@ def image_grid(images: np.ndarray, *, columns: int | None = None, padding: int =
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
     """Writes a uint8 (height, width, 1 or 3) image as a PNG file: whole, or not at all.
 
-    The same image gives the same bytes under one version of Pillow.
+    The same image gives the same bytes under one version of zlib.
 
     Raises:
       OSError: the file cannot be written; what stood at `path` is as it was.
     """
-    encoded = io.BytesIO()
-    _from_array(image).save(encoded, "PNG", compress_level=1)  # a third of the time for a tenth more bytes
-    replace_file(path, encoded.getvalue())
+    replace_file(path, _encode_png(image))
+
+
+def _encode_png(image: np.ndarray) -> bytes:
+    """PNG (ISO/IEC 15948) of a uint8 image: each row less the one above, then run lengths and Huffman codes.
+
+    Pillow takes three times as long for the same bytes, and keeps all other threads waiting meanwhile.
+    """
+    height, width, channels = image.shape
+    rows = image.reshape(height, -1)
+    filtered = np.empty((height, 1 + rows.shape[1]), np.uint8)
+    filtered[:, 0] = 2  # the filter "up"
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
+    colour = {1: 0, 3: 2}[channels]
+    chunks = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0),
+        b"IDAT": packer.compress(filtered) + packer.flush(),
+        b"IEND": b"",
+    }
+    checked = (
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks.items()
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(checked)
 
 
 def replace_file(path: str | os.PathLike, data: bytes) -> None:

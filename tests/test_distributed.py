@@ -66,14 +66,16 @@ def launch(command_environment):
 def start(launch, tmp_path):
     """Starts two processes of one training, which share the images' cache."""
 
-    def call(workdir, *, of_process_1=(), **fields):
+    def call(*workdirs, of_process_1=(), **fields):
         port = free_port()
         fields = TINY | {"data.cache_dir": tmp_path / "cache"} | fields
         for process in (0, 1):
             fields |= dict(of_process_1) if process else {}
             overrides = [f"--config.{name}={value}" for name, value in fields.items()]
             flags = [f"--coordinator=localhost:{port}", "--num_processes=2", f"--process_id={process}"]
-            yield launch("train.py", "--config=configs/sngan64.py", f"--workdir={workdir}", *flags, *overrides)
+            yield launch(
+                "train.py", "--config=configs/sngan64.py", f"--workdir={workdirs[-process]}", *flags, *overrides
+            )
 
     return lambda *args, **kwargs: list(call(*args, **kwargs))
 
@@ -168,6 +170,10 @@ def test_an_error_in_one_ends_both(start, tmp_path):
     assert codes == [2, 2], outputs
     for (line,) in error_lines(outputs):
         assert "has checkpoints but no config.json" in line
+    codes, outputs = finish(start(tmp_path / "one", tmp_path / "other"), timeout=EXIT_S)
+    assert codes == [2, 2], outputs
+    for (line,) in error_lines(outputs):
+        assert "is not the folder that process 0 sees" in line
 
 
 def test_a_lone_start_gives_up(command_environment):

@@ -52,7 +52,16 @@ def train(config: Config, workdir: Path) -> int:
         dataset = _load_dataset(config)
         epoch = steps_per_epoch(len(dataset.images), config.batch_size)
         with files.opened(config, _describe(dataset)):
-            return _Training(config, dataset, epoch, files, mesh, signals).run()
+            if jax.process_count() > 1 and not files.bears(from_leader(files.mark())):
+                raise UserError(
+                    f"--workdir={workdir}: is not the folder that process 0 sees; give one on a shared disk"
+                )
+            training = _Training(config, dataset, epoch, files, mesh, signals)
+            try:
+                return training.run()
+            except (UserError, OSError):
+                training.abandon()
+                raise
 
 
 class _Training:
@@ -76,9 +85,7 @@ class _Training:
         shared = replicated(mesh)
 
         initialise = jax.jit(functools.partial(initial_state, self.networks, config), out_shardings=shared)
-        self.saved_step = self.checkpoints.latest_step()
-        if from_leader(self.saved_step) != self.saved_step:
-            raise UserError(f"--workdir={files.path}: is not the folder that process 0 sees; give one on a shared disk")
+        self.saved_step = from_leader(self.checkpoints.latest_step())
         if self.saved_step is None:
             if self.generators.latest_step() is not None:  # a generator is saved after the state it comes from
                 raise UserError(
@@ -223,8 +230,16 @@ class _Training:
         self.checkpoints.close()
         self.generators.close()
 
+    def abandon(self) -> None:
+        """After an error: what is being saved still gets to the disk, as far as it can without the other processes."""
+        with contextlib.suppress(UserError):
+            if jax.process_count() == 1:
+                self._close()
+            else:
+                self.checkpoints.wait()
+                self.generators.wait()
+
     def _diverged(self, what: str, step: int) -> NoReturn:
-        self._close()
         kept = (
             f"the checkpoint of step {self.saved_step} is kept" if self.saved_step else "no checkpoint was written yet"
         )

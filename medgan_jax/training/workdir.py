@@ -4,6 +4,8 @@ import contextlib
 import fcntl
 import json
 import os
+import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from medgan_jax.images import replace_file
 METRICS_KEYS = (
     "step", "epoch", "loss_dis", "loss_gen", "score_real", "score_fake_before", "score_fake_after", "images_per_s",
 )  # fmt: skip
+_MARK_TRIES = 10  # a second apart
 
 
 class Workdir:
@@ -25,6 +28,7 @@ class Workdir:
         """Names the files below `path`; touches none. Without `writes` nothing is ever locked or written."""
         self.path = path
         self.writes = writes
+        self.lock = path / ".lock"
         self.config = path / "config.json"
         self.dataset = path / "dataset.json"
         self.metrics = path / "metrics.jsonl"
@@ -55,7 +59,7 @@ class Workdir:
         self.check(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.path / ".lock", "a")  # noqa: SIM115
+            lock = open(self.lock, "a")  # noqa: SIM115
         except OSError as error:
             raise UserError(f"--workdir={self.path}: cannot be written ({error.strerror}); give another") from error
         with lock:
@@ -65,6 +69,24 @@ class Workdir:
                 raise UserError(f"--workdir={self.path}: another training is running in it") from None
             self.check(config, dataset)
             yield
+
+    def mark(self) -> str | None:
+        """Leaves a mark in the opened folder, by which other processes can tell that theirs is the same one."""
+        if not self.writes:
+            return None
+        token = secrets.token_hex(16)
+        with naming(self.lock):
+            self.lock.write_text(token)
+        return token
+
+    def bears(self, token: str) -> bool:
+        """Whether `token` was left in the folder; waits some seconds for it, as network disks may need."""
+        for _ in range(_MARK_TRIES):
+            with contextlib.suppress(OSError):
+                if self.lock.read_text() == token:
+                    return True
+            time.sleep(1)
+        return False
 
     def record(self, config: Config, dataset: dict[str, Any]) -> None:
         """Writes down what is trained on what. The config comes last: where it is, the other is."""

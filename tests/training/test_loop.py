@@ -93,6 +93,24 @@ def test_streaming_changes_not_a_bit(config, tmp_path, monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / "streamed", whole), expected)
 
 
+@pytest.mark.parametrize("ema_decay", [0.0, 0.5])
+def test_an_error_leaves_what_was_being_saved(config, tmp_path, monkeypatch, ema_decay):
+    """Right after a checkpoint, while it and its generator are on their way to the disk."""
+    real = pipeline.ResidentBatches.take
+
+    def take(self, count, after=None):
+        if self._step == 4:
+            raise UserError("the disk is gone")
+        return real(self, count, after)
+
+    monkeypatch.setattr(pipeline.ResidentBatches, "take", take)
+    c = config(ema_decay=ema_decay)
+    with pytest.raises(UserError, match="the disk is gone"):
+        train(c, tmp_path / "run")
+    assert int(final_state(tmp_path / "run", c).step) == 4
+    assert load_generator(tmp_path / "run", replicated(data_mesh())).step == 4
+
+
 def test_a_finished_training_is_left_alone(config, tmp_path, capsys):
     train(config(), tmp_path / "run")
     files = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
