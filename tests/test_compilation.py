@@ -18,6 +18,17 @@ def test_compiles_for_shapes():
     np.testing.assert_array_equal(program(np.ones((2, 3), "f"), np.ones((3, 2), "f")), np.full((2, 2), 3))
 
 
+def test_compiles_without_glibc(monkeypatch):
+    """A C library without `malloc_trim`, and a system where it cannot be opened."""
+
+    def closed(name):
+        raise OSError
+
+    for library in (lambda name: object(), closed):
+        monkeypatch.setattr("medgan_jax.compilation.ctypes.CDLL", library)
+        assert compiled(jax.jit(lambda x: x + 1), 1.0)(1.0) == 2
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="asks glibc")
 def test_memory_goes_back_to_the_system():
     """Blocks too small to be mapped each by itself, freed below one that is in use: kept until it is asked for."""
