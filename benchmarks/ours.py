@@ -25,6 +25,7 @@ from configs import default
 from medgan_jax.checkpoint import load_generator
 from medgan_jax.compilation import compiled
 from medgan_jax.config import Config, parse_config
+from medgan_jax.evaluation.protocol import paired_scores
 from medgan_jax.images import write_png
 from medgan_jax.sampling import sample_batches, seeded_latents
 from medgan_jax.sharding import data_mesh, replicated, sharded
@@ -135,6 +136,19 @@ class _Worker:
         )
         return {"seconds": time.perf_counter() - start}
 
+    def setup_metrics(self, size: int, pairs: int) -> dict[str, Any]:
+        self.pairs = np.random.default_rng(0).integers(0, 256, (2, pairs, size, size, 3), np.uint8)
+        return about()
+
+    def score(self) -> dict[str, Any]:
+        """Seconds of the five metrics over all pairs, and the seconds of each."""
+        each = {}
+        for name in ("psnr", "ssim", "ms_gmsd", "mdsi", "haarpsi"):
+            start = time.perf_counter()
+            paired_scores(*self.pairs, [name], pairing="random")
+            each[name] = time.perf_counter() - start
+        return {"seconds": sum(each.values()), "each": each}
+
     def encode(self) -> dict[str, Any]:
         """Seconds to write them as PNG files, on all cores."""
         images = [image for batch in self.images for image in batch]
@@ -155,5 +169,5 @@ if __name__ == "__main__":
         print(json.dumps(about()))
     else:
         worker = _Worker()
-        names = ("setup", "run", "memory", "matmul", "setup_sampling", "compute", "encode")
+        names = ("setup", "run", "memory", "matmul", "setup_sampling", "compute", "encode", "setup_metrics", "score")
         serve({name: getattr(worker, name) for name in names})

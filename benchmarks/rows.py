@@ -418,6 +418,45 @@ def sampling(settings: Settings, *, size: int = 128, batch: int = 64) -> Measure
     return Measurement(value=ratios, ours=full, peer=alone, unit="s", notes=notes)
 
 
+# The paired metrics.
+
+
+def metrics_against_piqa(settings: Settings, *, size: int = 256, pairs: int = 64) -> Measurement:
+    """Seconds of PIQA over ours, for PSNR, SSIM, MS-GMSD, MDSI and HaarPSI of random pairs on the CPU.
+
+    Ours are scored as evaluate.py scores them, from uint8 and a few pairs at a time; PIQA's are given as floats, at once.
+    """
+    shape = {"size": size, "pairs": pairs}
+    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
+    with ExitStack() as stack:
+        ours = stack.enter_context(_ours(cpu=True))
+        ours.ask("setup_metrics", **shape)
+        workers, versions = {"ours": ours}, {}
+        if settings.torch_python:
+            peer = stack.enter_context(Worker([settings.torch_python, "-m", "benchmarks.piqa_metrics"], environment()))
+            versions = peer.ask("setup", **shape)
+            workers["peer"] = peer
+        for worker in workers.values():
+            worker.ask("score")  # compiles, and allocates
+        for i in range(settings.slow_rounds):
+            for name in workers if i % 2 else reversed(workers):
+                answer = workers[name].ask("score")
+                seconds[name].append(answer["seconds"])
+                versions |= {f"{name}_{key}": round(value, 3) for key, value in answer["each"].items()}
+                time.sleep(0.05)
+            settings.say(
+                f"  round {i + 1} of {settings.slow_rounds}: "
+                + ", ".join(f"{name} {values[-1]:.2f} s" for name, values in seconds.items() if values)
+            )
+    return Measurement(
+        value=[b / a for a, b in zip(seconds["ours"], seconds["peer"], strict=False)],
+        **seconds,
+        unit="s",
+        notes=versions,
+        problem="" if settings.torch_python else PEER_MISSING,
+    )
+
+
 def _more(must: float, aim: float, unit: str = "x") -> Bounds:
     return Bounds(must, aim, True, unit)
 
@@ -447,6 +486,9 @@ ROWS = {
         "Sampling at 128 px, PNG files included, against the slower of computing and encoding alone",
         _less(1.3, 1.1),
         sampling,
+    ),
+    "metrics": Row(
+        "Five paired metrics, 64 pairs of 256 px, CPU: PIQA's time over ours", _more(3, 3), metrics_against_piqa
     ),
     "gpu64": Row(
         "SNGAN-64, batch 16, GPU: images/s against eager PyTorch, float32",

@@ -41,6 +41,8 @@ def get_config() -> ConfigDict:
     c.checkpoint_every_steps = 500  # a crash costs at most this many steps
     c.keep_checkpoints = 3  # the last so many
     c.num_sample_images = 64  # images in a picture
+    c.evaluate_every_steps = 0  # a line of evaluations.jsonl, needs data.holdout_fraction; 0: never
+    c.best_measure = "swd"  # swd | kid: of which the best generator so far is kept, in best/
 
     c.data = ConfigDict()
     c.data.source = "folder"  # folder | csv | tfds | phantom: procedural dermoscopy, needs no files
@@ -48,11 +50,13 @@ def get_config() -> ConfigDict:
     c.data.labels = ""  # csv: the table, `image,label` with a header or without
     c.data.image_column = "image"  # csv with a header: the column of image names
     c.data.label_column = "label"  # csv with a header: the column of labels
+    c.data.group_column = ""  # csv with a header: the column of patients or lesions, which are held out whole
     c.data.label = ""  # keep only the images of this class; "" keeps all
     c.data.tfds_name = ""  # tfds: the data set's name
     c.data.split = "train"  # tfds: the split, slices such as train[:80%] included
     c.data.num_phantoms = 512  # phantom: how many images
     c.data.horizontal_flip = False  # mirror each image with probability 1/2, anew at each step
+    c.data.holdout_fraction = 0.0  # share of each class kept from training, to evaluate on; 0 to 1, 1 excluded
     c.data.on_bad_image = "refuse"  # refuse | skip: what to do about files that cannot be read
     c.data.cache_dir = ""  # where decoded images are kept; "" is the user's cache folder
     c.data.device_budget_mb = 2048  # MiB of decoded images kept on each device; more are streamed; 0: always stream

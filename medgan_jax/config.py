@@ -17,6 +17,7 @@ ARCHITECTURES = ("dcgan", "sngan")
 DTYPES = ("float32", "bfloat16")
 SOURCES = ("folder", "csv", "tfds", "phantom")
 ON_BAD_IMAGE = ("refuse", "skip")
+BEST_MEASURES = ("swd", "kid")
 IMAGE_SIZES = tuple(2**n for n in range(4, 10))
 
 # A training may be continued with these changed: none of them alters a step. That the images are the same ones,
@@ -30,6 +31,8 @@ CHANGEABLE = frozenset(
         "checkpoint_every_steps",
         "keep_checkpoints",
         "num_sample_images",
+        "evaluate_every_steps",
+        "best_measure",
         "data.path",
         "data.labels",
         "data.cache_dir",
@@ -48,11 +51,13 @@ class DataConfig:
     labels: str
     image_column: str
     label_column: str
+    group_column: str
     label: str
     tfds_name: str
     split: str
     num_phantoms: int
     horizontal_flip: bool
+    holdout_fraction: float
     on_bad_image: str
     cache_dir: str
     device_budget_mb: int
@@ -85,6 +90,8 @@ class Config:
     checkpoint_every_steps: int
     keep_checkpoints: int
     num_sample_images: int
+    evaluate_every_steps: int
+    best_measure: str
     data: DataConfig
 
     def total_steps(self, steps_per_epoch: int) -> int:
@@ -111,6 +118,21 @@ def parse_config(values: ConfigDict | Mapping[str, Any]) -> Config:
     if problems:
         raise UserError("config: " + "; ".join(problems))
     return fields
+
+
+def parse_data(values: ConfigDict | Mapping[str, Any]) -> DataConfig:
+    """Checks and freezes the fields of a data set alone.
+
+    Raises:
+      UserError: as `parse_config`.
+    """
+    problems: list[str] = []
+    values = values.to_dict() if isinstance(values, ConfigDict) else values
+    data = _read_fields(DataConfig, values, "data.", problems)
+    problems = problems or _data_problems(data)
+    if problems:
+        raise UserError("; ".join(problems))
+    return data
 
 
 def field_names() -> list[str]:
@@ -167,18 +189,25 @@ def _read_fields(cls: type, values: Mapping[str, Any], prefix: str, problems: li
     return None if problems else cls(**read)
 
 
-def _constraint_problems(c: Config) -> list[str]:
-    problems = []
+class _Rules:
+    """Collects what breaks them."""
 
-    def require(holds: bool, field: str, value: Any, rule: str) -> None:
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def require(self, holds: bool, field: str, value: Any, rule: str) -> None:
         if not holds:
-            problems.append(f"{field}={value!r} must be {rule}")
+            self.problems.append(f"{field}={value!r} must be {rule}")
 
-    def one_of(options: tuple[Any, ...], field: str, value: Any) -> None:
+    def one_of(self, options: tuple[Any, ...], field: str, value: Any) -> None:
         near = difflib.get_close_matches(value, options, n=1) if isinstance(value, str) else []
         hint = f" (did you mean {near[0]}?)" if near else ""
-        require(value in options, field, value, "one of " + ", ".join(map(str, options)) + hint)
+        self.require(value in options, field, value, "one of " + ", ".join(map(str, options)) + hint)
 
+
+def _constraint_problems(c: Config) -> list[str]:
+    rules = _Rules()
+    require, one_of = rules.require, rules.one_of
     one_of(ARCHITECTURES, "arch", c.arch)
     require(
         c.image_size in IMAGE_SIZES, "image_size", c.image_size,
@@ -203,13 +232,28 @@ def _constraint_problems(c: Config) -> list[str]:
     require(0 < c.real_label <= 1, "real_label", c.real_label, "above 0 and at most 1")
     require(0 <= c.label_flip <= 1, "label_flip", c.label_flip, "from 0 to 1")
     require(0 <= c.seed < 2**32, "seed", c.seed, "from 0 to 4294967295")
+    require(c.evaluate_every_steps >= 0, "evaluate_every_steps", c.evaluate_every_steps, "0 or more")
+    one_of(BEST_MEASURES, "best_measure", c.best_measure)
+    if c.evaluate_every_steps and not c.data.holdout_fraction:
+        rules.problems.append(
+            f"evaluate_every_steps={c.evaluate_every_steps} needs images that are not trained on: set "
+            "data.holdout_fraction, such as 0.2"
+        )
+    return rules.problems + _data_problems(c.data)
 
-    one_of(SOURCES, "data.source", c.data.source)
-    one_of(ON_BAD_IMAGE, "data.on_bad_image", c.data.on_bad_image)
-    require(c.data.num_phantoms >= 1, "data.num_phantoms", c.data.num_phantoms, "at least 1")
-    require(c.data.device_budget_mb >= 0, "data.device_budget_mb", c.data.device_budget_mb, "0 or more")
-    needed = {"folder": ("path",), "csv": ("path", "labels"), "tfds": ("tfds_name",)}.get(c.data.source, ())
+
+def _data_problems(data: DataConfig) -> list[str]:
+    rules = _Rules()
+    require, one_of = rules.require, rules.one_of
+    one_of(SOURCES, "data.source", data.source)
+    one_of(ON_BAD_IMAGE, "data.on_bad_image", data.on_bad_image)
+    require(data.num_phantoms >= 1, "data.num_phantoms", data.num_phantoms, "at least 1")
+    require(data.device_budget_mb >= 0, "data.device_budget_mb", data.device_budget_mb, "0 or more")
+    require(0 <= data.holdout_fraction < 1, "data.holdout_fraction", data.holdout_fraction, "at least 0 and below 1")
+    needed = {"folder": ("path",), "csv": ("path", "labels"), "tfds": ("tfds_name",)}.get(data.source, ())
     for name in needed:
-        if not getattr(c.data, name):
-            problems.append(f"data.{name} is needed for data.source={c.data.source}: --config.data.{name}=...")
-    return problems
+        if not getattr(data, name):
+            rules.problems.append(f"data.{name} is needed for data.source={data.source}: --config.data.{name}=...")
+    if data.group_column and data.source != "csv":
+        rules.problems.append(f"data.group_column={data.group_column!r} needs data.source=csv")
+    return rules.problems

@@ -42,6 +42,12 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (
+    Image.Transpose.TRANSPOSE,
+    Image.Transpose.ROTATE_270,
+    Image.Transpose.TRANSVERSE,
+    Image.Transpose.ROTATE_90,
+)
 _lock, _decoding, _saved = threading.Lock(), 0, warnings.catch_warnings()
 
 
@@ -89,6 +95,24 @@ def decode_image(data: bytes, *, channels: int, min_side: int | None = None) -> 
         reason = " ".join(str(error).split())[:80]
         cut = isinstance(error, EOFError) or "truncated" in reason.lower()
         raise ImageError("truncated" if cut else f"damaged: {reason or type(error).__name__}") from error
+
+
+def image_shape(path: str | os.PathLike) -> tuple[int, int, int]:
+    """Height, width and channels of an image file from its header, as `decode_image` would give them: 1 or 3 channels.
+
+    Raises:
+      ImageError: it is not an image.
+      OSError: it cannot be read.
+    """
+    try:
+        with _quiet_pillow(), Image.open(path, formats=_FORMATS) as image:
+            width, height = image.size
+            if (_UPRIGHT.get(_orientation(image)) or 0) in _SIDEWAYS:
+                width, height = height, width
+            grey = image.mode.startswith(("1", "L", "I", "F"))
+    except (UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError):
+        raise ImageError("not an image") from None
+    return height, width, 1 if grey else 3
 
 
 @contextlib.contextmanager
@@ -230,10 +254,10 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
     Raises:
       OSError: the file cannot be written; what stood at `path` is as it was.
     """
-    replace_file(path, _encode_png(image))
+    replace_file(path, encode_png(image))
 
 
-def _encode_png(image: np.ndarray) -> bytes:
+def encode_png(image: np.ndarray) -> bytes:
     """PNG (ISO/IEC 15948) of a uint8 image: each row less the one above, then run lengths and Huffman codes.
 
     Pillow takes three times as long for the same bytes, and keeps all other threads waiting meanwhile.

@@ -11,17 +11,34 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors"},
     {"images", "streams", "losses", "sharding", "distributed", "compilation"},
-    {"config", "data", "models"},
+    {"config", "data", "models", "metrics"},
+    {"measures"},
     {"checkpoint"},
     {"sampling"},
+    {"evaluation"},
     {"training.state", "training.workdir"},
     {"training.step"},
     {"training.loop"},
     {"cli"},
 )
 WITHIN = {  # between the files of one folder, in the same sense
-    "data": ("phantom", "labels", "sources", "isic", "cache", "pipeline"),
-    "models": ("convolution", "batch_norm", "spectral_norm", "dcgan"),
+    "data": ("phantom", "labels", "sources", "isic", "split", "cache", "pipeline"),
+    "models": ("convolution", "batch_norm", "spectral_norm", "dcgan", "inception"),
+    "metrics": ("filters", "psnr", "ssim", "ms_gmsd", "mdsi", "haarpsi"),
+    "measures": (
+        "bootstrap",
+        "sets",
+        "pyramid",
+        "sliced_wasserstein",
+        "kid",
+        "fid",
+        "manifold",
+        "features",
+        "checkerboard",
+        "diversity",
+        "copies",
+    ),
+    "evaluation": ("sets", "quick", "protocol", "page"),
 }
 MODULES = sorted(
     path for path in (ROOT / "medgan_jax").rglob("*.py") if path.name != "__init__.py" and ".venv" not in path.parts
@@ -83,7 +100,9 @@ def test_configs_import_only_ml_collections_and_each_other(path):
     assert {name.split(".")[0] for name in imports(path)} <= {"ml_collections", "configs"}
 
 
-@pytest.mark.parametrize("path", [ROOT / "train.py", ROOT / "sample.py"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [ROOT / "train.py", ROOT / "sample.py", ROOT / "evaluate.py"], ids=lambda path: path.name
+)
 def test_doors_are_short(path):
     assert len(path.read_text().splitlines()) < 80
 

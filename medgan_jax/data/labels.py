@@ -10,7 +10,9 @@ from pathlib import Path
 from medgan_jax.errors import UserError, abbreviate, reason_of
 
 
-def read_labels(path: str, *, image_column: str, label_column: str, prefix: str = "data.") -> dict[str, str]:
+def read_labels(
+    path: str, *, image_column: str, label_column: str, prefix: str = "data.", field: str = "label_column"
+) -> dict[str, str]:
     """Reads a table of image names and labels: comma, semicolon or tab separated text.
 
     Its first row is a header if one of its cells is `image_column` (case aside). Without a header the table has
@@ -21,6 +23,7 @@ def read_labels(path: str, *, image_column: str, label_column: str, prefix: str 
       image_column: the column of image names, where there is a header.
       label_column: the column of labels, where there is a header.
       prefix: what stands before the names of these settings in messages.
+      field: what the setting of the column of labels is called.
 
     Returns:
       Labels by image name, as the table writes it, in the table's order.
@@ -54,7 +57,7 @@ def read_labels(path: str, *, image_column: str, label_column: str, prefix: str 
     if image_column.lower() in columns:
         if label_column.lower() not in columns:
             raise UserError(
-                f"{place} has no column {label_column!r}: set {prefix}label_column to one of {', '.join(header)}"
+                f"{place} has no column {label_column!r}: set {prefix}{field} to one of {', '.join(header)}"
             )
         image_at, label_at = columns.index(image_column.lower()), columns.index(label_column.lower())
         rows = rows[1:]

@@ -4,6 +4,7 @@ The order is a pure function of the seed and the step, so a resumed training nee
 on the devices whole, or is streamed to them; the batches are the same.
 """
 
+import functools
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +15,7 @@ from jax.sharding import Mesh
 
 from medgan_jax.data.cache import CachedImages, load_cached
 from medgan_jax.data.sources import open_source
+from medgan_jax.data.split import hold_out
 from medgan_jax.errors import UserError, naming
 from medgan_jax.sharding import replicated, sharded
 
@@ -24,20 +26,30 @@ _MAX_STEPS = 256  # taken at once
 _CHUNK_BYTES = 64 * 2**20  # of streamed images; two chunks are on the devices at a time
 
 
-def load_dataset(data: "DataConfig", *, image_size: int, channels: int, progress: bool = True) -> CachedImages:
+def load_dataset(
+    data: "DataConfig", *, image_size: int, channels: int, progress: bool = True
+) -> tuple[CachedImages, CachedImages | None]:
     """Opens the source that the config names, and decodes it or finds it decoded.
 
+    Returns:
+      The images to train on, and those held out: None where `data.holdout_fraction` is 0.
+
     Raises:
-      UserError: the source or its images cannot be read, or the cache cannot be written.
+      UserError: the source or its images cannot be read or divided, or the cache cannot be written.
     """
-    return load_cached(
-        open_source(data),
+    load = functools.partial(
+        load_cached,
         image_size=image_size,
         channels=channels,
         cache_dir=data.cache_dir,
         on_bad_image=data.on_bad_image,
         progress=progress,
     )
+    source = open_source(data)
+    if not data.holdout_fraction:
+        return load(source), None
+    training, held_out = hold_out(source, data.holdout_fraction)
+    return load(training), load(held_out)
 
 
 def epoch_permutation(num_images: int, *, seed: int, epoch: int) -> np.ndarray:

@@ -34,11 +34,13 @@ class ImageSource(Protocol):
       root: where the images lie, for messages.
       names: what a person calls each image: its path below `root`, or its place among the records.
       labels: the class of each image; None if the set is unlabelled.
+      groups: the patient or lesion that each image shows; None where that is unknown.
     """
 
     root: str
     names: tuple[str, ...]
     labels: tuple[str, ...] | None
+    groups: tuple[str, ...] | None
 
     def __len__(self) -> int:
         """The number of images."""
@@ -95,7 +97,8 @@ class FileSource:
 
     root: str
     names: tuple[str, ...]
-    labels: tuple[str, ...] | None
+    labels: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         """The number of images."""
@@ -111,9 +114,12 @@ class FileSource:
         return digest_files([Path(self.root, name) for name in self.names])
 
 
-def _file_source(root: str, names: Sequence[str], labels: Sequence[str] | None, label: str) -> FileSource:
+def _file_source(
+    root: str, names: Sequence[str], labels: Sequence[str] | None, label: str, groups: Sequence[str] | None = None
+) -> FileSource:
     kept = _select(len(names), labels, label, root)
-    return FileSource(root, tuple(names[i] for i in kept), labels and tuple(labels[i] for i in kept))
+    columns = (column and tuple(column[i] for i in kept) for column in (names, labels, groups))
+    return FileSource(root, *columns)
 
 
 def _open_folder(data: "DataConfig") -> FileSource:
@@ -168,10 +174,15 @@ def _walk(folder: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[str]:
 
 def _open_csv(data: "DataConfig") -> FileSource:
     """A folder of images, and a table that labels each of them."""
-    table = read_labels(data.labels, image_column=data.image_column, label_column=data.label_column)
     names = list_images(data.path)
-    labels = match_labels(names, table, folder=data.path, table_path=data.labels)
-    return _file_source(data.path, names, labels, data.label)
+
+    def column(field: str) -> list[str]:
+        name = getattr(data, field)
+        table = read_labels(data.labels, image_column=data.image_column, label_column=name, field=field)
+        return match_labels(names, table, folder=data.path, table_path=data.labels)
+
+    groups = column("group_column") if data.group_column else None
+    return _file_source(data.path, names, column("label_column"), data.label, groups)
 
 
 # TensorFlow Datasets, without TensorFlow.
@@ -184,6 +195,7 @@ class TfdsSource:
     root: str
     names: tuple[str, ...]
     labels: tuple[str, ...] | None
+    groups: None
     records: Sequence[dict[str, Any]]
     indices: tuple[int, ...]  # of the images, among the records
     feature: str  # the one that holds the image
@@ -263,6 +275,7 @@ def _open_tfds(data: "DataConfig") -> TfdsSource:
         root=str(builder.data_dir),
         names=tuple(f"{data.split}[{index}]" for index in indices),
         labels=labels and tuple(labels[index] for index in indices),
+        groups=None,
         records=records,
         indices=tuple(indices),
         feature=image,
@@ -298,6 +311,7 @@ class PhantomSource:
     names: tuple[str, ...]
     labels: tuple[str, ...]
     indices: tuple[int, ...]
+    groups: None = None
     root: str = "the phantoms"
 
     def __len__(self) -> int:

@@ -23,6 +23,7 @@ from medgan_jax.data.cache import CachedImages
 from medgan_jax.data.pipeline import epoch_permutation, load_dataset, open_batches, steps_per_epoch
 from medgan_jax.distributed import agree, from_leader, is_leader
 from medgan_jax.errors import UserError
+from medgan_jax.evaluation.quick import QuickEvaluation
 from medgan_jax.images import image_grid, write_png
 from medgan_jax.sampling import sample_batches, seeded_latents
 from medgan_jax.sharding import check_batch_size, data_mesh, local_copy, local_mesh, replicated
@@ -49,14 +50,14 @@ def train(config: Config, workdir: Path) -> int:
         check_batch_size(config.batch_size, mesh)
         files = Workdir(workdir, writes=is_leader())
         files.check(config)  # before the images are decoded
-        dataset = _load_dataset(config)
+        dataset, held_out = _load_dataset(config)
         epoch = steps_per_epoch(len(dataset.images), config.batch_size)
         with files.opened(config, _describe(dataset)):
             if jax.process_count() > 1 and not files.bears(from_leader(files.mark())):
                 raise UserError(
                     f"--workdir={workdir}: is not the folder that process 0 sees; give one on a shared disk"
                 )
-            training = _Training(config, dataset, epoch, files, mesh, signals)
+            training = _Training(config, dataset, held_out, epoch, files, mesh, signals)
             try:
                 return training.run()
             except (UserError, OSError):
@@ -68,11 +69,19 @@ class _Training:
     """One process's hold on a training: the compiled functions, the state, and where to write."""
 
     def __init__(
-        self, config: Config, dataset: CachedImages, epoch: int, files: Workdir, mesh: Mesh, signals: "_Signals"
+        self,
+        config: Config,
+        dataset: CachedImages,
+        held_out: CachedImages | None,
+        epoch: int,
+        files: Workdir,
+        mesh: Mesh,
+        signals: "_Signals",
     ) -> None:
         """Builds the networks and restores the latest checkpoint, or draws initial weights."""
         self.config = config
         self.dataset = dataset
+        self.held_out = held_out
         self.files = files
         self.mesh = mesh
         self.signals = signals
@@ -80,6 +89,7 @@ class _Training:
         self.total_steps = config.total_steps(epoch)
         self.checkpoints = Checkpoints(files.checkpoints, keep=config.keep_checkpoints)
         self.generators = Checkpoints(files.generator, keep=1)
+        self.best = Checkpoints(files.best, keep=1)
         self.networks = build_networks(config)
         bound = {"networks": self.networks, "config": config}
         shared = replicated(mesh)
@@ -102,6 +112,7 @@ class _Training:
             lambda state: jax.tree.map(jnp.copy, generator_to_sample(state, **bound)), out_shardings=shared
         )
         self.unsaved_generator: tuple[int, dict[str, Any]] | None = None
+        self.quick: QuickEvaluation | None = None
 
     def run(self) -> int:
         """Runs to the end, or until a signal asks to stop; the exit code."""
@@ -112,7 +123,7 @@ class _Training:
             self._close()
             self._say(f"{self.files.path}: already at step {self.step} of {self.total_steps}; raise num_steps to go on")
             return 0
-        self.files.forget_metrics_after(self.step)
+        self.files.forget_lines_after(self.step)
         if self.step == 0:
             self._write_reals()
             self._write_picture()
@@ -163,12 +174,15 @@ class _Training:
                     called_at = now
                     count = max(1, int(_SECONDS_PER_CALL / seconds_per_step))
                 wants_picture = self._is_due(config.sample_every_steps)
+                wants_evaluation = self._is_due(config.evaluate_every_steps)
                 wants_checkpoint = self._is_due(config.checkpoint_every_steps)
-                if wants_picture or wants_checkpoint:
+                if wants_picture or wants_evaluation or wants_checkpoint:
                     self._take_in(*running, bar)
                     running = None
                     if wants_picture:  # first, so that no picture of a saved step is ever missing
                         self._write_picture()
+                    if wants_evaluation:
+                        self._evaluate()
                     if wants_checkpoint:
                         self._save()
                     called_at = time.perf_counter()
@@ -176,11 +190,12 @@ class _Training:
                 self._take_in(*running, bar)
 
     def _is_due(self, interval: int) -> bool:
-        return self.step % interval == 0 or self.step == self.total_steps
+        return interval > 0 and (self.step % interval == 0 or self.step == self.total_steps)
 
     def _steps_to_next_stop(self) -> int:
-        intervals = (self.config.log_every_steps, self.config.sample_every_steps, self.config.checkpoint_every_steps)
-        return min([self.total_steps - self.step] + [n - self.step % n for n in intervals])
+        c = self.config
+        intervals = (c.log_every_steps, c.sample_every_steps, c.evaluate_every_steps, c.checkpoint_every_steps)
+        return min([self.total_steps - self.step] + [n - self.step % n for n in intervals if n])
 
     def _take_in(self, first_step: int, count: int, history: Metrics, bar: tqdm) -> None:
         """Waits for a call's metrics, stops a diverged training, shows and logs."""
@@ -221,14 +236,29 @@ class _Training:
         if self.unsaved_generator:
             self.checkpoints.wait()
             (step, variables), self.unsaved_generator = self.unsaved_generator, None
-            save_generator(
-                self.generators, step, variables, self.networks.generator, self.config.latent_dim, self.config
-            )
+            self._save_generator_to(self.generators, step, variables)
+
+    def _save_generator_to(self, checkpoints: Checkpoints, step: int, variables: dict[str, Any]) -> None:
+        save_generator(checkpoints, step, variables, self.networks.generator, self.config.latent_dim, self.config)
+
+    def _evaluate(self) -> None:
+        """Measures the generator on held-out images, and keeps it where it is the best so far."""
+        variables = self.generator_to_sample(self.state)
+        best = False
+        if self.files.writes:
+            if self.quick is None:
+                self.quick = QuickEvaluation(self.dataset.images, self.held_out.images, seed=self.config.seed)
+            figures = self.quick.figures(self._sample(variables, self.quick.num_fakes))
+            best = figures[self.config.best_measure] < self.files.lowest(self.config.best_measure)
+            self.files.append_evaluation({"step": self.step, **figures})
+        if from_leader(best):
+            self._save_generator_to(self.best, self.step, variables)
 
     def _close(self) -> None:
         self._save_generator()
         self.checkpoints.close()
         self.generators.close()
+        self.best.close()
 
     def abandon(self) -> None:
         """After an error: what is being saved still gets to the disk, as far as it can without the other processes."""
@@ -238,6 +268,7 @@ class _Training:
             else:
                 self.checkpoints.wait()
                 self.generators.wait()
+                self.best.wait()
 
     def _diverged(self, what: str, step: int) -> NoReturn:
         kept = (
@@ -252,16 +283,20 @@ class _Training:
         variables = self.generator_to_sample(self.state)
         if not self.files.writes:
             return
+        write_png(self.files.picture(self.step), image_grid(self._sample(variables, self.config.num_sample_images)))
+
+    def _sample(self, variables: dict[str, Any], number: int) -> np.ndarray:
+        """The same latents each time, on this process's own devices: uint8, (number, H, W, C)."""
         mesh = local_mesh()
         batches = sample_batches(
             self.networks.generator,
             local_copy(variables, mesh),
             functools.partial(seeded_latents, self.config.seed, latent_dim=self.config.latent_dim),
-            self.config.num_sample_images,
+            number,
             batch_size=self.config.batch_size,
             mesh=mesh,
         )
-        write_png(self.files.picture(self.step), image_grid(np.concatenate(list(batches))))
+        return np.concatenate(list(batches))
 
     def _write_reals(self) -> None:
         if not self.files.writes:
@@ -286,10 +321,10 @@ class _Training:
             print(line)
 
 
-def _load_dataset(config: Config) -> CachedImages:
-    """The images: process 0 first, so that others which share its disk find them decoded."""
+def _load_dataset(config: Config) -> tuple[CachedImages, CachedImages | None]:
+    """Images to train on, and held out: process 0 first, so that others which share its disk find them decoded."""
 
-    def load() -> CachedImages:
+    def load() -> tuple[CachedImages, CachedImages | None]:
         return load_dataset(config.data, image_size=config.image_size, channels=config.channels, progress=is_leader())
 
     def agreed(digest: str) -> list[Any]:
@@ -297,10 +332,11 @@ def _load_dataset(config: Config) -> CachedImages:
         return [digest, dataclasses.replace(config, data=data).to_dict()]
 
     dataset = load() if is_leader() else None
-    theirs = from_leader(dataset and agreed(dataset.digest))
+    theirs = from_leader(dataset and agreed(dataset[0].digest))
     dataset = dataset or load()
-    if agreed(dataset.digest) != theirs:
-        what = "images" if dataset.digest != theirs[0] else "hyperparameters"
+    digest = dataset[0].digest
+    if agreed(digest) != theirs:
+        what = "images" if digest != theirs[0] else "hyperparameters"
         raise UserError(f"other {what} than in process 0: start all processes with the same config and data")
     return dataset
 

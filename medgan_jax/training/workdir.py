@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import math
 import os
 import secrets
 import time
@@ -32,10 +33,12 @@ class Workdir:
         self.config = path / "config.json"
         self.dataset = path / "dataset.json"
         self.metrics = path / "metrics.jsonl"
+        self.evaluations = path / "evaluations.jsonl"
         self.samples = path / "samples"
         self.reals = self.samples / "reals.png"
         self.checkpoints = path / "checkpoints"
         self.generator = path / GENERATOR_FOLDER
+        self.best = path / "best"
 
     def picture(self, step: int) -> Path:
         """The grid of fixed latents at `step`."""
@@ -126,27 +129,42 @@ class Workdir:
                 "Undo the change to continue it, or give another workdir"
             )
 
-    def forget_metrics_after(self, step: int) -> None:
-        """Drops the lines of metrics.jsonl past `step`, which a restored training will write again."""
-        if not self.writes or not self.metrics.exists():
-            return
-        kept = []
-        for line in self.metrics.read_text().splitlines():
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (ValueError, KeyError, TypeError):  # cut short by a crash
-                continue
-        replace_file(self.metrics, "".join(kept).encode())
+    def forget_lines_after(self, step: int) -> None:
+        """Drops the lines of both logs past `step`, which a restored training will write again."""
+        for path in (self.metrics, self.evaluations):
+            if self.writes and path.exists():
+                kept = [json.dumps(line) + "\n" for line in _read_lines(path) if line["step"] <= step]
+                replace_file(path, "".join(kept).encode())
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Adds one line to metrics.jsonl, on the disk when this returns: no checkpoint is newer than its log."""
+        self._append(self.metrics, {key: line[key] for key in METRICS_KEYS})
+
+    def append_evaluation(self, line: dict[str, Any]) -> None:
+        """Adds one line to evaluations.jsonl, on the disk when this returns."""
+        self._append(self.evaluations, line)
+
+    def lowest(self, measure: str) -> float:
+        """The best value of a measure so far, in evaluations.jsonl; infinity where there is none."""
+        lines = _read_lines(self.evaluations) if self.evaluations.exists() else []
+        return min((line[measure] for line in lines if measure in line), default=math.inf)
+
+    def _append(self, path: Path, line: dict[str, Any]) -> None:
         if not self.writes:
             return
-        with naming(self.metrics), open(self.metrics, "a") as file:
-            file.write(json.dumps({key: line[key] for key in METRICS_KEYS}) + "\n")
+        with naming(path), open(path, "a") as file:
+            file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log that hold a step; others were cut short by a crash."""
+    for text in path.read_text().splitlines():
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                yield line
 
 
 def _read_json(path: Path) -> dict[str, Any]:

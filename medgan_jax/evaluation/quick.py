@@ -1,0 +1,45 @@
+"""The cheap part of an evaluation, which a training can take now and then."""
+
+import numpy as np
+
+from medgan_jax.measures.features import PYRAMID
+from medgan_jax.measures.kid import kid
+from medgan_jax.measures.sliced_wasserstein import sliced_wasserstein
+
+_MAX_FAKES = 500
+
+
+class QuickEvaluation:
+    """Distances of fakes to held-out reals, and their floor: that of as many training images."""
+
+    def __init__(self, training: np.ndarray, held_out: np.ndarray, *, seed: int) -> None:
+        """Measures the floor.
+
+        Args:
+          training: uint8, (N, H, W, C).
+          held_out: uint8, (M, H, W, C).
+          seed: decides patches and projections; the same at every step, so that figures can be compared.
+        """
+        self._reference = np.asarray(held_out[:_MAX_FAKES])
+        self._seed = seed
+        self.num_fakes = min(len(training), _MAX_FAKES)
+        chosen = np.random.default_rng(seed).permutation(len(training))[: self.num_fakes]
+        self._floor = self._distances(np.asarray(training[np.sort(chosen)]))
+
+    def figures(self, fakes: np.ndarray) -> dict[str, float]:
+        """By name: `swd`, the mean over scales, `swd_SIZE` of each, `kid`, and the floor of each as `NAME_floor`.
+
+        Args:
+          fakes: uint8, (`num_fakes`, H, W, C).
+        """
+        return self._distances(fakes) | {f"{name}_floor": value for name, value in self._floor.items()}
+
+    def _distances(self, images: np.ndarray) -> dict[str, float]:
+        by_scale = sliced_wasserstein(images, self._reference, seed=self._seed, replicates=0)
+        distances = {f"swd_{size}": estimate.value for size, estimate in by_scale.items()}
+        features = (PYRAMID.of(each) for each in (images, self._reference))
+        return {
+            "swd": float(np.mean(list(distances.values()))),
+            "kid": kid(*features, seed=self._seed, replicates=0).value,
+            **distances,
+        }

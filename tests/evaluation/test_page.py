@@ -1,0 +1,80 @@
+"""What an evaluation leaves behind can be read, by people and programs, and runs nothing."""
+
+import json
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from medgan_jax.errors import UserError
+from medgan_jax.evaluation import page
+from medgan_jax.evaluation.protocol import Evaluation, Figure
+from medgan_jax.measures.bootstrap import Estimate
+
+HOSTILE = '<script src="http://x">&"'
+
+
+@pytest.fixture
+def evaluation():
+    images = np.zeros((3, 8, 8, 3), np.uint8)
+    return Evaluation(
+        protocol={"fakes": f"3 of {HOSTILE}", "seed": 0},
+        figures=(
+            Figure("kid", "KID", "Distances", "lower", Estimate(0.123456789, 0.1, 0.2), Estimate(0, -0.1, 0.1)),
+            Figure("copies", "Copies", "Copies", "lower", Estimate(0.0, 0.0, 0.1), None, "look"),
+        ),
+        skipped=("fid: needs 20 images",),
+        grids={"Fakes": images, "Reals": images},
+        closest=(images, images, np.array([0.1, 0.2, 0.3])),
+        closest_of=HOSTILE,
+    )
+
+
+class Elements(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found, self.text = [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.found.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_json(evaluation, tmp_path):
+    page.write(evaluation, tmp_path / "new" / "folder")
+    values = json.loads((tmp_path / "new" / "folder" / page.JSON).read_text())
+    assert values["protocol"] == evaluation.protocol
+    assert values["figures"]["kid"]["value"] == pytest.approx(0.123457)
+    assert values["figures"]["kid"]["floor"] == {"value": 0, "low": -0.1, "high": 0.1}
+    assert values["figures"]["copies"]["floor"] is None
+    assert values["skipped"] == ["fid: needs 20 images"]
+
+
+def test_page(evaluation, tmp_path):
+    page.write(evaluation, tmp_path)
+    elements = Elements()
+    elements.feed((tmp_path / page.PAGE).read_text())
+    assert "script" not in {tag for tag, _ in elements.found}
+    pictures = [attributes["src"] for tag, attributes in elements.found if tag == "img"]
+    assert len(pictures) == 3
+    assert all(source.startswith("data:image/png;base64,") for source in pictures)
+    assert f"3 of {HOSTILE}" in elements.text
+    assert "0.1235 (0.1 to 0.2)" in elements.text
+    assert "fid: needs 20 images" in elements.text
+
+
+def test_table(evaluation):
+    lines = page.table(evaluation).splitlines()
+    (kid,) = [line for line in lines if "KID" in line]
+    assert "lower is better" in kid
+    assert "0.1235 (0.1 to 0.2)" in kid
+    assert "0 (-0.1 to 0.1)" in kid
+    assert "not measured: fid: needs 20 images" in lines
+
+
+def test_a_folder_that_cannot_be_made(evaluation, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file: cannot be written"):
+        page.write(evaluation, tmp_path / "file")
