@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors"},
     {"images", "streams", "losses", "sharding", "distributed", "compilation"},
-    {"config", "data", "models"},
+    {"config", "data", "models", "measures"},
     {"checkpoint"},
     {"sampling"},
     {"training.state", "training.workdir"},
@@ -21,6 +21,7 @@ LAYERS = (
 )
 WITHIN = {  # between the files of one folder, in the same sense
     "data": ("phantom", "labels", "sources", "isic", "cache", "pipeline"),
+    "measures": ("bootstrap", "sets", "pyramid", "sliced_wasserstein", "kid", "fid", "manifold"),
     "models": ("convolution", "batch_norm", "spectral_norm", "dcgan"),
 }
 MODULES = sorted(
