@@ -102,7 +102,8 @@ def _distance(fakes: np.ndarray, reals: np.ndarray, *, seed: int, replicates: in
     A replicate changes the height of the steps and not the order.
     """
     sizes, patches = (len(fakes), len(reals)), (fakes.shape[1], reals.shape[1])
-    places = np.concatenate([fakes.reshape(-1, _DIRECTIONS), reals.reshape(-1, _DIRECTIONS)]).T
+    places = np.concatenate([fakes.reshape(-1, _DIRECTIONS), reals.reshape(-1, _DIRECTIONS)])
+    places = np.ascontiguousarray(places.T)  # rows in one piece: several times as fast below
     order = np.argsort(places, axis=1)
     gaps = np.diff(np.take_along_axis(places, order, axis=1))
     images = np.repeat(np.arange(sum(sizes)), np.repeat(patches, sizes))[order[:, :-1]]
@@ -115,7 +116,7 @@ def _distance(fakes: np.ndarray, reals: np.ndarray, *, seed: int, replicates: in
             np.take(steps, image, out=difference, mode="clip")  # the mode that needs no copy
             np.cumsum(difference, out=difference)
             np.abs(difference, out=difference)
-            area += difference @ gap
+            area += np.einsum("i,i", difference, gap)  # on one thread: starting others takes longer than the sum
         return 1000 * float(area) / _DIRECTIONS
 
     return bootstrap(distance, sizes, seed=seed, replicates=replicates, bounds=(0, math.inf))
