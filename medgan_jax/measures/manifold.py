@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 from medgan_jax.measures.bootstrap import Estimate, bootstrap
 from medgan_jax.measures.sets import feature_sets
 
-_NEAR = 1e-6  # of the squared norms: below, rounding shows in a squared distance computed from products
+_NEAR = 1e-4  # of the squared norms: below, rounding shows in a squared distance computed from products
 
 
 def manifold(
@@ -86,7 +86,7 @@ class _Neighbours:
         distances = _squared_distances(x, x)
         np.fill_diagonal(distances, -1)  # first in its row whatever copies there are
         # All that a replicate can need: that so many images are drawn less than k times has a chance below 1e-20.
-        kept = slice(1, 1 + 20 * max(counts))
+        kept = slice(1, 51 + 10 * max(counts))
         self._nearest = np.argsort(distances, axis=1, kind="stable")[:, kept]
         self._distances = np.take_along_axis(distances, self._nearest, axis=1)
 
@@ -96,7 +96,8 @@ class _Neighbours:
         size, distances = len(shares), self._distances[drawn]
         reached = np.cumsum(np.rint(shares * size)[self._nearest[drawn]], axis=1)
         places = [np.minimum((reached < count).sum(axis=1), distances.shape[1] - 1) for count in self._counts]
-        return [np.take_along_axis(distances, place[:, None], axis=1)[:, 0] for place in places]
+        border = 1 + 1e-9  # rounding must not decide whether copies of the k-th nearest image are inside
+        return [np.take_along_axis(distances, place[:, None], axis=1)[:, 0] * border for place in places]
 
 
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
