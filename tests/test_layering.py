@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors"},
-    {"images", "streams", "losses", "sharding", "distributed", "compilation"},
+    {"images", "torch_files", "streams", "losses", "sharding", "distributed", "compilation"},
     {"config", "data", "models"},
     {"checkpoint"},
     {"sampling"},
@@ -21,7 +21,7 @@ LAYERS = (
 )
 WITHIN = {  # between the files of one folder, in the same sense
     "data": ("phantom", "labels", "sources", "isic", "cache", "pipeline"),
-    "models": ("convolution", "batch_norm", "spectral_norm", "dcgan"),
+    "models": ("convolution", "batch_norm", "spectral_norm", "dcgan", "inception"),
 }
 MODULES = sorted(
     path for path in (ROOT / "medgan_jax").rglob("*.py") if path.name != "__init__.py" and ".venv" not in path.parts
