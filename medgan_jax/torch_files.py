@@ -54,6 +54,7 @@ class _Known(StrEnum):
     ORDERED_DICT = "collections OrderedDict"
     SIZE = "torch Size"
     PARAMETER = "torch._utils _rebuild_parameter"
+    OLD_TENSOR = "torch._utils _rebuild_tensor"  # before 0.4
     TENSOR = "torch._utils _rebuild_tensor_v2"
     TYPED_TENSOR = "torch._utils _rebuild_tensor_v3"
 
@@ -454,6 +455,8 @@ def _called(function: str, arguments: tuple) -> Any:
             return size
         case (_Known.PARAMETER, (_Tensor() as tensor, _, _)):
             return tensor
+        case (_Known.OLD_TENSOR, (_Storage() as storage, offset, size, stride)):
+            return _tensor(storage, storage.dtype, offset, size, stride)
         case (_Known.TENSOR, (_Storage() as storage, offset, size, stride, _, _, *_)):
             return _tensor(storage, storage.dtype, offset, size, stride)
         case (_Known.TYPED_TENSOR, (_Storage() as storage, offset, size, stride, _, _, _Name(dtype), *_)):

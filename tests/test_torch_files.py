@@ -165,8 +165,10 @@ def test_files_made_by_hand_are_read(accepted):
         np.testing.assert_array_equal(accepted(make({"w": tensor((3, 2), (1, 1))}))["w"], [[0, 1], [1, 2], [2, 3]])
         np.testing.assert_array_equal(accepted(make({"model": {"w": tensor()}, "epoch": 3}))["w"], [0, 1, 2, 3])
         assert accepted(make({"w": tensor((0, 3), (3, 1), 4)}))["w"].shape == (0, 3)
-    pairs = Call(("collections OrderedDict", [["w", tensor()]]))  # as Python 2 wrote it
-    np.testing.assert_array_equal(accepted(legacy(pairs))["w"], [0, 1, 2, 3])
+    storage = Reference(("storage", Global("torch FloatStorage"), "0", "cpu", 4, None))
+    old = Call(("torch._utils _rebuild_tensor", storage, 0, (2, 2), (1, 2)))  # before 0.4, and of Python 2
+    pairs = Call(("collections OrderedDict", [[b"U\x01w", old]]))
+    np.testing.assert_array_equal(accepted(legacy(pairs))["w"], [[0, 2], [1, 3]])
 
 
 ATTACKS = {
