@@ -148,7 +148,8 @@ def _read(path: Path, parse: Callable[[bytes], dict[str, np.ndarray]]) -> dict[s
 
 def _quoted(text: str) -> str:
     """Text from a file, fit for a message."""
-    return repr(text[:80])
+    shown = repr(text[:80])
+    return shown if len(shown) <= 64 else f"{shown[:60]}...'"
 
 
 class _Archive:
