@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors"},
-    {"images", "streams", "losses", "sharding", "distributed", "compilation"},
+    {"images", "torch_files", "streams", "losses", "sharding", "distributed", "compilation"},
     {"config", "data", "models", "metrics"},
     {"measures"},
     {"checkpoint"},

@@ -1,0 +1,236 @@
+"""Inception-v3 (Szegedy et al. 2016, arXiv:1512.00567) up to its pooled features, as FID takes them.
+
+This is the network of `pt_inception-2015-12-05-6726825d.pth`, the weights of TensorFlow's graph of 2015-12-05 on which
+FID was introduced (Heusel et al. 2017, arXiv:1706.08500), ported to PyTorch. It differs from torchvision's Inception-v3
+in that average pools leave their padding out of the mean, and the last block pools by the maximum.
+
+An FID belongs to its features: those of another network, or of images resized in another way, give other numbers
+(Parmar et al. 2022, arXiv:2104.11222). Here images are resized as that port's users do, bilinearly without antialiasing
+and with half-pixel centres. TensorFlow's graph has no half-pixel centres, "clean" FID is antialiased bicubic; images
+of 299 px are spared the difference. Blocks and layers have the published names. Layout NHWC.
+"""
+
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from medgan_jax.errors import UserError
+from medgan_jax.images import unit_to_signed
+from medgan_jax.torch_files import read_arrays
+
+IMAGE_SIZE = 299
+NUM_FEATURES = 2048
+
+_EPSILON = 1e-3  # of batch normalisation
+_NORM_ARRAYS = ("weight", "bias", "running_mean", "running_var")
+
+
+def _unit(
+    x: jax.Array, name: str, features: int, size: int | tuple[int, int], *, stride: int = 1, padding: str = "SAME"
+) -> jax.Array:
+    """Convolution, batch normalisation, which is folded into it, and ReLU."""
+    size = (size, size) if isinstance(size, int) else size
+    # All of float32's digits, so that the features are the same on every kind of device.
+    convolution = nn.Conv(features, size, stride, padding, precision=jax.lax.Precision.HIGHEST, name=name)
+    return nn.relu(convolution(x))
+
+
+def _branch(x: jax.Array, *units: tuple[str, int, int | tuple[int, int]], halve: bool = False) -> jax.Array:
+    """Units one after the other, each (name, features, kernel size); `halve`: the last goes in steps of two."""
+    for unit in units[:-1] if halve else units:
+        x = _unit(x, *unit)
+    return _unit(x, *units[-1], stride=2, padding="VALID") if halve else x
+
+
+def _average_pool(x: jax.Array) -> jax.Array:
+    return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
+
+
+def _halve(x: jax.Array) -> jax.Array:
+    return nn.max_pool(x, (3, 3), (2, 2))
+
+
+class _Mixed35(nn.Module):
+    """At 35 x 35, with a 5x5 kernel and two of 3x3."""
+
+    pool_features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branches = [
+            _branch(x, ("branch1x1", 64, 1)),
+            _branch(x, ("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5)),
+            _branch(x, ("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)),
+            _branch(_average_pool(x), ("branch_pool", self.pool_features, 1)),
+        ]
+        return jnp.concatenate(branches, axis=-1)
+
+
+class _Mixed35To17(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branches = [
+            _branch(x, ("branch3x3", 384, 3), halve=True),
+            _branch(x, ("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3), halve=True),
+            _halve(x),
+        ]
+        return jnp.concatenate(branches, axis=-1)
+
+
+class _Mixed17(nn.Module):
+    """At 17 x 17, with 7x7 kernels taken apart into rows and columns."""
+
+    inner_features: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        inner, row, column = self.inner_features, (1, 7), (7, 1)
+        branches = [
+            _branch(x, ("branch1x1", 192, 1)),
+            _branch(x, ("branch7x7_1", inner, 1), ("branch7x7_2", inner, row), ("branch7x7_3", 192, column)),
+            _branch(
+                x,
+                ("branch7x7dbl_1", inner, 1),
+                ("branch7x7dbl_2", inner, column),
+                ("branch7x7dbl_3", inner, row),
+                ("branch7x7dbl_4", inner, column),
+                ("branch7x7dbl_5", 192, row),
+            ),
+            _branch(_average_pool(x), ("branch_pool", 192, 1)),
+        ]
+        return jnp.concatenate(branches, axis=-1)
+
+
+class _Mixed17To8(nn.Module):
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        branches = [
+            _branch(x, ("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3), halve=True),
+            _branch(
+                x,
+                ("branch7x7x3_1", 192, 1),
+                ("branch7x7x3_2", 192, (1, 7)),
+                ("branch7x7x3_3", 192, (7, 1)),
+                ("branch7x7x3_4", 192, 3),
+                halve=True,
+            ),
+            _halve(x),
+        ]
+        return jnp.concatenate(branches, axis=-1)
+
+
+class _Mixed8(nn.Module):
+    """At 8 x 8, with 3x3 kernels as a row and a column side by side."""
+
+    max_pool: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        single = _branch(x, ("branch3x3_1", 384, 1))
+        double = _branch(x, ("branch3x3dbl_1", 448, 1), ("branch3x3dbl_2", 384, 3))
+        pooled = nn.max_pool(x, (3, 3), (1, 1), "SAME") if self.max_pool else _average_pool(x)
+        branches = [
+            _branch(x, ("branch1x1", 320, 1)),
+            _branch(single, ("branch3x3_2a", 384, (1, 3))),
+            _branch(single, ("branch3x3_2b", 384, (3, 1))),
+            _branch(double, ("branch3x3dbl_3a", 384, (1, 3))),
+            _branch(double, ("branch3x3dbl_3b", 384, (3, 1))),
+            _branch(pooled, ("branch_pool", 192, 1)),
+        ]
+        return jnp.concatenate(branches, axis=-1)
+
+
+class InceptionFeatures(nn.Module):
+    """Images to the features of which FID compares means and covariances; at inference only."""
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Computes the features.
+
+        Args:
+          images: float in [0, 1], (N, H, W, 1 or 3); grey is taken as three equal channels.
+
+        Returns:
+          (N, 2048) float32, not negative.
+
+        Raises:
+          ValueError: the images are not of that shape or type.
+        """
+        if images.ndim != 4 or images.shape[3] not in (1, 3) or not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(f"takes floating images (N, H, W, 1 or 3), not {images.dtype} {images.shape}")
+        number, _, _, channels = images.shape
+        x = images.astype(jnp.float32)
+        x = jax.image.resize(x, (number, IMAGE_SIZE, IMAGE_SIZE, channels), "linear", antialias=False)
+        x = unit_to_signed(jnp.broadcast_to(x, (*x.shape[:3], 3)))
+        x = _unit(x, "Conv2d_1a_3x3", 32, 3, stride=2, padding="VALID")
+        x = _unit(x, "Conv2d_2a_3x3", 32, 3, padding="VALID")
+        x = _unit(x, "Conv2d_2b_3x3", 64, 3)
+        x = _halve(x)
+        x = _unit(x, "Conv2d_3b_1x1", 80, 1)
+        x = _unit(x, "Conv2d_4a_3x3", 192, 3, padding="VALID")
+        x = _halve(x)
+        for block in (
+            _Mixed35(32, name="Mixed_5b"),
+            _Mixed35(64, name="Mixed_5c"),
+            _Mixed35(64, name="Mixed_5d"),
+            _Mixed35To17(name="Mixed_6a"),
+            _Mixed17(128, name="Mixed_6b"),
+            _Mixed17(160, name="Mixed_6c"),
+            _Mixed17(160, name="Mixed_6d"),
+            _Mixed17(192, name="Mixed_6e"),
+            _Mixed17To8(name="Mixed_7a"),
+            _Mixed8(max_pool=False, name="Mixed_7b"),
+            _Mixed8(max_pool=True, name="Mixed_7c"),
+        ):
+            x = block(x)
+        return x.mean((1, 2))
+
+
+def load_inception(path: Path) -> dict[str, dict]:
+    """Reads the weights of `InceptionFeatures`.
+
+    Args:
+      path: a state dict of PyTorch, such as the published file, or an `.npz` with the same names, such as
+        `Mixed_5b.branch1x1.conv.weight` and `Mixed_5b.branch1x1.bn.running_mean`. Names beyond those are left aside.
+
+    Returns:
+      Variables of `InceptionFeatures`, numpy float32, with each batch normalisation folded into its convolution.
+
+    Raises:
+      UserError: the file cannot be read, or an array is missing, of another shape, or not finite.
+    """
+    arrays = read_arrays(path)
+    images = jax.ShapeDtypeStruct((1, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.float32)
+    needed = jax.eval_shape(InceptionFeatures().init, jax.random.key(0), images)["params"]
+    params = {}
+    for (*layer, kind), kernel in traverse_util.flatten_dict(needed).items():
+        if kind != "kernel":
+            continue
+        height, width, inputs, outputs = kernel.shape
+        name = ".".join(layer)
+        weight = _checked(arrays, f"{name}.conv.weight", (outputs, inputs, height, width), path)
+        norm = [_checked(arrays, f"{name}.bn.{array}", (outputs,), path) for array in _NORM_ARRAYS]
+        scale, shift, mean, variance = norm
+        if variance.min() < 0:
+            raise UserError(f"{path}: {name}.bn.running_var is negative; copy or download the file again")
+        scale = scale / np.sqrt(variance + _EPSILON)
+        params[*layer, "kernel"] = (weight.transpose(2, 3, 1, 0) * scale).astype(np.float32)
+        params[*layer, "bias"] = (shift - mean * scale).astype(np.float32)
+    return {"params": traverse_util.unflatten_dict(params)}
+
+
+def _checked(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...], path: Path) -> np.ndarray:
+    """One array in float64."""
+    remedy = "give the Inception-v3 weights of FID, pt_inception-2015-12-05-6726825d.pth"
+    if name not in arrays:
+        raise UserError(f"{path}: has no {name}, of shape {shape}; {remedy}")
+    array = arrays[name]
+    if array.shape != shape:
+        raise UserError(f"{path}: {name} should be of shape {shape}, not {array.shape}; {remedy}")
+    if not np.isfinite(array).all():
+        raise UserError(f"{path}: {name} is not finite; copy or download the file again")
+    return array.astype(np.float64)

@@ -1,0 +1,432 @@
+"""PyTorch's files read to the number; hostile and damaged ones refused in one line, with nothing run."""
+
+import copyreg
+import io
+import os
+import pickle
+import struct
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medgan_jax import torch_files
+from medgan_jax.errors import UserError
+from medgan_jax.torch_files import read_arrays, read_state_dict
+
+FOLDER = Path(__file__).parent / "oracles/torch_files"
+SAVED = ("zip.pth", "legacy.pth", "checkpoint.pth")
+MEGABYTE = 2**20
+
+
+class Global(str):
+    """A name that a pickle is to import: "module name"."""
+
+
+class Call(tuple):
+    """A function and its arguments."""
+
+
+class Reference(tuple):
+    """A persistent id."""
+
+
+def encode(value):
+    """The pickle instructions that make `value`, without the last one."""
+    match value:
+        case Global():
+            return b"c" + value.replace(" ", "\n").encode() + b"\n"
+        case Call():
+            return encode(Global(value[0])) + encode(tuple(value[1:])) + b"R"
+        case Reference():
+            return encode(tuple(value)) + b"Q"
+        case bool() | None:
+            return {True: b"\x88", False: b"\x89", None: b"N"}[value]
+        case int():
+            data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+            return b"\x8a" + bytes([len(data)]) + data
+        case str():
+            return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+        case tuple():
+            return b"(" + b"".join(map(encode, value)) + b"t"
+        case list():
+            return b"](" + b"".join(map(encode, value)) + b"e"
+        case dict():
+            return b"}(" + b"".join(encode(k) + encode(v) for k, v in value.items()) + b"u"
+        case bytes():
+            return value
+    raise TypeError(value)
+
+
+def tensor(size=(4,), stride=(1,), offset=0, count=4, key="0", kind="torch FloatStorage"):
+    storage = Reference(("storage", Global(kind), key, "cpu", count))
+    return Call(("torch._utils _rebuild_tensor_v2", storage, offset, size, stride, False, EMPTY))
+
+
+EMPTY = Call(("collections OrderedDict",))
+FOUR = np.arange(4, dtype="<f4").tobytes()
+
+
+def zipped(records, compression=zipfile.ZIP_STORED):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        for name, data in records.items():
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def modern(content, storages=None, **records):
+    storages = {"0": FOUR} if storages is None else storages
+    data = {f"a/data/{key}": value for key, value in storages.items()}
+    return zipped({"a/data.pkl": b"\x80\x02" + encode(content) + b".", **data, **records})
+
+
+def legacy(content, *, magic=torch_files._MAGIC, little=True, keys=("0",), count=4, data=FOUR):
+    system = {"protocol_version": 1001, "little_endian": little, "type_sizes": {"int": 4}}
+    pickles = (magic, 1001, system, content, list(keys))
+    return b"".join(b"\x80\x02" + encode(p) + b"." for p in pickles) + struct.pack("<q", count) + data
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """A function that gives a reader some bytes, and returns its one line without the file's name."""
+
+    def check(data, read=read_arrays):
+        path = tmp_path / "weights.pth"
+        path.write_bytes(data)
+        traced = len(data) < 50_000  # it takes much time
+        if traced:
+            tracemalloc.start()
+        try:
+            with pytest.raises(UserError) as caught:
+                read(path)
+            assert tracemalloc.get_traced_memory()[1] < 4 * MEGABYTE  # 0 where it is not traced
+        finally:
+            tracemalloc.stop()
+        message = str(caught.value)
+        assert message.startswith(f"{path}: ")
+        assert "; " in message
+        assert len(message) < len(str(path)) + 250
+        assert len(message.splitlines()) == 1
+        return message.removeprefix(f"{path}: ")
+
+    return check
+
+
+@pytest.fixture
+def accepted(tmp_path):
+    def read(data):
+        path = tmp_path / "weights.pth"
+        path.write_bytes(data)
+        return read_state_dict(path)
+
+    return read
+
+
+def assert_same(arrays):
+    with np.load(FOLDER / "expected.npz") as expected:
+        assert list(arrays) == expected.files
+        for name, array in arrays.items():
+            assert type(array) is np.ndarray
+            np.testing.assert_array_equal(array, expected[name], strict=True)
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_numbers_are_pytorchs(name):
+    assert_same(read_state_dict(FOLDER / name))
+    assert_same(read_arrays(FOLDER / name))
+
+
+@pytest.mark.parametrize("name", SAVED)
+@pytest.mark.parametrize("member", ["alex.pth", "weights/v0.1/alex.pt"])
+def test_a_single_file_within_an_archive(name, member, accepted):
+    records = {member: (FOLDER / name).read_bytes(), "__MACOSX/._alex.pth": b"x"}
+    assert_same(accepted(zipped(records, zipfile.ZIP_DEFLATED)))
+
+
+def test_npz_is_told_by_its_content(tmp_path, refused):
+    assert_same(read_arrays(FOLDER / "expected.npz"))
+    arrays = {"columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "big": np.arange(3, dtype=">i4")}
+    np.savez(tmp_path / "a.npz", **arrays)
+    read = read_arrays(tmp_path / "a.npz")
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(read[name], array)
+        assert read[name].dtype.isnative
+        assert read[name].flags.c_contiguous
+    assert "neither of PyTorch" in refused((FOLDER / "expected.npz").read_bytes(), read_state_dict)
+
+
+def test_files_made_by_hand_are_read(accepted):
+    """Shows that what the tests below refuse, they refuse for what they say."""
+    for make in (modern, legacy):
+        np.testing.assert_array_equal(accepted(make({"w": tensor()}))["w"], [0, 1, 2, 3])
+        np.testing.assert_array_equal(accepted(make({"w": tensor((2,), (2,), 1)}))["w"], [1, 3])
+        np.testing.assert_array_equal(accepted(make({"w": tensor((3, 2), (1, 1))}))["w"], [[0, 1], [1, 2], [2, 3]])
+        np.testing.assert_array_equal(accepted(make({"model": {"w": tensor()}, "epoch": 3}))["w"], [0, 1, 2, 3])
+        assert accepted(make({"w": tensor((0, 3), (3, 1), 4)}))["w"].shape == (0, 3)
+    storage = Reference(("storage", Global("torch FloatStorage"), "0", "cpu", 4, None))
+    old = Call(("torch._utils _rebuild_tensor", storage, 0, (2, 2), (1, 2)))  # before 0.4, and of Python 2
+    pairs = Call(("collections OrderedDict", [[b"U\x01w", old]]))
+    np.testing.assert_array_equal(accepted(legacy(pairs))["w"], [[0, 2], [1, 3]])
+
+
+ATTACKS = {
+    "global": lambda command: encode(Call(("os system", command))),
+    "eval": lambda command: encode(Call(("builtins eval", f"__import__('os').system({command!r})"))),
+    "stack global": lambda command: encode("os") + encode("system") + b"\x93" + encode((command,)) + b"R",
+    "inst": lambda command: b"(" + encode(command) + b"ios\nsystem\n",
+    "obj": lambda command: b"(cos\nsystem\n" + encode(command) + b"o",
+    "newobj": lambda command: b"csubprocess\nPopen\n" + encode((["sh", "-c", command],)) + b"\x81",
+    "protocol 0": lambda command: b"cos\nsystem\np0\n(V" + command.encode() + b"\np1\ntp2\nR",
+    "extension": lambda command: b"\x82\xf0" + encode((command,)) + b"R",
+    "wide extension": lambda command: b"\x84\xf0\x00\x00\x00" + encode((command,)) + b"R",
+}
+
+
+@pytest.fixture
+def command(tmp_path):
+    """A command that leaves a mark."""
+    copyreg.add_extension("os", "system", 0xF0)
+    yield f"touch '{tmp_path / 'marker'}'"
+    copyreg.remove_extension("os", "system", 0xF0)
+
+
+@pytest.mark.parametrize("attack", ["global", "eval", "stack global", "inst", "obj", "protocol 0", "extension"])
+def test_attacks_would_work(attack, command, tmp_path):
+    pickle.loads(b"\x80\x04" + ATTACKS[attack](command) + b".")
+    assert (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_attacks_run_nothing(attack, command, tmp_path, refused):
+    code = ATTACKS[attack](command)
+    for place in (
+        modern(code),
+        modern({"w": tensor(), "x": code}),
+        modern({"w": tensor(), "x": Reference(("storage", code, "0", "cpu", 4))}),
+        modern({"w": tensor(), "x": code + b"Q"}),
+        legacy(code),
+        legacy({"w": tensor()}, magic=code),
+        legacy({"w": tensor()}, keys=(code,)),
+        zipped({"weights.pth": modern(code)}),
+        b"\x80\x04" + code + b".",
+    ):
+        refused(place)
+    assert not (tmp_path / "marker").exists()
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_pickled_objects_run_nothing(protocol, command, tmp_path, refused):
+    class Attack:
+        def __reduce__(self):
+            return os.system, (command,)
+
+    code = pickle.dumps(Attack(), protocol)
+    refused(code)
+    refused(zipped({"a/data.pkl": code}))
+    array = io.BytesIO()
+    np.save(array, np.array([Attack()], object), allow_pickle=True)
+    assert "not of numbers" in refused(zipped({"w.npy": array.getvalue()}))
+    assert not (tmp_path / "marker").exists()
+
+
+CHAIN = "_rebuild_tensor_v2.__globals__"
+OTHER = {
+    "attribute chain": (encode("torch._utils") + encode(CHAIN) + b"\x93", "holds 'torch._utils._rebuild"),
+    "chain in one name": (Global(f"torch._utils {CHAIN}"), "holds 'torch._utils._rebuild"),
+    "names that are no text": (encode(3) + encode(4) + b"\x93", "not only tensors"),
+    "a module": (Call(("torch.nn.modules.linear Linear",)), "holds 'torch.nn.modules.linear.Linear'"),
+    "other storage": (tensor(kind="torch ComplexFloatStorage"), "holds 'torch.ComplexFloatStorage'"),
+    "a function as storage": (tensor(kind="torch Size"), "no storage"),
+    "a call of a type": (Call(("torch FloatStorage", 3)), "a call of 'torch.FloatStorage'"),
+    "a call of a value": (encode("x") + encode(()) + b"R", "not only tensors"),
+    "state of a class": (encode(Global("collections OrderedDict")) + encode({"x": 1}) + b"b", "not only tensors"),
+    "state of a tensor": (encode(tensor()) + encode({"__class__": 1}) + b"b", "not only tensors"),
+    "reference in words": (b"Pstorage\n", "instruction PERSID"),
+    "module reference": (Reference(("module", "os", "x", "y")), "no storage"),
+    "view of a storage": (
+        Reference(("storage", Global("torch FloatStorage"), "0", "cpu", 4, ("1", 0, 2))), "no storage"),
+    "path as key": ({"w": tensor(key="../../../etc/passwd")}, "missing"),
+    "key of tuples": (b"}" + b")" + b"\x85" * 100_000 + b"Ns", "not only tensors"),
+    "keys that collide": (b"}" + encode(2**61 - 1) + b"Ns", "not only tensors"),
+    "deep": (b")" + b"\x85" * 100_000, "no state dict"),
+    "deep entry": ({"w": b"]" * 100_000 + b"a" * 99_999}, "entry 'w' is no tensor"),
+    "itself": (b"}q\x00" + encode("w") + b"h\x00s", "entry 'w' is no tensor"),
+    "high memo": (b"Nr\xff\xff\xff\xff", "no state dict"),
+    "long text": (b"\x8d" + b"\xff" * 7 + b"\x7f", "damaged"),
+    "long bytes": (b"\x8e" + b"\xff" * 7 + b"\x7f", "damaged"),
+    "long number": (b"\x8b\xff\xff\xff\x7f", "damaged"),
+    "no operands": (b"R", "damaged"),
+    "no mark": (b"t", "damaged"),
+    "odd items": (b"}(Nu", "damaged"),
+    "unknown instruction": (b"\xff", "damaged"),
+    "no tensors": ({}, "no state dict"),
+    "a bare tensor": (tensor(), "no state dict"),
+    "a number": ({"w": tensor(), "epoch": 3}, "entry 'epoch' is no tensor"),
+    "a number for name": ({3: tensor()}, "entry '3' is no tensor"),
+    "a long name": ({"\0" * 1000: tensor(count=5)}, "..."),
+    "lines in a name": ({"a\nb\u2028c\x1b[1m": tensor(count=5)}, r"'a\nb\u2028c\x1b[1m'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OTHER)
+def test_other_content_is_refused(case, refused):
+    content, reason = OTHER[case]
+    assert reason in refused(modern(content))
+    refused(legacy(content))
+
+
+def test_long_pickles_are_refused(refused, monkeypatch):
+    monkeypatch.setattr(torch_files, "MAX_PICKLE_BYTES", 10_000)
+    assert "too long" in refused(modern(b"N" * 10_010))
+    assert "too long" in refused(legacy(b"N" * 10_010))
+
+
+VIEWS = {
+    "beyond": {"size": (5,)},
+    "beyond by offset": {"offset": 1},
+    "beyond by stride": {"size": (2,), "stride": (4,)},
+    "far": {"offset": 2**30},
+    "offset below": {"offset": -1},
+    "stride below": {"size": (2,), "stride": (-1,), "offset": 3},
+    "size below": {"size": (-1, -4), "stride": (4, 1)},
+    "large numbers": {"size": (2**62, 4), "stride": (0, 1)},
+    "numbers of many bytes": {"offset": 2**1000},
+    "stride of one row": {"size": (1, 4), "stride": (2**63, 1)},
+    "unfolded": {"size": (10_000, 4), "stride": (0, 1)},
+    "empty, with large sides": {"size": (0, *[2**30] * 3), "stride": (1,) * 4},
+    "many dimensions": {"size": (1,) * 100, "stride": (1,) * 100},
+    "strides for others": {"stride": (4, 1)},
+    "no sizes": {"size": 4},
+    "sizes in words": {"size": ("4",)},
+    "storage of more": {"count": 5},
+    "storage of less": {"count": 3},
+    "storage below": {"count": -1},
+    "storage of many": {"count": 2**60},
+    "storage of wider": {"kind": "torch DoubleStorage"},
+}
+
+
+@pytest.mark.parametrize("case", VIEWS)
+@pytest.mark.parametrize("make", [modern, legacy])
+def test_views_stay_within_their_storage(case, make, refused):
+    refused(make({"w": tensor(**VIEWS[case])}))
+
+
+def test_a_storage_has_one_size(refused):
+    refused(modern({"w": tensor(), "x": tensor(count=2)}))
+    refused(modern({"w": tensor(), "x": tensor(kind="torch IntStorage")}))
+    refused(modern({"w": tensor(key="1")}))
+    refused(legacy({"w": tensor()}, count=5))
+    refused(legacy({"w": tensor()}, keys=("1",)))
+    refused(legacy({"w": tensor()}, keys=()))
+
+
+def test_many_views_of_one_storage_are_refused(refused):
+    data = b"\0" * 400_000
+    views = {f"w{i}": tensor((100_000,), count=100_000) for i in range(1000)}
+    assert "unfolds to" in refused(modern(views, {"0": data}))
+
+
+def test_big_endian_numbers_are_refused(accepted, refused):
+    assert "little-endian" in refused(modern({"w": tensor()}, **{"a/byteorder": b"big"}))
+    assert "little-endian" in refused(legacy({"w": tensor()}, little=False))
+    assert accepted(modern({"w": tensor()}, **{"a/byteorder": b"little"}))
+
+
+@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "..\\evil", "C:/evil", "C:\\evil"])
+def test_records_stay_within_the_archive(name, refused):
+    assert "leads out" in refused(modern({"w": tensor()}, **{name: b"x"}))
+
+
+def test_bombs_are_refused(refused):
+    zeros = bytes(20 * MEGABYTE)
+    bomb = zipped({"a/data.pkl": b"\x80\x02" + encode({"w": tensor()}) + b".", "a/data/0": zeros}, zipfile.ZIP_DEFLATED)
+    assert "unfolds to 20,97" in refused(bomb)
+    assert "unfolds to" in refused(zipped({"w.npy": zeros}, zipfile.ZIP_DEFLATED))
+    assert "unfolds to" in refused(zipped({"w.pth": zeros}, zipfile.ZIP_DEFLATED))
+    for method in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+        assert "rare compression" in refused(zipped({"a/data.pkl": b"x"}, method))
+    liar = zipped({"w.npy": zeros}, zipfile.ZIP_DEFLATED).replace(struct.pack("<I", len(zeros)), struct.pack("<I", 99))
+    assert "damaged" in refused(liar)
+
+
+def test_archives_of_many_or_equal_records_are_refused(refused, monkeypatch):
+    monkeypatch.setattr(torch_files, "MAX_RECORDS", 50)
+    assert "50 records" in refused(zipped({str(i): b"" for i in range(51)}))
+    with pytest.warns(UserWarning, match="Duplicate"):
+        file = io.BytesIO(modern({"w": tensor()}))
+        with zipfile.ZipFile(file, "a") as archive:
+            archive.writestr("a/data/0", FOUR[::-1])
+    assert "one name" in refused(file.getvalue())
+
+
+def test_other_archives_are_refused(refused):
+    inner = modern({"w": tensor()})
+    for records in ({}, {"a.txt": b"x"}, {"a.pth": inner, "b.pth": inner}, {"a.pth": zipped({"b.pth": inner})}):
+        assert "neither of PyTorch" in refused(zipped(records))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -4)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 1000000000, 1000000000, 1000000000)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (2,)}",
+        "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (4,)}",
+        "{'descr': '<f4', 'fortran_order': False, 'shape': __import__('os').getcwd()}",
+        "(" * 5000,
+        "x" * 60_000,
+    ],
+)
+def test_arrays_of_other_sizes_are_refused(header, refused):
+    array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + FOUR
+    assert "array 'w.npy'" in refused(zipped({"w.npy": array}))
+
+
+def test_files_that_cannot_be_read(tmp_path, refused):
+    for path in (tmp_path / "none.pth", tmp_path):
+        with pytest.raises(UserError, match="check the path"):
+            read_state_dict(path)
+    assert refused(b"") == "empty file; copy or download it again"
+    assert "no file of PyTorch" in refused(b"\x89PNG\r\n\x1a\n")
+    assert "no file of PyTorch" in refused(b"<!DOCTYPE html>\n")
+    assert "no file of PyTorch" in refused(pickle.dumps({"w": 1.0}))
+    large = tmp_path / "large.pth"
+    with open(large, "wb") as file:
+        file.truncate(torch_files.MAX_BYTES + 1)  # takes no room
+    with pytest.raises(UserError, match="limit 2,147,483,648"):
+        read_state_dict(large)
+
+
+@pytest.mark.parametrize("name", [*SAVED, "expected.npz"])
+def test_truncated_files_are_refused(name, refused):
+    data = (FOLDER / name).read_bytes()
+    for cut in np.linspace(0, len(data) - 1, 50, dtype=int):
+        refused(data[:cut])
+        refused(zipped({"w.pth": data[:cut]}))
+
+
+@pytest.mark.filterwarnings("ignore:invalid escape sequence")  # in text that is then refused
+@pytest.mark.parametrize("name", [*SAVED, "expected.npz"])
+def test_damage_is_refused_or_within_the_numbers(name, tmp_path):
+    """A flipped bit of a storage without checksums is a number like any other; nothing else may come through."""
+    data = (FOLDER / name).read_bytes()
+    random = np.random.Generator(np.random.PCG64(0))
+    read = 0
+    for position in random.integers(0, len(data), 300):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << random.integers(8)
+        path = tmp_path / "damaged"
+        path.write_bytes(damaged)
+        try:
+            arrays = read_arrays(path)
+        except UserError as error:
+            assert str(error).startswith(f"{path}: ")
+        else:
+            read += 1
+            assert all(type(array) is np.ndarray and array.size < len(data) for array in arrays.values())
+    assert read < 200
