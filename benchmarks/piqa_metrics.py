@@ -16,6 +16,7 @@ except ImportError:  # which PIQA imports for a metric that is not asked for her
 
 import piqa
 import torch
+
 from benchmarks.pipe import serve
 
 

@@ -424,7 +424,7 @@ def sampling(settings: Settings, *, size: int = 128, batch: int = 64) -> Measure
 def metrics_against_piqa(settings: Settings, *, size: int = 256, pairs: int = 64) -> Measurement:
     """Seconds of PIQA over ours, for PSNR, SSIM, MS-GMSD, MDSI and HaarPSI of random pairs on the CPU.
 
-    Ours are scored as evaluate.py scores them, from uint8 and a few pairs at a time; PIQA's are given as floats, at once.
+    Ours are scored as evaluate.py scores them, from uint8 and a few pairs at a time; PIQA is given all as floats.
     """
     shape = {"size": size, "pairs": pairs}
     seconds: dict[str, list[float]] = {"ours": [], "peer": []}

@@ -6,6 +6,7 @@ scales of their own: compare figures of one kind of features only.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -92,5 +93,6 @@ PYRAMID = Features(
 def inception_features(weights: Path) -> Features:
     """Inception-v3's pooled activations, by weights from a file. Raises UserError when they are not usable."""
     module, variables = InceptionFeatures(), load_inception(weights)
-    apply = jax.jit(lambda images: module.apply(variables, uint8_to_unit(images)))
-    return Features("inception", f"Inception-v3, 2,048 pooled activations, weights of {weights.name}", apply)
+    apply = jax.jit(lambda variables, images: module.apply(variables, uint8_to_unit(images)))
+    description = f"Inception-v3, 2,048 pooled activations, weights of {weights.name}"
+    return Features("inception", description, functools.partial(apply, variables))

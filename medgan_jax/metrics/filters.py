@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
 _MAX_SHIFTS = 3  # taps
 
 

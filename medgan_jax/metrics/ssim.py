@@ -4,7 +4,6 @@ import functools
 
 import dm_pix
 import jax
-import jax.numpy as jnp
 
 from medgan_jax.metrics.filters import average_pool, check_pair, correlate, gaussian_kernel, power
 
