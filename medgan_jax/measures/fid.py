@@ -24,7 +24,7 @@ def fid(fakes: ArrayLike, reals: ArrayLike, *, seed: int = 0, replicates: int = 
     where the FID of infinite sets lies.
 
     Each replicate takes time of order k^3, k = min(N, M, D): beyond k = 630 there are fewer than 200, at 1,000 at most
-    50, from 1,360 on at most 20, whose interval is coarse.
+    50, from 1,360 on at most 20, whose interval is coarse. Sets of 5,000 take minutes.
 
     Args:
       fakes: features, (N, D), N >= 2.

@@ -21,8 +21,7 @@ def kid(fakes: ArrayLike, reals: ArrayLike, *, seed: int = 0, replicates: int = 
     within blocks (between the sets: of the first block with the first, and so on, round and round) stand for all.
 
     In the interval's replicates a pair is two different images, counted as often as both were drawn; pairs of an image
-    with itself would bring the bias back. For sets of the same distribution the interval is too wide rather than too
-    narrow.
+    with itself would bring the bias back.
 
     Args:
       fakes: features, (N, D), N >= 2.

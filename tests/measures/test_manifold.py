@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from medgan_jax.measures import manifold as module
 from medgan_jax.measures.manifold import _squared_distances, manifold
 
 
@@ -45,8 +46,42 @@ def test_distances_are_exact_where_it_matters():
     assert np.array_equal(np.diag(distances), np.zeros(6))
 
 
+def test_replicates_count_neighbours_as_often_as_drawn(monkeypatch):
+    generator = np.random.default_rng(0)
+    fakes, reals = generator.normal(0.5, 1, (12, 3)), generator.normal(size=(15, 3))
+    fake_counts, real_counts = (np.bincount(generator.integers(n, size=n), minlength=n) for n in (12, 15))
+
+    def radius_of(points, counts, i, k):
+        others = [np.linalg.norm(points[i] - points[j]) for j in range(len(points)) if j != i for _ in range(counts[j])]
+        return sorted(others)[k - 1]
+
+    fake_drawn, real_drawn = np.flatnonzero(fake_counts), np.flatnonzero(real_counts)
+    distances = np.linalg.norm(reals[:, None] - fakes, axis=2)
+    wide = {i: radius_of(reals, real_counts, i, 5) for i in real_drawn}
+    narrow = {i: radius_of(reals, real_counts, i, 3) for i in real_drawn}
+    narrow_fake = {j: radius_of(fakes, fake_counts, j, 3) for j in fake_drawn}
+    inside = {(i, j): distances[i, j] <= wide[i] for i in real_drawn for j in fake_drawn}
+    expected = {
+        "precision": sum(
+            fake_counts[j] / 12 for j in fake_drawn if any(distances[i, j] <= narrow[i] for i in real_drawn)
+        ),
+        "recall": sum(
+            real_counts[i] / 15 for i in real_drawn if any(distances[i, j] <= narrow_fake[j] for j in fake_drawn)
+        ),
+        "density": sum(real_counts[i] * fake_counts[j] / 12 / 5 for (i, j), within in inside.items() if within),
+        "coverage": sum(real_counts[i] / 15 for i in real_drawn if any(inside[i, j] for j in fake_drawn)),
+    }
+
+    def once(statistic, sizes, **_):
+        values = statistic(fake_counts / 12, real_counts / 15)
+        return {name: module.Estimate(value, value, value) for name, value in values.items()}
+
+    monkeypatch.setattr(module, "bootstrap", once)
+    assert {name: estimate.value for name, estimate in manifold(fakes, reals).items()} == pytest.approx(expected)
+
+
 def test_identical_sets():
-    x = np.random.default_rng(0).normal(5, 1, (40, 300))
+    x = np.random.default_rng(0).normal(5, 1, (77, 33))  # odd sizes round in different ways by place
     estimates = manifold(x, x[::-1])
     values = {name: estimate.value for name, estimate in estimates.items()}
     assert values == pytest.approx({"precision": 1, "recall": 1, "density": 6 / 5, "coverage": 1}, rel=1e-12)

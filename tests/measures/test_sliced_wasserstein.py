@@ -41,17 +41,19 @@ def test_area_is_the_integral_between_quantile_functions():
     assert area == pytest.approx(expected, rel=1e-12)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-def test_steps_written_out(monkeypatch, channels):
-    """One scale, patches that fill the image: no choice of places is left."""
+@pytest.mark.parametrize(("channels", "flat"), [(1, 0), (3, 0), (3, 1)])
+def test_steps_written_out(monkeypatch, channels, flat):
+    """One scale, patches that fill the image: no choice of places is left. The last channels may be flat."""
     monkeypatch.setattr(module, "_DIRECTIONS", 8)
     fakes, reals = images(20, 8, channels)[:, :7, :7], images(20, 8, channels, seed=1, contrast=2)[:, :7, :7]
+    fakes, reals = fakes.copy(), reals.copy()
+    fakes[..., channels - flat :] = reals[..., channels - flat :] = 7
     directions = np.random.Generator(np.random.PCG64(0)).normal(size=(8, channels, 49))
     expected = 0.0
     for direction in directions:
         unit = (direction / np.sqrt((direction**2).sum())).reshape(channels, 7, 7).transpose(1, 2, 0)
         places = [
-            np.sort(((x - x.mean(axis=(0, 1, 2))) / x.std(axis=(0, 1, 2)) * unit).sum(axis=(1, 2, 3)))
+            np.sort(((x - x.mean(axis=(0, 1, 2))) / x.std(axis=(0, 1, 2)).clip(1e-9) * unit).sum(axis=(1, 2, 3)))
             for x in (fakes.astype(float), reals.astype(float))
         ]
         expected += 1000 * np.abs(places[0] - places[1]).mean() / 8
@@ -72,6 +74,32 @@ def test_replicates_are_sets_with_repeated_images(monkeypatch, few_directions):
     repeated = sliced_wasserstein(fakes.repeat(counts[0], axis=0), reals.repeat(counts[1], axis=0), replicates=0)
     monkeypatch.setattr(module, "bootstrap", resampled)
     assert sliced_wasserstein(fakes, reals)[16].value == pytest.approx(repeated[16].value, rel=1e-9)
+
+
+def test_places_differ_by_image_and_not_by_its_copy():
+    """A ramp tells where a patch lies."""
+    ramp = (np.arange(16) + 16 * np.arange(16)[:, None]).astype(np.uint8)[..., None]
+    marked = ramp.copy()
+    marked[0, 0] = 1
+    (patches,) = module._patches(np.stack([ramp, marked, ramp]), [16], seed=0)
+    corners = patches[..., 3, 3].squeeze(2).astype(int)  # of which the mark is none
+    np.testing.assert_array_equal(corners[0], corners[2])
+    assert (corners[0] != corners[1]).mean() > 0.9
+    for along in (corners % 16, corners // 16):
+        assert set(along.flat) == set(range(3, 13))
+    assert (corners % 16 != corners // 16).mean() > 0.8
+
+
+def test_interval_of_some_directions_is_moved_to_the_value(monkeypatch, few_directions):
+    def wide(statistic, sizes, **_):
+        value = statistic(*(np.full(size, 1 / size) for size in sizes))
+        return module.Estimate(value, value - 1, value + 2)
+
+    x, y = images(6, 16, 1), images(7, 16, 1, seed=1, contrast=2)
+    expected = sliced_wasserstein(x, y, replicates=0)[16].value
+    monkeypatch.setattr(module, "bootstrap", wide)
+    estimate = sliced_wasserstein(x, y)[16]
+    assert (estimate.value, estimate.low, estimate.high) == pytest.approx((expected, expected - 1, expected + 2))
 
 
 def test_scales(few_directions):
