@@ -37,27 +37,29 @@ def test_reals_are_at_their_floor(results):
 
 
 WORSE = {
-    "noisy": ["psnr", "ssim", "ms_gmsd", "mdsi", "haarpsi", "swd_32", "swd_16", "kid", "fid", "precision", "density"],
-    "blurred": ["swd_32", "kid", "fid", "precision", "recall"],
-    "dark": ["psnr", "kid", "fid", "precision", "recall", "coverage"],
-    "duplicated": ["fid", "recall", "coverage", "similarity"],
-    "gridded": ["checkerboard_2", "swd_32", "kid", "fid"],
+    "noisy": ["psnr", "ssim", "mdsi", "swd_32", "kid", "fid", "precision", "recall", "density", "coverage"],
+    "blurred": ["swd_32", "kid", "fid", "precision", "recall", "density", "coverage"],
+    "dark": ["psnr", "ssim", "ms_gmsd", "mdsi", "haarpsi", "kid", "fid", "precision", "recall", "density", "coverage"],
+    "duplicated": ["swd_32", "fid", "recall", "coverage", "similarity"],
+    "gridded": ["checkerboard_2", "swd_32", "recall", "density", "coverage"],
 }
 
 
 @pytest.mark.parametrize(("spoilt", "name"), [(spoilt, name) for spoilt, names in WORSE.items() for name in names])
-def test_what_is_spoilt_is_worse(results, spoilt, name):
-    """Beyond the interval of its floor, and worse than the unspoilt images."""
-    figure, unspoilt = results[spoilt][name], results["real"][name]
-    sign = -1 if figure.better == "higher" else 1
-    worst_of_floor = figure.floor.high if sign > 0 else figure.floor.low
-    assert sign * figure.value.value > sign * worst_of_floor or (figure.better != "lower" and name not in ("recall",))
-    assert sign * figure.value.value > sign * unspoilt.value.value
+def test_what_is_spoilt_is_worse_than_the_floor(results, spoilt, name):
+    """Beyond its interval."""
+    figure = results[spoilt][name]
+    if figure.better == "higher":
+        assert figure.value.value < figure.floor.low
+    else:
+        assert figure.value.value > figure.floor.high
 
 
-def test_fakes_alike_are_seen_as_no_others_are(results):
-    figure = results["duplicated"]["similarity"]
-    assert figure.value.value > figure.floor.high
+def test_what_a_measure_cannot_see_leaves_it_at_its_floor(results):
+    """Normalised patches know no darkness, and copies of three images have no fault of their own."""
+    for spoilt, name in (("dark", "swd_32"), ("duplicated", "precision"), ("noisy", "checkerboard_2")):
+        figure = results[spoilt][name]
+        assert figure.floor.low <= figure.value.value <= figure.floor.high
 
 
 def test_copies_are_seen(phantoms):
@@ -98,8 +100,6 @@ def test_pairings(phantoms, pairing):
     x, y = fakes.astype(np.float32) / 255, reals.astype(np.float32) / 255
     psnr = np.array([[float(-10 * np.log10(np.mean((a - b) ** 2))) for b in y] for a in x])
     if pairing == "nearest":
-        small = [a.reshape(-1, 16, 2, 16, 2, 3) for a in (x, y)]
-        assert all(a.shape[1] == 16 for a in small)
         np.testing.assert_allclose(scores["psnr"], psnr.max(1), rtol=1e-4)  # at 32 px nothing is averaged away
     elif pairing == "random":
         assert all(np.min(np.abs(row - value)) < 1e-3 for row, value in zip(psnr, scores["psnr"], strict=True))
@@ -110,7 +110,7 @@ def test_pairings(phantoms, pairing):
         x = (x - low) / (high - low)
         low, high = (f(y, (1, 2, 3)).reshape(-1, 1, 1, 1) for f in (np.min, np.max))
         y = ((y - low) / (high - low))[:10]
-        np.testing.assert_allclose(scores["ssim"], METRICS["ssim"].function(x, y), atol=1e-5)
+        np.testing.assert_allclose(scores["ssim"], METRICS["ssim"].function(x, y), atol=1e-4)
 
 
 def test_a_flat_image_can_be_stretched(phantoms):
