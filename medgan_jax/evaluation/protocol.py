@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+from medgan_jax.evaluation.quick import MIN_IMAGES
 from medgan_jax.evaluation.sets import ImageSet
 from medgan_jax.images import uint8_to_unit
 from medgan_jax.measures.bootstrap import Estimate, bootstrap
@@ -31,8 +32,7 @@ from medgan_jax.measures.manifold import manifold
 from medgan_jax.measures.sliced_wasserstein import sliced_wasserstein
 from medgan_jax.metrics import METRICS
 
-MIN_IMAGES = 20  # of each set, for measures between sets
-MAX_IMAGES = 5000  # of each set: matrices of all pairs are as large as that squared
+MAX_IMAGES = 2000  # of each set: the time of FID's intervals grows with the cube
 PAIRINGS = {
     "nearest": "each image with the real it differs least from, by pixels at 32 px",
     "random": "each image with a real drawn by chance",

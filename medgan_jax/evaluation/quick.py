@@ -2,11 +2,23 @@
 
 import numpy as np
 
+from medgan_jax.errors import UserError
 from medgan_jax.measures.features import PYRAMID
 from medgan_jax.measures.kid import kid
 from medgan_jax.measures.sliced_wasserstein import sliced_wasserstein
 
+MIN_IMAGES = 20
 _MAX_FAKES = 500
+
+
+def check_enough(held_out: int, training: int) -> None:
+    """Raises UserError when there are too few images, held out or to train on, for their distances to mean anything."""
+    for number, kept, change in ((held_out, "held out", "raise"), (training, "left to train on", "lower")):
+        if number < MIN_IMAGES:
+            raise UserError(
+                f"evaluate_every_steps: needs {MIN_IMAGES} images or more, and {number} are {kept}; "
+                f"{change} data.holdout_fraction, or set evaluate_every_steps=0"
+            )
 
 
 class QuickEvaluation:

@@ -101,15 +101,15 @@ def gradient_magnitude(planes: jax.Array) -> jax.Array:
     return root(across**2 + down**2)
 
 
-def average_pool(planes: jax.Array, size: int) -> jax.Array:
-    """Means over squares of `size` pixels; planes (N, H, W) or (N, H, W, C) of other sizes are filled up with zeros.
+def average_pool(planes: jax.Array, size: int, *, before: int = 0) -> jax.Array:
+    """Means over squares of `size` pixels.
 
-    Where the squares cannot be centred evenly they begin as those of MATLAB's `conv2(..., 'same')` do.
+    Args:
+      planes: (N, H, W) or (N, H, W, C); filled up with zeros where the squares do not come out even.
+      size: of a square.
+      before: how many zeros come before the first row and column.
     """
-    if size == 1:
-        return planes
     number, height, width, *channels = planes.shape
-    before = (size - 1) // 2
     outputs = [-(-length // size) for length in (height, width)]
     after = [size * o - length - before for o, length in zip(outputs, (height, width), strict=True)]
     edges = [(0, 0, 0), (before, after[0], 0), (before, after[1], 0)] + [(0, 0, 0)] * len(channels)

@@ -47,7 +47,9 @@ def mdsi(
     """
     x, y = check_pair(x, y, name="mdsi", min_size=3, data_range=data_range)
     shrink = max(1, math.floor(min(x.shape[1:3]) / 256 + 0.5))
-    (light_x, h_x, m_x), (light_y, h_y, m_y) = (_lhm(255 * average_pool(images, shrink)) for images in (x, y))
+    # Squares around every `shrink`-th pixel, as the paper's code has them.
+    x, y = (average_pool(images, shrink, before=(shrink - 1) // 2) for images in (x, y))
+    (light_x, h_x, m_x), (light_y, h_y, m_y) = _lhm(255 * x), _lhm(255 * y)
     edges_x, edges_y, edges_mean = (gradient_magnitude(p) for p in (light_x, light_y, (light_x + light_y) / 2))
 
     # All of it as 1 - similarity, which is 0 to the last digit for identical images: the roots at the end would make

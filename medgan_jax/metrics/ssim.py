@@ -4,6 +4,7 @@ import functools
 
 import dm_pix
 import jax
+import jax.numpy as jnp
 
 from medgan_jax.metrics.filters import average_pool, check_pair, correlate, gaussian_kernel, power
 
@@ -93,7 +94,7 @@ def ms_ssim(
     product = 1.0
     for scale, weight in enumerate(weights):
         if scale:
-            x, y = average_pool(x, 2), average_pool(y, 2)
+            x, y = _halved(x), _halved(y)
         mean_x, mean_y = blur(x), blur(y)
         covariance = blur(x * y) - mean_x * mean_y
         variances = blur(x**2) - mean_x**2 + blur(y**2) - mean_y**2
@@ -108,6 +109,11 @@ def _planes(images: jax.Array) -> jax.Array:
     """(N, H, W, C) to (N C, H, W)."""
     number, height, width, channels = images.shape
     return images.transpose(0, 3, 1, 2).reshape(number * channels, height, width)
+
+
+def _halved(planes: jax.Array) -> jax.Array:
+    """Means of 2 x 2 px; of a last odd row or column, of what there is."""
+    return average_pool(jnp.pad(planes, [(0, 0)] + [(0, size % 2) for size in planes.shape[1:]], mode="edge"), 2)
 
 
 def _window(size: int, sigma: float) -> functools.partial[jax.Array]:

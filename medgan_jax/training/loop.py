@@ -23,7 +23,7 @@ from medgan_jax.data.cache import CachedImages
 from medgan_jax.data.pipeline import epoch_permutation, load_dataset, open_batches, steps_per_epoch
 from medgan_jax.distributed import agree, from_leader, is_leader
 from medgan_jax.errors import UserError
-from medgan_jax.evaluation.quick import QuickEvaluation
+from medgan_jax.evaluation.quick import QuickEvaluation, check_enough
 from medgan_jax.images import image_grid, write_png
 from medgan_jax.sampling import sample_batches, seeded_latents
 from medgan_jax.sharding import check_batch_size, data_mesh, local_copy, local_mesh, replicated
@@ -52,6 +52,8 @@ def train(config: Config, workdir: Path) -> int:
         files.check(config)  # before the images are decoded
         dataset, held_out = _load_dataset(config)
         epoch = steps_per_epoch(len(dataset.images), config.batch_size)
+        if config.evaluate_every_steps:
+            check_enough(len(held_out.images), len(dataset.images))
         with files.opened(config, _describe(dataset)):
             if jax.process_count() > 1 and not files.bears(from_leader(files.mark())):
                 raise UserError(
@@ -310,6 +312,8 @@ class _Training:
             saved = f"stopped at step {self.step} of {self.total_steps}, saved"
             self._say(f"{saved if self.step else 'stopped before the first step'}; the same command goes on from there")
             return 128 + self.signals.caught
+        if (best := self.best.latest_step()) is not None:
+            self._say(f"best by {self.config.best_measure}, of step {best}: {self.files.best}")
         self._say(
             f"finished step {self.step}. Look at {self.files.picture(self.step)} beside {self.files.reals}; "
             f"sample with: python sample.py --checkpoint={self.files.path} --num_images=100 --out=samples"

@@ -71,10 +71,20 @@ def test_a_batch_may_be_the_whole_set_but_not_more():
 
 def test_load_dataset(tiny_config, tmp_path):
     data = tiny_config(data_num_phantoms=3, data_cache_dir=str(tmp_path)).data
-    cached = load_dataset(data, image_size=16, channels=3, progress=False)
+    cached, held_out = load_dataset(data, image_size=16, channels=3, progress=False)
+    assert held_out is None
     assert cached.images.shape == (3, 16, 16, 3) and len(cached.labels) == 3
     np.testing.assert_array_equal(cached.images[2], phantom_image(2, seed=0, image_size=16))
     assert list(tmp_path.glob("*.uint8"))
+
+
+def test_held_out_images_are_not_trained_on(tiny_config, tmp_path):
+    data = tiny_config(data_num_phantoms=10, data_holdout_fraction=0.3, data_cache_dir=str(tmp_path)).data
+    training, held_out = load_dataset(data, image_size=16, channels=3, progress=False)
+    assert sorted(training.names + held_out.names) == [f"phantom_{i:05d}" for i in range(10)]
+    assert len(held_out.images) in (2, 3, 4)
+    number = int(held_out.names[0].removeprefix("phantom_"))
+    np.testing.assert_array_equal(held_out.images[0], phantom_image(number, seed=0, image_size=16))
 
 
 @pytest.fixture

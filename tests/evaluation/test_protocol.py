@@ -5,7 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from medgan_jax.evaluation.protocol import MIN_IMAGES, PAIRINGS, evaluate, paired_scores
+from medgan_jax.evaluation.protocol import PAIRINGS, evaluate, paired_scores
+from medgan_jax.evaluation.quick import MIN_IMAGES
 from medgan_jax.evaluation.sets import ImageSet
 from medgan_jax.metrics import METRICS
 from tests.evaluation.conftest import SPOILT

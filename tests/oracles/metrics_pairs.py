@@ -8,14 +8,17 @@ from medgan_jax.data.phantom import phantom_image
 
 EXPECTED = Path(__file__).parent / "metrics.json"
 KINDS = ("other", "noisy", "dark", "same", "mirrored", "warm")
-SHAPES = ((32, 3), (65, 3), (65, 1), (176, 3), (400, 3))  # 65 cannot be halved evenly; 400 is shrunk by MDSI first
+SHAPES = ((32, 3), (65, 3), (65, 1), (176, 3), (400, 3), (650, 3))  # 65 cannot be halved; MDSI shrinks 400 and 650
 
 
 def pairs(kind: str, size: int, channels: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """Two batches (3, size, size, channels), float32 in [0, 1], the first of phantoms, the second of `kind`."""
     side = 512 if size > 256 else 256
-    centre = slice((side - size) // 2, (side - size) // 2 + size)
-    phantoms = np.stack([phantom_image(i, seed=7, image_size=side)[centre, centre] for i in range(4)])
+    phantoms = np.stack([phantom_image(i, seed=7, image_size=side) for i in range(4)])
+    border = max(0, size - side)
+    phantoms = np.pad(phantoms, ((0, 0), (0, border), (0, border), (0, 0)), mode="reflect")
+    start = max(0, side - size) // 2
+    phantoms = phantoms[:, start : start + size, start : start + size]
     images = phantoms.astype(np.float32) / 255
     if channels == 1:
         images = images.mean(-1, keepdims=True, dtype=np.float32)

@@ -205,3 +205,49 @@ def test_too_large_a_batch_writes_nothing(config, tmp_path):
     with pytest.raises(UserError, match="batch_size=14 is more than the 12 images"):
         train(config(batch_size=14), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def evaluated(**options):
+    return {"data_num_phantoms": 100, "data_holdout_fraction": 0.3, "evaluate_every_steps": 3, **options}
+
+
+def evaluations(workdir):
+    return [json.loads(line) for line in Workdir(workdir).evaluations.read_text().splitlines()]
+
+
+def test_the_best_generator_is_kept(config, tmp_path, capsys):
+    c = config(num_steps=11, **evaluated(ema_decay=0.5))
+    train(c, tmp_path / "run")
+    lines = evaluations(tmp_path / "run")
+    assert [line["step"] for line in lines] == [3, 6, 9, 11]
+    assert all(0 < line["swd_floor"] < line["swd"] for line in lines)  # eleven steps teach little
+    assert {line["kid_floor"] for line in lines} == {lines[0]["kid_floor"]}
+    best = min(lines, key=lambda line: line["swd"])
+    kept = load_generator(Workdir(tmp_path / "run").best, replicated(data_mesh()))
+    assert kept.step == best["step"]
+    assert f"best by swd, of step {best['step']}: {Workdir(tmp_path / 'run').best}" in capsys.readouterr().out
+
+
+def test_evaluation_and_resuming_change_not_a_bit(config, tmp_path):
+    """Neither of the training nor of the figures, which are those of the generator's own samples."""
+    whole = config(num_steps=9, **evaluated())
+    train(whole, tmp_path / "whole")
+    for num_steps in (5, 9):
+        train(config(num_steps=num_steps, **evaluated(best_measure="kid")), tmp_path / "parts")
+    train(config(num_steps=9, **evaluated(evaluate_every_steps=0)), tmp_path / "never")
+    expected = final_state(tmp_path / "whole", whole)
+    for name in ("parts", "never"):
+        jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / name, whole), expected)
+    figures = {line["step"]: line for line in evaluations(tmp_path / "whole")}
+    parts = {line["step"]: line for line in evaluations(tmp_path / "parts")}
+    assert set(parts) == {3, 5, 6, 9}
+    assert all(parts[step] == figures[step] for step in (3, 6, 9))
+    assert not Workdir(tmp_path / "never").evaluations.exists()
+    best = min(parts.values(), key=lambda line: line["kid"])["step"]
+    assert load_generator(Workdir(tmp_path / "parts").best, replicated(data_mesh())).step == best
+
+
+def test_too_few_held_out_images_are_refused(config, tmp_path):
+    with pytest.raises(UserError, match="needs 20 images or more, and 1. are held out; raise data.holdout_fraction"):
+        train(config(**evaluated(data_holdout_fraction=0.15)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

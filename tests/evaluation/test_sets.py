@@ -1,0 +1,144 @@
+"""Which images are compared, and the clear refusal of those that cannot be."""
+
+import functools
+import os
+
+import numpy as np
+import pytest
+
+from configs import default
+from medgan_jax.errors import UserError
+from medgan_jax.evaluation import sets
+from medgan_jax.images import write_png
+from medgan_jax.measures.features import PIXELS, PYRAMID
+from medgan_jax.sharding import data_mesh, replicated
+from medgan_jax.training.loop import train
+
+
+@pytest.fixture
+def data(tmp_path):
+    return {**default.get_config().data.to_dict(), "cache_dir": str(tmp_path / "cache")}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A function that writes images of a shape into a folder."""
+
+    def write(name, *shapes, number=3):
+        (tmp_path / name).mkdir(exist_ok=True)
+        random = np.random.default_rng(len(name))
+        for i in range(number):
+            for j, shape in enumerate(shapes):
+                write_png(tmp_path / name / f"image_{i}_{j}.png", random.integers(0, 256, shape, np.uint8))
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.fixture
+def choose(data):
+    empty = dict.fromkeys(("checkpoint", "fakes", "reals", "train", "num_images"))
+    return lambda **options: sets.choose(**{**empty, "data": data, "seed": 0, **options})
+
+
+def test_folders(choose, folder):
+    fakes, reals, train_set = choose(
+        fakes=folder("fakes", (16, 16, 3)), reals=folder("reals", (40, 32, 3)), train=folder("train", (32, 32, 3))
+    )
+    assert fakes.images.shape == reals.images.shape == train_set.images.shape == (3, 16, 16, 3)
+    assert "fakes" in fakes.title
+
+
+def test_samples_come_without_their_grid(choose, folder):
+    place = folder("fakes", (16, 16, 3))
+    write_png(f"{place}/grid.png", np.zeros((40, 40, 3), np.uint8))
+    with pytest.raises(UserError, match="holds images of 16 x 16 px with 3 channels and of 40 x 40 px"):
+        choose(fakes=place, reals=place)
+    open(f"{place}/manifest.csv", "w").close()
+    assert len(choose(fakes=place, reals=folder("reals", (16, 16, 3)))[0].images) == 3
+
+
+@pytest.mark.parametrize(
+    ("fake", "real", "says"),
+    [
+        ((32, 32, 3), (32, 16, 3), ["--reals=", "16 x 32 px", "32 x 32 px", "blur"]),
+        ((32, 32, 3), (32, 32, 1), ["1 channel,", "3 channels", "compare colour with colour"]),
+        ((32, 32, 1), (32, 32, 3), ["1 channel:", "3 channels", "compare colour with colour"]),
+        ((32, 16, 3), (32, 32, 3), ["--fakes=", "16 x 32 px", "square"]),
+    ],
+)
+def test_unlike_sets_are_refused(choose, folder, fake, real, says):
+    with pytest.raises(UserError) as caught:
+        choose(fakes=folder("fakes", fake), reals=folder("reals", real))
+    for text in says:
+        assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "either --checkpoint=... or --fakes=..."),
+        ({"checkpoint": "x", "fakes": "y"}, "either --checkpoint=... or --fakes=..."),
+        ({"fakes": "F"}, "give --reals="),
+        ({"fakes": "F", "train": "F"}, "give --reals="),
+        ({"fakes": "F", "reals": "F", "num_images": 3}, "--num_images is for --checkpoint"),
+        ({"fakes": "E", "reals": "F"}, "--fakes=.*holds no images"),
+        ({"fakes": "F", "reals": "E"}, "holds no images"),
+        ({"fakes": "N", "reals": "F"}, "--fakes="),
+        ({"fakes": "B", "reals": "F"}, "can be read"),
+        ({"checkpoint": "E", "reals": "F"}, "generator"),
+    ],
+)
+def test_what_is_missing_is_named(choose, folder, tmp_path, options, says):
+    places = {"F": folder("good", (16, 16, 3)), "E": folder("empty"), "N": str(tmp_path / "nowhere")}
+    places["B"] = folder("bad", (16, 16, 3))
+    for name in os.listdir(places["B"]):
+        (tmp_path / "bad" / name).write_bytes(b"no image")
+    with pytest.raises(UserError, match=says):
+        choose(**{name: places.get(value, value) for name, value in options.items()})
+
+
+def test_a_generator_is_judged_by_what_its_training_held_out(choose, tiny_config, tmp_path):
+    options = {"data_num_phantoms": 12, "data_cache_dir": str(tmp_path / "cache"), "num_steps": 1}
+    train(tiny_config(data_holdout_fraction=0.4, **options), tmp_path / "run")
+    fakes, reals, training = choose(checkpoint=str(tmp_path / "run"))
+    assert len(fakes.images) == len(training.images)
+    assert len(reals.images) + len(training.images) == 12
+    assert fakes.images.shape[1:] == (16, 16, 3)
+    again, _, _ = choose(checkpoint=str(tmp_path / "run"), num_images=2)
+    np.testing.assert_array_equal(again.images, fakes.images[:2])
+    train(tiny_config(**options), tmp_path / "all")
+    with pytest.raises(UserError, match="give --reals=.*held none out"):
+        choose(checkpoint=str(tmp_path / "all"))
+
+
+def test_a_grey_generator_is_judged_by_greyed_reals(choose, folder, tiny_config, tmp_path):
+    """As its training converted them."""
+    train(tiny_config(channels=1, num_steps=1, data_cache_dir=str(tmp_path / "cache")), tmp_path / "run")
+    fakes, reals, _ = choose(checkpoint=str(tmp_path / "run"), reals=folder("reals", (32, 32, 3), number=4))
+    assert fakes.images.shape == (2, 16, 16, 1)
+    assert reals.images.shape == (4, 16, 16, 1)
+
+
+def test_samples_are_those_of_sample_py(tiny_config, tmp_path):
+    from medgan_jax.checkpoint import load_generator
+    from medgan_jax.sampling import sample_batches, seeded_latents
+
+    train(tiny_config(num_steps=1, data_cache_dir=str(tmp_path / "cache")), tmp_path / "run")
+    mesh = data_mesh()
+    generator = load_generator(tmp_path / "run", replicated(mesh))
+    chosen = sets.sampled(generator, 5, seed=3, mesh=mesh, title="t", progress=False)
+    latents = functools.partial(seeded_latents, 3, latent_dim=8)
+    batches = sample_batches(generator.module, generator.variables, latents, 5, batch_size=2, mesh=mesh)
+    difference = chosen.images.astype(int) - np.concatenate(list(batches))
+    assert np.abs(difference).max() <= 1
+
+
+def test_features(tmp_path):
+    assert sets.choose_features(None, None) is PYRAMID
+    assert sets.choose_features("pixels", None) is PIXELS
+    for name, weights in (("inception", None), ("pyramid", "w.pth")):
+        with pytest.raises(UserError, match="go together"):
+            sets.choose_features(name, weights)
+    with pytest.raises(UserError, match=r"nowhere\.pth"):
+        sets.choose_features(None, str(tmp_path / "nowhere.pth"))
