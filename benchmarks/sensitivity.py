@@ -1,0 +1,119 @@
+"""What each measure is sensitive to: the tables and the picture of docs/metrics.md.
+
+python -m benchmarks.sensitivity --reals=/data/isic --picture=docs/images/metrics.png
+
+Spoils real images in known ways and measures them against others. Prints Markdown.
+"""
+
+import argparse
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from configs import default
+from medgan_jax.config import parse_data
+from medgan_jax.data.pipeline import load_dataset
+from medgan_jax.errors import reported
+from medgan_jax.evaluation.protocol import Evaluation, evaluate
+from medgan_jax.evaluation.sets import ImageSet
+from medgan_jax.images import image_grid, uint8_to_unit, write_png
+from medgan_jax.metrics import METRICS
+
+_NOISE = 0.05  # of white, the standard deviation
+
+
+def _noisy(images: np.ndarray) -> np.ndarray:
+    noise = np.random.default_rng(0).normal(0, 255 * _NOISE, images.shape)
+    return (images + noise).round().clip(0, 255).astype(np.uint8)
+
+
+def _blurred(images: np.ndarray) -> np.ndarray:
+    """Means of 5 x 5 px."""
+    _, height, width, _ = images.shape
+    padded = np.pad(images.astype(np.float32), ((0, 0), (2, 2), (2, 2), (0, 0)), mode="edge")
+    shifts = [padded[:, i : i + height, j : j + width] for i in range(5) for j in range(5)]
+    return np.mean(shifts, 0).round().astype(np.uint8)
+
+
+def _dark(images: np.ndarray) -> np.ndarray:
+    return (0.7 * images).round().astype(np.uint8)
+
+
+def _mirrored(images: np.ndarray) -> np.ndarray:
+    return images[:, :, ::-1]
+
+
+def _duplicated(images: np.ndarray) -> np.ndarray:
+    """Ten of them, as often as it takes."""
+    return np.concatenate([images[:10]] * -(-len(images) // 10))[: len(images)]
+
+
+def _gridded(images: np.ndarray) -> np.ndarray:
+    """Every other pixel of every other row 4 grey levels brighter."""
+    grid = np.zeros((*images.shape[1:3], 1), np.int32)
+    grid[::2, ::2] = 4
+    return (images + grid).clip(0, 255).astype(np.uint8)
+
+
+PAIRED = {"noise, 5 %": _noisy, "blur, 5 x 5 px": _blurred, "dark, x 0.7": _dark, "mirrored": _mirrored}
+SETS = {"reals": lambda images: images, **PAIRED, "ten, repeated": _duplicated, "grid, 4 grey levels": _gridded}
+
+
+def paired_table(images: np.ndarray) -> list[str]:
+    """Mean scores of images against themselves, spoilt, and against the next of them."""
+    kinds = {"itself": images, **{name: spoil(images) for name, spoil in PAIRED.items()}}
+    kinds["another lesion"] = np.roll(images, 1, 0)
+    names = [name for name, metric in METRICS.items() if images.shape[1] >= metric.min_size]
+    lines = ["| against | " + " | ".join(METRICS[name].title for name in names) + " |"]
+    lines.append("|---" * (len(names) + 1) + "|")
+    for kind, others in kinds.items():
+        scores = [np.mean(METRICS[name].function(uint8_to_unit(images), uint8_to_unit(others))) for name in names]
+        lines.append(f"| {kind} | " + " | ".join(f"{score:.3f}" for score in scores) + " |")
+    return lines
+
+
+def sets_table(images: np.ndarray) -> list[str]:
+    """Every figure of evaluate.py, of a third of the images as it is and spoilt; the other two are train and held-out."""
+    order = np.random.default_rng(0).permutation(len(images))
+    fakes, train, reals = (images[np.sort(part)] for part in np.array_split(order, 3))
+    results: dict[str, Evaluation] = {
+        name: evaluate(ImageSet(name, spoil(fakes)), ImageSet("held out", reals), ImageSet("train", train))
+        for name, spoil in SETS.items()
+    }
+    lines = ["| | floor | " + " | ".join(results) + " |", "|---" * (len(results) + 2) + "|"]
+    for i, figure in enumerate(results["reals"].figures):
+        floor = figure.floor and f"{figure.floor.value:.3g} ({figure.floor.low:.2g} to {figure.floor.high:.2g})"
+        cells = [f"{result.figures[i].value.value:.3g}" for result in results.values()]
+        lines.append(f"| {figure.title} | {floor or ''} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def picture(images: np.ndarray) -> np.ndarray:
+    """Rows of one image each: itself, and spoilt in the order of the paired table."""
+    kinds = [images, *(spoil(images) for spoil in PAIRED.values())]
+    return image_grid(np.stack(kinds, 1).reshape(-1, *images.shape[1:]), columns=len(kinds))
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.sensitivity",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--reals", required=True, help="a folder of images, or of a folder for each class")
+    parser.add_argument("--image_size", type=int, default=64)
+    parser.add_argument("--picture", type=Path, help="where to write the picture")
+    options = parser.parse_args()
+    with reported():
+        data = parse_data({**default.get_config().data.to_dict(), "path": options.reals})
+        images = np.asarray(load_dataset(data, image_size=options.image_size, channels=3)[0].images)
+        print("\n".join(paired_table(images[:100])), "\n")
+        print("\n".join(sets_table(images)))
+        if options.picture:
+            write_png(options.picture, picture(images[:2]))
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_platforms", "cpu")
+    _main()
