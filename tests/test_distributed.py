@@ -16,6 +16,7 @@ import pytest
 
 from medgan_jax.checkpoint import Checkpoints
 from medgan_jax.config import parse_config
+from medgan_jax.data.pipeline import batch_indices
 from medgan_jax.distributed import Cluster, find_cluster
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
@@ -192,6 +193,39 @@ def test_a_lone_start_gives_up(command_environment):
         assert done.returncode == 2, done.stderr
         assert done.stderr.startswith("error: not all of the 2 processes met at localhost:")
         assert len(done.stderr.splitlines()) == 1
+
+
+READS = """
+import json, os
+import numpy as np
+from medgan_jax import distributed
+from medgan_jax.cli import run
+from medgan_jax.data.pipeline import StreamedBatches
+from medgan_jax.sharding import data_mesh
+
+read, rows = os.preadv, []
+os.preadv = lambda file, buffers, offset: rows.append(offset // 48) or read(file, buffers, offset)
+def main():
+    with distributed.joined(distributed.Cluster("localhost:PORT", 2, PROCESS)):
+        images = np.memmap("IMAGES", np.uint8, "r", shape=(22, 4, 4, 3))
+        batches = StreamedBatches(images, batch_size=4, seed=0, first_step=0, mesh=data_mesh())
+        batches.take(1)
+        batches.close()
+    print(json.dumps(rows))
+run(main, doc="")
+"""
+
+
+def test_a_process_reads_only_its_own_rows(launch, tmp_path):
+    np.random.default_rng(0).integers(0, 256, (22, 4, 4, 3), np.uint8).tofile(tmp_path / "images")
+    code = READS.replace("PORT", str(free_port())).replace("IMAGES", str(tmp_path / "images"))
+    processes = [launch("-c", code.replace("PROCESS", str(process))) for process in (0, 1)]
+    codes, outputs = finish(processes)
+    assert codes == [0, 0], outputs
+    for process, (stdout, _) in enumerate(outputs):
+        rows = json.loads(stdout)
+        chunks = batch_indices(0, 512, num_images=22, batch_size=4, seed=0)[:, 2 * process : 2 * process + 2]
+        assert rows in (chunks[:256].ravel().tolist(), chunks.ravel().tolist())  # with the one read ahead or without
 
 
 JOINED = """
