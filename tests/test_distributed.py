@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from medgan_jax import distributed
 from medgan_jax.checkpoint import Checkpoints
 from medgan_jax.config import parse_config
 from medgan_jax.data.pipeline import batch_indices
@@ -260,6 +261,13 @@ def test_a_silent_process_ends_the_others(joined):
     assert error_lines(outputs) == [
         ["error: process 1 is gone; start all processes again to go on from what was saved"]
     ]
+
+
+def test_the_service_aborts_after_we_have_left():
+    """It may count a process as dead half its time after the last sign of life: then one line is out, and we are."""
+    left = distributed._LOST_S + 2 * distributed._BEAT_S + distributed._LINGER_S
+    assert 1.5 * left < distributed._BACKSTOP_S / 2
+    assert distributed._LINGER_S > 2 * distributed._BEAT_S  # the others look once a beat
 
 
 def test_the_others_do_not_outlive_process_0(joined):
