@@ -41,11 +41,14 @@ def free_port():
 
 @pytest.fixture
 def launch(command_environment):
-    """Starts a Python process on one device, which does not outlive the test."""
-    cheap = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    """Starts a Python process on some devices, which does not outlive the test."""
     started = []
 
-    def call(*arguments):
+    def call(*arguments, devices=1):
+        cheap = {
+            "XLA_FLAGS": f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
         started.append(
             subprocess.Popen(
                 [sys.executable, *map(str, arguments)],
@@ -114,8 +117,8 @@ def saved_state(workdir, step=None):
     return checkpoints.restore(step or checkpoints.latest_step(), like, replicated(data_mesh()))
 
 
-def test_two_processes_train_as_one_does_and_one_goes_on(start, tmp_path):
-    """Against one process with two devices; what two have saved, one continues."""
+def test_two_processes_train_as_one_does_and_one_goes_on(start, launch, tmp_path):
+    """Against one process with two devices; what two have saved, one with four continues."""
     one, two = Workdir(tmp_path / "one"), Workdir(tmp_path / "two")
     codes, outputs = finish(start(two.path, num_steps=8))
     assert codes == [0, 0], outputs
@@ -134,7 +137,10 @@ def test_two_processes_train_as_one_does_and_one_goes_on(start, tmp_path):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5), *states)
 
     assert_same(8)
-    assert train(config, two.path) == 0
+    overrides = [f"--config.{name}={value}" for name, value in TINY.items()]
+    flags = ["--config=configs/sngan64.py", f"--workdir={two.path}", "--config.num_steps=12"]
+    codes, outputs = finish([launch("train.py", *flags, *overrides, devices=4)])
+    assert codes == [0], outputs
     assert logged(two.path) == [2, 4, 6, 8, 10, 12]
     assert_same(12)
 
