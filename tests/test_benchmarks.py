@@ -268,7 +268,9 @@ def test_a_misspelt_row_is_named():
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_measuring(tmp_path, monkeypatch):
-    monkeypatch.setitem(rows.ROWS, "step64", dataclasses.replace(rows.ROWS["step64"], measure=pytest.fail))
+    monkeypatch.setitem(
+        rows.ROWS, "step64", dataclasses.replace(rows.ROWS["step64"], measure=lambda s: pytest.fail("measured"))
+    )
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="file/results"):
         door.main(["--rows=step64", f"--out={tmp_path}/file/results"])
