@@ -76,7 +76,7 @@ def test_the_formula_gives_the_published_networks():
 
 
 def test_ours_runs_the_projects_step():
-    training = ours.Training(ours.training_config(size=16, batch=4, maps=4))
+    training = ours.Training(ours.training_config(size=16, batch=4, maps=4, dtype="bfloat16"))
     before = jax.device_get(training.state.step)
     metrics = training.run(3)
     assert jax.device_get(training.state.step) == before + 3
@@ -317,7 +317,7 @@ def in_process(monkeypatch):
 
 
 def test_a_step_is_measured(in_process):
-    measured = rows.steps_against_torch(TOY, size=16, batch=4)
+    measured = rows.steps_against_torch(TOY, size=16, batch=4, dtype="bfloat16")
     assert measured.problem == rows.PEER_MISSING
     assert measured.value == measured.peer == []
     (rate,) = measured.ours
