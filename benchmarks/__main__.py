@@ -5,8 +5,8 @@ python -m benchmarks --rows=step64,memory             some of them
 python -m benchmarks --quick                          fewer rounds and images: a first look, noisier
 
 Prints a table and writes it to OUT/MACHINE.json; rows measured there before at the same commit are kept, and replaced
-only by rows of as many samples. Leave the
-machine alone meanwhile. The peer needs PyTorch: pip install '.[bench]', or --torch_python.
+only by rows of as many samples. Leave the machine alone meanwhile. The peer needs PyTorch: pip install '.[bench]', or
+--torch_python.
 """
 
 import argparse

@@ -38,7 +38,7 @@ def tilings(monkeypatch):
     return answers
 
 
-@pytest.mark.parametrize(("case", "tiled"), [*((case, False) for case in torch_oracle.CASES), ("sngan32", True)])
+@pytest.mark.parametrize(("case", "tiled"), [*((case, False) for case in torch_oracle.CASES), ("sngan16", True)])
 def test_two_golden_steps_are_pytorchs(case, tiled, tiny_config, tilings, monkeypatch):
     """Also through the fast lowering, which networks as small as these would not take by themselves."""
     if tiled:
