@@ -4,8 +4,9 @@ python -m benchmarks                                  every row: half an hour on
 python -m benchmarks --rows=step64,memory             some of them
 python -m benchmarks --quick                          fewer rounds and images: a first look, noisier
 
-Prints a table and writes it to OUT/MACHINE.json; rows measured there before at the same commit are kept. Leave the
-machine alone meanwhile. The peer needs PyTorch: pip install '.[bench]', or --torch_python.
+Prints a table and writes it to OUT/MACHINE.json; rows measured there before at the same commit are kept, and replaced
+only by rows of as many samples. Leave the machine alone meanwhile. The peer needs PyTorch: pip install '.[bench]', or
+--torch_python.
 """
 
 import argparse
@@ -34,14 +35,15 @@ def main(arguments: list[str]) -> None:
     if unknown:
         raise UserError(f"--rows: there is no row {unknown[0]!r}; give some of {','.join(ROWS)}")
     torch_python = find_torch(options.torch_python)
-    if options.torch_python and not torch_python:
-        raise UserError(f"--torch_python={options.torch_python}: this interpreter cannot import torch")
     images = (1000 if options.quick else 10_000) if options.sample_images is None else options.sample_images
     if images < 256:
         raise UserError(f"--sample_images={images}: must be at least 256, to measure anything")
     settings = Settings(torch_python=torch_python, images=images)
     if options.quick:
-        settings = Settings(torch_python=torch_python, images=images, rounds=3, turn_seconds=2, slow_rounds=2)
+        settings = Settings(
+            torch_python=torch_python, images=images, rounds=3, turn_seconds=2, slow_rounds=2, segments=4
+        )
+    report.check_writable(options.out)  # before half an hour is spent
     about = _about()
     results = {
         "machine": _machine(about),
@@ -91,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rows", metavar="A,B,...", help="which rows; all by default")
     parser.add_argument(
-        "--torch_python", metavar="PATH", help="an interpreter that has PyTorch, where this one has not"
+        "--torch_python", metavar="PATH", help="an interpreter that has PyTorch; by default this one, if it has"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results", help="a folder for the results")
     parser.add_argument("--quick", action="store_true", help="a first look: 2 or 3 rounds, 1,000 images")

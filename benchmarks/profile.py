@@ -13,6 +13,7 @@ import functools
 import gzip
 import json
 import re
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,7 +24,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.arithmetic import layers
-from benchmarks.ours import Training, matmul_rate, training_config
+from benchmarks.ours import MAX_STEPS, Training, matmul_rate, training_config
+from medgan_jax.errors import UserError, reported
 
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = .*? ([a-z][\w\-]*)\(")
 _COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -176,7 +178,13 @@ def copy_rate(mebibytes: int = 256, repeats: int = 10) -> float:
 
 
 def profile(*, steps: int = 5, matrix: int = 2048, **options: Any) -> str:
-    """Traces some steps of the training that `options` describe, see `training_config`; Markdown."""
+    """Traces some steps of the training that `options` describe, see `training_config`; Markdown.
+
+    Raises:
+      UserError: no step, more than a call takes, or impossible options.
+    """
+    if not 1 <= steps <= MAX_STEPS:
+        raise UserError(f"--steps={steps}: must be from 1 to {MAX_STEPS}, to be one call")
     config = training_config(**options)
     training = Training(config)
     training.run(2)
@@ -212,7 +220,8 @@ def profile(*, steps: int = 5, matrix: int = 2048, **options: Any) -> str:
     return f"{title}\n\n{_table(('', 'amount', 'measured rate', 'ms'), bounds)}\n\n{describe(times, program)}"
 
 
-def _main() -> None:
+def main(arguments: list[str]) -> None:
+    """Prints the profile that the flags ask for."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.profile",
         description=__doc__,
@@ -224,8 +233,9 @@ def _main() -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--arch", default="sngan", choices=("sngan", "dcgan"))
     parser.add_argument("--steps", type=int, default=5, help="how many to trace; 5 by default")
-    print(profile(**vars(parser.parse_args())))
+    print(profile(**vars(parser.parse_args(arguments))))
 
 
 if __name__ == "__main__":
-    _main()
+    with reported():
+        main(sys.argv[1:])

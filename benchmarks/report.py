@@ -5,6 +5,7 @@ import json
 import math
 import re
 import statistics
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,8 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 def save(folder: Path, results: dict[str, Any]) -> Path:
     """Writes MACHINE.json in `folder`; rows measured before on this machine at this commit stay.
 
-    Rows of another machine, commit or version of a library go: a file never mixes them.
+    So does a row of more samples than its new measurement has. Rows of another machine, commit or version of a library
+    go: a file never mixes them.
     """
     path = folder / f"{slug(results['machine']['name'])}.json"
     try:
@@ -107,11 +109,21 @@ def save(folder: Path, results: dict[str, Any]) -> Path:
     same = all(before.get(key) == results[key] for key in ("commit", "machine"))
     if same and versions | before["versions"] == versions:  # one may lack the peer's, but none may differ
         new = {row["name"]: row for row in results["rows"]}
-        kept = [new.pop(row["name"], row) for row in before["rows"]]
+        kept = [max(new.pop(row["name"], row), row, key=_samples) for row in before["rows"]]
         results = results | {"versions": versions, "rows": kept + list(new.values())}
-    folder.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n")
     return path
+
+
+def check_writable(folder: Path) -> None:
+    """Makes `folder`. Raises OSError when `save` could not write there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder):
+        pass
+
+
+def _samples(row: Mapping[str, Any]) -> int:
+    return row["ratio"]["samples"] if row["ratio"] else 0
 
 
 def slug(name: str) -> str:

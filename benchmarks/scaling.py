@@ -10,8 +10,9 @@ import statistics
 import sys
 
 from benchmarks.arithmetic import step_flops
-from benchmarks.pipe import Worker
+from benchmarks.pipe import Worker, WorkerError
 from benchmarks.rows import environment
+from medgan_jax.errors import UserError, reported
 
 # size, batch, maps: one of them changes at a time, from the middle of its row.
 POINTS = (
@@ -32,17 +33,23 @@ def measure(size: int, batch: int, maps: int, *, dtype: str, turn_seconds: float
         return {"seconds": seconds, "bytes": worker.ask("memory")["bytes"]}
 
 
-def _main() -> None:
+def main(arguments: list[str]) -> None:
+    """Prints the table, row by row."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--turn_seconds", type=float, default=3, help="how long each of five turns takes; 3 by default")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
+    if not options.turn_seconds > 0:
+        raise UserError(f"--turn_seconds={options.turn_seconds}: must be above 0")
     print("| px | batch | maps | nominal GFLOP a step | s a step | images/s | nominal GFLOP/s | peak memory, MiB |")
     print("|---|---|---|---|---|---|---|---|")
     for size, batch, maps in POINTS:
-        result = measure(size, batch, maps, dtype=options.dtype, turn_seconds=options.turn_seconds)
+        try:
+            result = measure(size, batch, maps, dtype=options.dtype, turn_seconds=options.turn_seconds)
+        except WorkerError as error:
+            raise UserError(f"{size} px, batch {batch}, {maps} maps: {error}") from error
         flops, seconds = step_flops(size, batch, maps=maps) / 1e9, result["seconds"]
         cells = (
             size,
@@ -57,4 +64,5 @@ def _main() -> None:
 
 
 if __name__ == "__main__":
-    _main()
+    with reported():
+        main(sys.argv[1:])

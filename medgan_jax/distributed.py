@@ -25,8 +25,11 @@ from medgan_jax.errors import UserError
 
 JOIN_S = 120  # the processes of one training start within so many seconds of each other
 _BEAT_S = 1  # how often a process says that it is alive, and looks whether the others are well
-_LOST_S = 20  # silent for so long, a process counts as lost
-_BACKSTOP_S = 40  # the same for the coordination service, which can only abort
+_LOST_S = 20  # silent for so long, a process counts as lost; a hanging disk may hold the interpreter for a while
+_LINGER_S = 2.5  # for so long process 0 stays, so that the others read why it ends
+# The same for the coordination service, which can only abort. It hears of a process at half this interval, so that it
+# may give up half of it after the last sign of life: later than all of the above.
+_BACKSTOP_S = 80
 _STOPPED = "stopped; what was saved before is as it was"
 _GO_ON = "start all processes again to go on from what was saved"
 _PEER_LOST = re.compile(r"gloo|nccl|unavailable|aborted|connection|coordination", re.IGNORECASE)
@@ -276,7 +279,7 @@ class _Watch:
 
     def _linger(self) -> None:
         if self._cluster.process_id == 0:  # the service ends with it: the others must have read why
-            time.sleep(2.5 * _BEAT_S)
+            time.sleep(_LINGER_S)
 
     def _fail(self, code: int, message: str) -> None:
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another one was first, or process 0 is gone

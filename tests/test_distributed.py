@@ -14,8 +14,10 @@ import jax
 import numpy as np
 import pytest
 
+from medgan_jax import distributed
 from medgan_jax.checkpoint import Checkpoints
 from medgan_jax.config import parse_config
+from medgan_jax.data.pipeline import batch_indices
 from medgan_jax.distributed import Cluster, find_cluster
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
@@ -39,11 +41,14 @@ def free_port():
 
 @pytest.fixture
 def launch(command_environment):
-    """Starts a Python process on one device, which does not outlive the test."""
-    cheap = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+    """Starts a Python process on some devices, which does not outlive the test."""
     started = []
 
-    def call(*arguments):
+    def call(*arguments, devices=1):
+        cheap = {
+            "XLA_FLAGS": f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}",
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
         started.append(
             subprocess.Popen(
                 [sys.executable, *map(str, arguments)],
@@ -112,8 +117,8 @@ def saved_state(workdir, step=None):
     return checkpoints.restore(step or checkpoints.latest_step(), like, replicated(data_mesh()))
 
 
-def test_two_processes_train_as_one_does_and_one_goes_on(start, tmp_path):
-    """Against one process with two devices; what two have saved, one continues."""
+def test_two_processes_train_as_one_does_and_one_goes_on(start, launch, tmp_path):
+    """Against one process with two devices; what two have saved, one with four continues."""
     one, two = Workdir(tmp_path / "one"), Workdir(tmp_path / "two")
     codes, outputs = finish(start(two.path, num_steps=8))
     assert codes == [0, 0], outputs
@@ -132,7 +137,10 @@ def test_two_processes_train_as_one_does_and_one_goes_on(start, tmp_path):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5), *states)
 
     assert_same(8)
-    assert train(config, two.path) == 0
+    overrides = [f"--config.{name}={value}" for name, value in TINY.items()]
+    flags = ["--config=configs/sngan64.py", f"--workdir={two.path}", "--config.num_steps=12"]
+    codes, outputs = finish([launch("train.py", *flags, *overrides, devices=4)])
+    assert codes == [0], outputs
     assert logged(two.path) == [2, 4, 6, 8, 10, 12]
     assert_same(12)
 
@@ -194,6 +202,39 @@ def test_a_lone_start_gives_up(command_environment):
         assert len(done.stderr.splitlines()) == 1
 
 
+READS = """
+import json, os
+import numpy as np
+from medgan_jax import distributed
+from medgan_jax.cli import run
+from medgan_jax.data.pipeline import StreamedBatches
+from medgan_jax.sharding import data_mesh
+
+read, rows = os.preadv, []
+os.preadv = lambda file, buffers, offset: rows.append(offset // 48) or read(file, buffers, offset)
+def main():
+    with distributed.joined(distributed.Cluster("localhost:PORT", 2, PROCESS)):
+        images = np.memmap("IMAGES", np.uint8, "r", shape=(22, 4, 4, 3))
+        batches = StreamedBatches(images, batch_size=4, seed=0, first_step=0, mesh=data_mesh())
+        batches.take(1)
+        batches.close()
+    print(json.dumps(rows))
+run(main, doc="")
+"""
+
+
+def test_a_process_reads_only_its_own_rows(launch, tmp_path):
+    np.random.default_rng(0).integers(0, 256, (22, 4, 4, 3), np.uint8).tofile(tmp_path / "images")
+    code = READS.replace("PORT", str(free_port())).replace("IMAGES", str(tmp_path / "images"))
+    processes = [launch("-c", code.replace("PROCESS", str(process))) for process in (0, 1)]
+    codes, outputs = finish(processes)
+    assert codes == [0, 0], outputs
+    for process, (stdout, _) in enumerate(outputs):
+        rows = json.loads(stdout)
+        chunks = batch_indices(0, 512, num_images=22, batch_size=4, seed=0)[:, 2 * process : 2 * process + 2]
+        assert rows in (chunks[:256].ravel().tolist(), chunks.ravel().tolist())  # with the one read ahead or without
+
+
 JOINED = """
 import time
 from medgan_jax import distributed
@@ -226,6 +267,13 @@ def test_a_silent_process_ends_the_others(joined):
     assert error_lines(outputs) == [
         ["error: process 1 is gone; start all processes again to go on from what was saved"]
     ]
+
+
+def test_the_service_aborts_after_we_have_left():
+    """It may count a process as dead half its time after the last sign of life: then one line is out, and we are."""
+    left = distributed._LOST_S + 2 * distributed._BEAT_S + distributed._LINGER_S
+    assert 1.5 * left < distributed._BACKSTOP_S / 2
+    assert distributed._LINGER_S > 2 * distributed._BEAT_S  # the others look once a beat
 
 
 def test_the_others_do_not_outlive_process_0(joined):

@@ -85,6 +85,23 @@ def test_sample_refuses_in_one_line(run, tmp_path):
     assert not (tmp_path / "y").exists()
 
 
+def test_programs_are_kept_for_the_next_start(command_environment, tmp_path):
+    code = (
+        "from medgan_jax.cli import run\n"
+        "def main():\n"
+        "    import jax\n"
+        "    jax.jit(lambda x: x + 1)(1.0)\n"
+        "run(main, doc='')\n"
+    )
+    ours, theirs = tmp_path / "user/medgan_jax/xla", tmp_path / "given"
+    environment = command_environment | {"XDG_CACHE_HOME": str(tmp_path / "user")}
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    for folder, more in ((theirs, {"JAX_COMPILATION_CACHE_DIR": str(theirs)}), (ours, {})):
+        assert not ours.exists()
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment | more, check=True, timeout=120)
+        assert list(folder.iterdir())
+
+
 def test_train_then_sample(run, tmp_path):
     trained = run("train.py", SNGAN, f"--workdir={tmp_path}/run", num_steps=3, **TINY)
     assert trained.returncode == 0, trained.stderr

@@ -120,6 +120,21 @@ def test_batches_are_the_same_either_way(images, monkeypatch, kind, steps_in_chu
     np.testing.assert_array_equal(seen, images[indices])
 
 
+@pytest.mark.parametrize("kind", [ResidentBatches, StreamedBatches])
+def test_each_device_gets_its_share_of_a_batch(images, kind):
+    """Of the pixels, or where these are everywhere, of the indices."""
+    with contextlib.closing(kind(images, first_step=0, mesh=data_mesh(), **ORDER)) as batches:
+        pixels, _, _ = batches.take(1)
+        shards = {shard.data.shape for shard in pixels.addressable_shards}
+        indices = batches.shapes[1].sharding.shard_shape(batches.shapes[1].shape)
+    if kind is ResidentBatches:
+        assert shards == {images.shape}
+        assert indices == (256, ORDER["batch_size"] // 2)
+    else:
+        assert shards == {(256, ORDER["batch_size"] // 2, 8, 8, 3)}
+        assert indices == (256,)
+
+
 def test_the_budget_decides(images):
     kinds = []
     for nbytes, budget in [(22, 0), (2 * 2**20, 2), (2 * 2**20 + 1, 2)]:

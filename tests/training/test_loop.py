@@ -119,6 +119,15 @@ def test_a_finished_training_is_left_alone(config, tmp_path, capsys):
     assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == files
 
 
+def test_a_step_updates_the_state_in_place(config, tmp_path, monkeypatch):
+    """A second copy would cost as much memory as parameters and moments do."""
+    programs, compiled = [], loop.compiled
+    monkeypatch.setattr(loop, "compiled", lambda *arguments: programs.append(compiled(*arguments)) or programs[-1])
+    train(config(), tmp_path / "run")
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(final_state(tmp_path / "run", config())))
+    assert programs[-1].memory_analysis().alias_size_in_bytes >= size
+
+
 @pytest.mark.parametrize(("arch", "size"), [("sngan", 128), ("dcgan", 256)])
 def test_large_images_train(config, tmp_path, arch, size):
     c = config(

@@ -10,6 +10,7 @@ import torch_oracle
 
 from medgan_jax import losses
 from medgan_jax.images import uint8_to_signed
+from medgan_jax.models import convolution
 from medgan_jax.streams import Stream, stream_key
 from medgan_jax.training import step as step_module
 from medgan_jax.training.state import NetworkState, build_networks, initial_state
@@ -29,8 +30,20 @@ def same(a, b):
     return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool(jnp.array_equal(x, y)), a, b)))
 
 
-@pytest.mark.parametrize("case", torch_oracle.CASES)
-def test_two_golden_steps_are_pytorchs(case, tiny_config):
+@pytest.fixture
+def tilings(monkeypatch):
+    """What the convolutions answered, while tracing, to whether they go by Winograd's tiles."""
+    answers, ask = [], convolution._worth_tiling
+    monkeypatch.setattr(convolution, "_worth_tiling", lambda *shape: answers.append(ask(*shape)) or answers[-1])
+    return answers
+
+
+@pytest.mark.parametrize(("case", "tiled"), [*((case, False) for case in torch_oracle.CASES), ("sngan16", True)])
+def test_two_golden_steps_are_pytorchs(case, tiled, tiny_config, tilings, monkeypatch):
+    """Also through the fast lowering, which networks as small as these would not take by themselves."""
+    if tiled:
+        monkeypatch.setattr(convolution, "_MIN_TILES", 0)
+        monkeypatch.setattr(convolution, "_MIN_CHANNELS", 0)
     before, after = torch_oracle.load(case, "before"), torch_oracle.load(case, "after")
     config = tiny_config(
         arch=case[:5], image_size=int(case[5:]), channels=3 if case == "sngan32" else 1, lr_dis=5e-4, ema_decay=0.0
@@ -61,6 +74,43 @@ def test_two_golden_steps_are_pytorchs(case, tiny_config):
         moved = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), theirs["params"], start)
         assert min(jax.tree.leaves(moved)) > 1e-4  # the comparison below sees the update, not only the start
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), ours.variables, theirs)
+    assert set(tilings) == {tiled}
+
+
+def test_tiles_train_as_native_convolutions_do(tiny_config, tilings, monkeypatch):
+    """At the smallest shapes that both networks tile by themselves; in bfloat16 as far as its 8 bits reach."""
+    make = functools.partial(tiny_config, batch_size=32, gen_features=8, dis_features=8)
+    _, state = fresh(make())
+    tilings.clear()
+
+    def stepped(dtype):
+        config = make(dtype=dtype)
+        step = functools.partial(step_module.train_step, networks=build_networks(config), config=config)
+        return jax.jit(step)(state, batch(config))
+
+    def gradients(network):
+        return network.opt_state[0].mu  # Adam's first moment: (1 - beta1) times the gradient
+
+    def distances(ours, theirs):
+        return jax.tree.leaves(
+            jax.tree.map(lambda a, b: float(jnp.linalg.norm(a - b) / jnp.linalg.norm(b)), ours, theirs)
+        )
+
+    tiled, metrics = stepped("float32")
+    assert tilings.count(True) == 3  # a layer of the generator, and one of the discriminator in its two calls
+    rough, _ = stepped("bfloat16")
+    assert tilings.count(True) == 6
+    monkeypatch.setattr(convolution, "_use_matmul", lambda lowering: False)
+    native, expected = stepped("float32")
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), metrics, expected)
+    for network in ("gen", "dis"):
+        assert max(distances(*(gradients(getattr(state, network)) for state in (tiled, native)))) < 1e-5
+    assert max(distances(gradients(rough.dis), gradients(native.dis))) < 0.1
+    # A layer divided by its singular value does not see its kernel's length, so the gradient has no part along it.
+    for name in ("conv_0", "conv_1", "conv_2"):
+        kernel, gradient = state.dis.params[name]["kernel"], gradients(rough.dis)[name]["kernel"]
+        cosine = jnp.vdot(kernel, gradient) / jnp.linalg.norm(kernel) / jnp.linalg.norm(gradient)
+        assert abs(float(cosine)) < 2e-3
 
 
 def test_train_step_is_its_parts_with_every_option(tiny_config):
