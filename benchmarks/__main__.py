@@ -47,16 +47,17 @@ def main(arguments: list[str]) -> None:
     about = _about()
     results = {
         "machine": _machine(about),
-        "commit": options.commit or _commit(options.out),
         "versions": about["versions"] | _torch_version(torch_python),
         "rows": [],
     }
+    commit = options.commit or _commit(options.out)
     path, failed = None, False
     for name in names:
         claim = ROWS[name]
         settings.say(f"{name}: {claim.title}")
         command = shlex.join(["python", "-m", "benchmarks", *arguments])
-        record = {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"), "command": command}
+        date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        record = {"commit": commit, "date": date, "command": command}
         problem = ""
         if claim.needs_gpu and about["backend"] != "gpu":
             problem = "needs a GPU"
@@ -77,7 +78,7 @@ def main(arguments: list[str]) -> None:
         results["rows"].append(row)
         path = report.save(options.out, results)  # after each row: an interruption costs one
     print(report.table(results["rows"]))
-    print(f"\n{results['machine']['name']}; commit {results['commit']}; written to {path}")
+    print(f"\n{results['machine']['name']}; commit {commit}; written to {path}")
     if failed:
         sys.exit(1)
 

@@ -95,10 +95,10 @@ def table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def save(folder: Path, results: dict[str, Any]) -> Path:
-    """Writes MACHINE.json in `folder`; rows measured before on this machine at this commit stay.
+    """Writes MACHINE.json in `folder`; rows measured before on this machine stay, each with its commit.
 
-    So does a row of more samples than its new measurement has. Rows of another machine, commit or version of a library
-    go: a file never mixes them.
+    So does a row of more samples than its new measurement at the same commit has. Rows of another machine or version
+    of a library go: a file never mixes them.
     """
     path = folder / f"{slug(results['machine']['name'])}.json"
     try:
@@ -106,10 +106,11 @@ def save(folder: Path, results: dict[str, Any]) -> Path:
     except (OSError, ValueError):
         before = {}
     versions = before.get("versions", {}) | results["versions"]
-    same = all(before.get(key) == results[key] for key in ("commit", "machine"))
-    if same and versions | before["versions"] == versions:  # one may lack the peer's, but none may differ
+    if (
+        before.get("machine") == results["machine"] and versions | before["versions"] == versions
+    ):  # one may lack the peer's, but none may differ
         new = {row["name"]: row for row in results["rows"]}
-        kept = [max(new.pop(row["name"], row), row, key=_samples) for row in before["rows"]]
+        kept = [_better(new.pop(row["name"], row), row) for row in before["rows"]]
         results = results | {"versions": versions, "rows": kept + list(new.values())}
     path.write_text(json.dumps(results, indent=1) + "\n")
     return path
@@ -122,8 +123,9 @@ def check_writable(folder: Path) -> None:
         pass
 
 
-def _samples(row: Mapping[str, Any]) -> int:
-    return row["ratio"]["samples"] if row["ratio"] else 0
+def _better(new: dict[str, Any], old: dict[str, Any]) -> dict[str, Any]:
+    samples = [row["ratio"]["samples"] if row["ratio"] else 0 for row in (new, old)]
+    return old if new["commit"] == old["commit"] and samples[1] > samples[0] else new
 
 
 def slug(name: str) -> str:

@@ -74,7 +74,7 @@ def paired_table(images: np.ndarray) -> list[str]:
 
 
 def sets_table(images: np.ndarray) -> list[str]:
-    """Every figure of evaluate.py, of a third of the images as it is and spoilt; the others are train and held out."""
+    """Figures of evaluate.py, of a third of the images as it is and spoilt; the others are train and held out."""
     order = np.random.default_rng(0).permutation(len(images))
     fakes, train, reals = (images[np.sort(part)] for part in np.array_split(order, 3))
     results: dict[str, Evaluation] = {
