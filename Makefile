@@ -16,7 +16,7 @@ quickstart: $(VENV)/installed
 	@echo "  $(RUN)/samples/step_*.png      the same latents over the training"
 
 test: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

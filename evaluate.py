@@ -11,7 +11,6 @@ python evaluate.py --fakes=synthetic --reals=/data/isic --data.label=malignant
 from pathlib import Path
 
 from absl import flags
-from ml_collections import config_flags
 
 from configs import default
 from medgan_jax import cli
@@ -20,8 +19,10 @@ _CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A training's workdir, or 
 _FAKES = flags.DEFINE_string("fakes", None, "A folder of generated images, in place of a checkpoint.")
 _REALS = flags.DEFINE_string("reals", None, "Reals to judge by; by default what the training held out.")
 _TRAIN = flags.DEFINE_string("train", None, "The training images, to look for copies of them.")
-_DATA = config_flags.DEFINE_config_dict("data", default.get_config().data, "How to read the reals.", lock_config=True)
-_OUT = flags.DEFINE_string("out", None, "Where evaluation.json and .html go; by default WORKDIR/evaluation.")
+_DATA = cli.define_data(default.get_config().data)
+_OUT = flags.DEFINE_string(
+    "out", None, "Where evaluation.json and .html go; by default CHECKPOINT/evaluation, or evaluation for --fakes."
+)
 _NUM_IMAGES = flags.DEFINE_integer("num_images", None, "How many to sample; by default as many as the floor has.", 1)
 _PAIRING = flags.DEFINE_enum(
     "pairing", "nearest", ("nearest", "random", "medimagegan"), "Which real each image is compared with in pairs."
@@ -38,6 +39,7 @@ def main() -> None:
     from medgan_jax.evaluation import page, sets
     from medgan_jax.evaluation.protocol import evaluate
 
+    features = sets.choose_features(_FEATURES.value, _WEIGHTS.value)
     judged = sets.choose(
         checkpoint=_CHECKPOINT.value,
         fakes=_FAKES.value,
@@ -47,8 +49,8 @@ def main() -> None:
         num_images=_NUM_IMAGES.value,
         seed=_SEED.value,
     )
-    features = sets.choose_features(_FEATURES.value, _WEIGHTS.value)
     out = Path(_OUT.value or (Path(_CHECKPOINT.value or ".") / "evaluation"))
+    page.prepare(out)
     result = evaluate(*judged, pairing=_PAIRING.value, features=features, seed=_SEED.value)
     page.write(result, out)
     print(page.table(result))

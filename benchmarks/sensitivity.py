@@ -60,10 +60,11 @@ PAIRED = {"noise, 5 %": _noisy, "blur, 5 x 5 px": _blurred, "dark, x 0.7": _dark
 SETS = {"reals": lambda images: images, **PAIRED, "ten, repeated": _duplicated, "grid, 4 grey levels": _gridded}
 
 
-def paired_table(images: np.ndarray) -> list[str]:
-    """Mean scores of images against themselves, spoilt, and against the next of them."""
-    kinds = {"itself": images, **{name: spoil(images) for name, spoil in PAIRED.items()}}
-    kinds["another lesion"] = np.roll(images, 1, 0)
+def paired_table(images: np.ndarray, number: int) -> list[str]:
+    """Mean scores of the first `number` images against themselves, spoilt, and against the image before each."""
+    another = np.roll(images, 1, 0)[:number]
+    images = images[:number]
+    kinds = {"itself": images, **{name: spoil(images) for name, spoil in PAIRED.items()}, "another lesion": another}
     names = [name for name, metric in METRICS.items() if images.shape[1] >= metric.min_size]
     lines = ["| against | " + " | ".join(METRICS[name].title for name in names) + " |"]
     lines.append("|---" * (len(names) + 1) + "|")
@@ -90,9 +91,10 @@ def sets_table(images: np.ndarray) -> list[str]:
 
 
 def picture(images: np.ndarray) -> np.ndarray:
-    """Rows of one image each: itself, and spoilt in the order of the paired table."""
-    kinds = [images, *(spoil(images) for spoil in PAIRED.values())]
-    return image_grid(np.stack(kinds, 1).reshape(-1, *images.shape[1:]), columns=len(kinds))
+    """The first image in the order of the paired table, twice as large."""
+    first = images[:1]
+    kinds = np.concatenate([first, *(spoil(first) for spoil in PAIRED.values()), images[-1:]])
+    return image_grid(kinds.repeat(2, 1).repeat(2, 2), columns=len(kinds))
 
 
 def _main() -> None:
@@ -108,10 +110,11 @@ def _main() -> None:
     with reported():
         data = parse_data({**default.get_config().data.to_dict(), "path": options.reals})
         images = np.asarray(load_dataset(data, image_size=options.image_size, channels=3)[0].images)
-        print("\n".join(paired_table(images[:100])), "\n")
-        print("\n".join(sets_table(images)))
+        print("\n".join(paired_table(images, 1)), "\n")
+        print("\n".join(paired_table(images, len(images))), "\n")
         if options.picture:
-            write_png(options.picture, picture(images[:2]))
+            write_png(options.picture, picture(images))
+        print("\n".join(sets_table(images)))
 
 
 if __name__ == "__main__":

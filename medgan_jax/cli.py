@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from absl import flags
+from ml_collections import ConfigDict, config_flags
 
 from medgan_jax.errors import UserError, reported
 
@@ -19,6 +20,15 @@ def require(*names: str) -> None:
     """Makes flags required, and refuses empty ones, which an unset shell variable leaves."""
     for name in names:
         flags.register_validator(name, bool, message=f"give --{name}=...")
+
+
+def define_data(values: ConfigDict) -> flags.FlagHolder:
+    """Defines --data.FIELD for the fields of a data set, as they stand in a config; `values` are the defaults."""
+    with reported():  # ml_collections looks at the fields given as soon as the flag is defined
+        _check_fields("data", list(values))
+    return config_flags.DEFINE_config_dict(
+        "data", values, help_string="How to read the reals, as --data.FIELD=VALUE.", lock_config=True
+    )
 
 
 def run(main: Callable[[], int | None], *, doc: str) -> None:
@@ -89,13 +99,16 @@ def _check_config_arguments(config: Path) -> None:
         near = difflib.get_close_matches(str(config), map(str, sorted(config.parent.glob("*.py"))), n=1)
         hint = f"did you mean {near[0]}?" if near else "give one of the files in configs/"
         raise UserError(f"--config={config}: no such config file; {hint}")
-    fields = field_names()
+    _check_fields("config", field_names())
+
+
+def _check_fields(flag: str, fields: list[str]) -> None:
     for argument in sys.argv[1:]:
-        name = argument.partition("=")[0].removeprefix("--config.")
-        if argument.startswith("--config.") and name not in fields:
+        name = argument.partition("=")[0].removeprefix(f"--{flag}.")
+        if argument.startswith(f"--{flag}.") and name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
             hint = f"did you mean {near[0]}?" if near else "configs/default.py explains every field"
-            raise UserError(f"--config.{name}: there is no such field; {hint}")
+            raise UserError(f"--{flag}.{name}: there is no such field; {hint}")
 
 
 def _configure_libraries() -> None:

@@ -4,19 +4,19 @@ Compiling takes most of the time: machine code is left unoptimised, and compiled
 a command of ours give it `command_environment`, in which it is compiled as for a user.
 """
 
+import json
 import os
 import sys
 import tempfile
 from pathlib import Path
 
-_CACHE = tempfile.TemporaryDirectory(prefix="medgan_jax_tests_")
-_COMMAND_ENVIRONMENT = {
-    **os.environ,
-    "JAX_PLATFORMS": "cpu",
-    "XDG_CACHE_HOME": _CACHE.name,
-}
+if "MEDGAN_JAX_TESTS" not in os.environ:  # else a process of pytest-xdist, which inherits what was changed below
+    _folder = tempfile.TemporaryDirectory(prefix="medgan_jax_tests_")
+    os.environ["MEDGAN_JAX_TESTS"] = json.dumps([_folder.name, dict(os.environ)])
+_cache, _environment = json.loads(os.environ["MEDGAN_JAX_TESTS"])
+_COMMAND_ENVIRONMENT = {**_environment, "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": _cache}
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
+os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["XLA_FLAGS"] = " ".join(
     [

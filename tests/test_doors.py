@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -119,6 +120,65 @@ def test_train_then_sample(run, tmp_path):
     again = run("sample.py", f"--checkpoint={tmp_path}/run", f"--out={tmp_path}/more")
     assert_refused(again, "the checkpoint of step 3 is damaged")
     assert not (tmp_path / "more").exists()
+
+
+def test_train_then_evaluate(run, tmp_path):
+    fields = TINY | {"data.num_phantoms": 60, "data.holdout_fraction": 0.4, "evaluate_every_steps": 2}
+    trained = run("train.py", SNGAN, f"--workdir={tmp_path}/run", num_steps=3, **fields)
+    assert trained.returncode == 0, trained.stderr
+    judged = run("evaluate.py", f"--checkpoint={tmp_path}/run")
+    assert judged.returncode == 0, judged.stderr
+    assert "KID, by pyramid" in judged.stdout
+    assert "not measured: MS-SSIM: needs images of 161 px, and these have 16" in judged.stdout
+    result = tmp_path / "run/evaluation/evaluation.json"
+    first = result.read_bytes()
+    figures = json.loads(first)["figures"]
+    assert {"ssim", "swd_16", "kid", "fid", "coverage", "checkerboard_2", "similarity", "copies"} <= set(figures)
+    assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in figures.values())
+    again = run("evaluate.py", f"--checkpoint={tmp_path}/run")
+    assert again.returncode == 0
+    assert result.read_bytes() == first
+    sampled = run(
+        "sample.py", f"--checkpoint={tmp_path}/run/best", f"--out={tmp_path}/fakes", "--num_images=25", "--grid"
+    )
+    assert sampled.returncode == 0, sampled.stderr
+    options = ("--data.source=phantom", "--data.num_phantoms=50", "--pairing=random", "--features=pixels")
+    judged = run("evaluate.py", f"--fakes={tmp_path}/fakes", f"--out={tmp_path}/out", *options)
+    assert judged.returncode == 0, judged.stderr
+    assert "KID, by pixels" in judged.stdout
+    assert (tmp_path / "out/evaluation.html").exists()
+
+
+class Bomb:
+    """A pickle that writes a file when it is loaded."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], ["--checkpoint", "--fakes"]),
+        (["--checkpoint=D/none"], ["no such folder"]),
+        (["--fakes=D/none", "--reals=D"], ["--fakes", "no such"]),
+        (["--fakes=D", "--reals=D"], ["--fakes", "holds no images"]),
+        (["--fakes=D", "--reals=D", "--pairing=best"], ["pairing"]),
+        (["--fakes=D", "--reals=D", "--data.lable=x"], ["lable"]),
+        (["--checkpoint=D", "--features=inception"], ["--inception_weights"]),
+        (["--checkpoint=D", "--inception_weights=D/bomb.pth"], ["bomb.pth"]),
+        (["--checkpoint=D", "--inception_weights=D/text.npz"], ["text.npz"]),
+    ],
+)
+def test_evaluate_refuses_in_one_line(run, tmp_path, arguments, says):
+    (tmp_path / "bomb.pth").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
+    (tmp_path / "text.npz").write_text("no arrays")
+    assert_refused(run("evaluate.py", *[argument.replace("D", str(tmp_path)) for argument in arguments]), *says)
+    assert not (tmp_path / "exploded").exists()
+    assert not list(tmp_path.rglob("evaluation*"))
 
 
 def start(environment, workdir, **fields):

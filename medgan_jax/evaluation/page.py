@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import math
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,22 @@ img { image-rendering: pixelated; max-width: 100%; margin: 0 1rem 1rem 0 } dt { 
 """
 
 
-def write(evaluation: Evaluation, out: Path) -> None:
-    """Writes evaluation.json and evaluation.html into a folder, made when missing; the page needs no other file.
-
-    Raises:
-      UserError: the folder cannot be made.
-      OSError: a file cannot be written.
-    """
+def prepare(out: Path) -> None:
+    """Makes the folder for the results, before they cost minutes. Raises UserError when it cannot be written to."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=out):
+            pass
     except OSError as error:
         raise UserError(f"--out={out}: cannot be written ({error.strerror}); give another folder") from error
+
+
+def write(evaluation: Evaluation, out: Path) -> None:
+    """Writes evaluation.json and evaluation.html into a prepared folder; the page needs no other file.
+
+    Raises:
+      OSError: a file cannot be written.
+    """
     replace_file(out / JSON, (json.dumps(as_json(evaluation), indent=1, allow_nan=False) + "\n").encode())
     replace_file(out / PAGE, _page(evaluation).encode())
 

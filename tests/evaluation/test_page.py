@@ -43,6 +43,7 @@ class Elements(HTMLParser):
 
 
 def test_json(evaluation, tmp_path):
+    page.prepare(tmp_path / "new" / "folder")
     page.write(evaluation, tmp_path / "new" / "folder")
     values = json.loads((tmp_path / "new" / "folder" / page.JSON).read_text())
     assert values["protocol"] == evaluation.protocol
@@ -74,7 +75,7 @@ def test_table(evaluation):
     assert "not measured: fid: needs 20 images" in lines
 
 
-def test_a_folder_that_cannot_be_made(evaluation, tmp_path):
+def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file: cannot be written"):
-        page.write(evaluation, tmp_path / "file")
+        page.prepare(tmp_path / "file")
