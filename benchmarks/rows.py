@@ -501,7 +501,7 @@ ROWS = {
         sampling,
     ),
     "metrics": Row(
-        "Five paired metrics, 64 pairs of 256 px, CPU: PIQA's time over ours", _more(3, 3), metrics_against_piqa
+        "Five paired metrics, 64 pairs of 256 px, CPU: PIQA's time over ours", _more(3, 4), metrics_against_piqa
     ),
     "gpu64": Row(
         "SNGAN-64, batch 16, GPU: images/s against eager PyTorch, float32",

@@ -56,6 +56,8 @@ class Checkpoints:
             cleanup_tmp_directories=writes and folder.exists(),
             read_only=not writes,
             create=False,
+            # Of several processes: two folders that are saved at once would wait at barriers of the same names.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name),
         )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
