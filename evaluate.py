@@ -23,7 +23,9 @@ _DATA = cli.define_data(default.get_config().data)
 _OUT = flags.DEFINE_string(
     "out", None, "Where evaluation.json and .html go; by default CHECKPOINT/evaluation, or evaluation for --fakes."
 )
-_NUM_IMAGES = flags.DEFINE_integer("num_images", None, "How many to sample; by default as many as the floor has.", 1)
+_NUM_IMAGES = flags.DEFINE_integer(
+    "num_images", None, "How many to sample; by default as many as its floor.", 2, 20_000
+)
 _PAIRING = flags.DEFINE_enum(
     "pairing", "nearest", ("nearest", "random", "medimagegan"), "Which real each image is compared with in pairs."
 )

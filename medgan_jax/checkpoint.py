@@ -19,7 +19,6 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from medgan_jax.config import Config
 from medgan_jax.errors import UserError
 from medgan_jax.models.dcgan import Generator
 
@@ -148,9 +147,18 @@ class TrainedGenerator:
 
 
 def save_generator(
-    checkpoints: Checkpoints, step: int, variables: dict[str, Any], module: Generator, latent_dim: int, config: Config
+    checkpoints: Checkpoints,
+    step: int,
+    variables: dict[str, Any],
+    module: Generator,
+    latent_dim: int,
+    record: dict[str, Any],
 ) -> None:
-    """Saves all that sampling needs: parameters, batch statistics, architecture. The config goes along as a record."""
+    """Saves all that sampling needs: parameters, batch statistics, architecture.
+
+    `record` goes along: "config", a `Config.to_dict()`; "data_digest", of the images trained on; "best_by", by which
+    measure on held-out images this step was chosen, if it was.
+    """
     architecture = {
         "image_size": module.image_size,
         "channels": module.channels,
@@ -158,7 +166,7 @@ def save_generator(
         "dtype": jnp.dtype(module.dtype).name,
         "latent_dim": latent_dim,
     }
-    checkpoints.save(step, variables, {"generator": architecture, "config": config.to_dict()})
+    checkpoints.save(step, variables, {"generator": architecture, **record})
 
 
 def load_generator(path: Path, sharding: Sharding) -> TrainedGenerator:

@@ -344,7 +344,9 @@ def test_sampling_is_measured(in_process, monkeypatch):
         state = jax.jit(lambda: initial_state(networks, config))()
         (workdir,) = [Path(argument.partition("=")[2]) for argument in arguments if argument.startswith("--workdir=")]
         generators = Checkpoints(Workdir(workdir).generator, keep=1)
-        save_generator(generators, 1, state.gen.variables, networks.generator, config.latent_dim, config)
+        save_generator(
+            generators, 1, state.gen.variables, networks.generator, config.latent_dim, {"config": config.to_dict()}
+        )
         generators.close()
         return 1.0
 

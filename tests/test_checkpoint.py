@@ -110,7 +110,7 @@ def workdir(tmp_path, tiny_config):
     module = Generator(config.image_size, config.channels, config.gen_features)
     variables = module.init(jax.random.key(3), jnp.zeros((1, config.latent_dim)), training=True)
     generators = Checkpoints(tmp_path / "run/generator", keep=1)
-    save_generator(generators, 40, variables, module, config.latent_dim, config)
+    save_generator(generators, 40, variables, module, config.latent_dim, {"config": config.to_dict()})
     generators.close()
     return tmp_path / "run", module, variables
 

@@ -77,15 +77,16 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 def table(evaluation: Evaluation) -> str:
     """Lines for a terminal: each figure with its interval, and its floor."""
     rows = [("", "fakes", "reals: the floor")]
-    group = ""
+    group, notes = "", []
     for figure in evaluation.figures:
         if figure.group != group:
             group = figure.group
             rows += [("", "", ""), (group.upper(), "", "")]
         rows.append((f"  {figure.title} ({_BETTER[figure.better]})", _spoken(figure.value), _spoken(figure.floor)))
+        notes += [f"{figure.title}: {figure.note}"] if figure.note else []
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += ["", *(f"{name}: {value}" for name, value in evaluation.protocol.items())]
+    lines += ["", *notes, "", *(f"{name}: {value}" for name, value in evaluation.protocol.items())]
     lines += [f"not measured: {reason}" for reason in evaluation.skipped]
     return "\n".join(lines)
 

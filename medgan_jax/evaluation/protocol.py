@@ -18,12 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from medgan_jax.evaluation.quick import MIN_IMAGES
-from medgan_jax.evaluation.sets import ImageSet
+from medgan_jax.evaluation.sets import MAX_IMAGES, ImageSet
 from medgan_jax.images import uint8_to_unit
 from medgan_jax.measures.bootstrap import Estimate, bootstrap
 from medgan_jax.measures.checkerboard import checkerboard_index
-from medgan_jax.measures.copies import copied_share, nearest, turned
+from medgan_jax.measures.copies import copied_share, duplicated, nearest, turned
 from medgan_jax.measures.diversity import pairwise_similarity, similarity_metric
 from medgan_jax.measures.features import PYRAMID, Features
 from medgan_jax.measures.fid import fid
@@ -32,7 +31,7 @@ from medgan_jax.measures.manifold import manifold
 from medgan_jax.measures.sliced_wasserstein import sliced_wasserstein
 from medgan_jax.metrics import METRICS
 
-MAX_IMAGES = 2000  # of each set: the time of FID's intervals grows with the cube
+MIN_IMAGES = 10  # of each set, for measures between sets
 PAIRINGS = {
     "nearest": "each image with the real it differs least from, by pixels at 32 px",
     "random": "each image with a real drawn by chance",
@@ -99,8 +98,8 @@ def evaluate(
     """Measures a set of fakes; the same call gives the same numbers.
 
     Args:
-      fakes: the images to judge.
-      reals: images to judge them by, of the same size and channels.
+      fakes: the images to judge, square, of 16 px or more; at least one.
+      reals: images to judge them by, of the same size and channels; at least 4, or 2 with `train`.
       train: what the generator was trained on, if that is to be compared too; `reals` must not be among it.
       pairing: one of `PAIRINGS`, for the paired metrics.
       features: what the distribution measures see.
@@ -125,16 +124,13 @@ def evaluate(
         for name, metric in METRICS.items()
         if name not in usable
     ]
-    add("paired metrics", _paired, usable, pairing, seed, min_images=1)
-    if size >= 16:
-        add("sliced Wasserstein distance", _swd, seed)
-        add(f"KID, FID, precision and recall by {features.name}", _by_features, features, seed)
-    else:
-        skipped.append(f"sliced Wasserstein distance, KID, FID, precision and recall: need 16 px, these have {size}")
+    add("paired metrics", _paired, usable, pairing, seed, min_images=2)
+    add("sliced Wasserstein distance", _swd, seed)
+    add(f"KID, FID, precision, recall, density and coverage by {features.name}", _by_features, features, seed)
     add("checkerboard index", _checkerboard, seed)
     add("diversity", _diversity, seed)
     if train:
-        add("copies", _copies, train, seed)
+        add("copies", _copies, fakes, train, seed)
     else:
         skipped.append("copies: needs the training images")
 
@@ -160,18 +156,19 @@ def evaluate(
         figures=tuple(figures),
         skipped=tuple(skipped),
         grids={"Fakes": sets.fakes[:64], "Reals": sets.reference[:64]},
-        closest=_closest(sets.fakes, closest_of),
+        closest=_closest(fakes.images, closest_of),
         closest_of=closest_of.title,
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class _Sets:
-    """uint8 (N, H, W, C) each; as many others as fakes."""
+    """uint8 (N, H, W, C) each; as many others as fakes. `in_order` are fakes, others and reals as they came."""
 
     fakes: np.ndarray
     others: np.ndarray
     reference: np.ndarray
+    in_order: tuple[np.ndarray, np.ndarray, np.ndarray]
 
     @classmethod
     def chosen(cls, fakes: ImageSet, reals: ImageSet, train: ImageSet | None, seed: int) -> "_Sets":
@@ -187,13 +184,15 @@ class _Sets:
             others, reference = (reals.images[np.sort(half)] for half in np.array_split(order, 2))
             reference = some(reference, MAX_IMAGES)
         number = min(len(fakes.images), len(others), MAX_IMAGES)
-        return cls(some(fakes.images, number), some(others, number), reference)
+        in_order = fakes.images, train.images if train else reals.images[len(reals.images) // 2 :], reals.images
+        return cls(some(fakes.images, number), some(others, number), reference, in_order)
 
 
 def _paired(sets: _Sets, names: list[str], pairing: str, seed: int) -> Iterator[Figure]:
-    fakes, others = (
-        paired_scores(x, sets.reference, names, pairing=pairing, seed=seed) for x in (sets.fakes, sets.others)
-    )
+    fakes, others, reals = sets.fakes, sets.others, sets.reference
+    if pairing == "medimagegan":
+        fakes, others, reals = sets.in_order
+    fakes, others = (paired_scores(x, reals, names, pairing=pairing, seed=seed) for x in (fakes, others))
     for name in names:
         metric = METRICS[name]
         yield Figure(
@@ -285,19 +284,25 @@ def _diversity(sets: _Sets, seed: int) -> Iterator[Figure]:
     yield Figure("similarity", title, "Diversity", "floor", fakes, others)
 
 
-def _copies(sets: _Sets, train: ImageSet, seed: int) -> Iterator[Figure]:
-    fakes, reals = nearest(sets.fakes, train.images), nearest(sets.reference, train.images)
+def _copies(sets: _Sets, fakes: ImageSet, train: ImageSet, seed: int) -> Iterator[Figure]:
+    """Of all fakes: a single copy matters, and needs no equal numbers."""
+    found, reals = nearest(fakes.images, train.images), nearest(sets.reference, train.images)
+    order = np.random.default_rng(seed).permutation(len(sets.reference))
+    first, second = (reals.part(half) for half in np.array_split(order, 2))
+    notes = ["blurred images are near to everything: look at the pairs"]
+    if known := int(duplicated(reals).sum()):
+        notes.append(f"WARNING: {known} of the reals are training images, and left out")
     yield Figure(
         "copies",
-        "Share closer to a training image than any held-out real",
+        f"Share of {len(fakes.images)} closer to a training image than any held-out real",
         "Copies",
         "lower",
-        copied_share(fakes, reals),
-        None,
-        "blurred images are near to everything: look at the pairs",
+        copied_share(found, reals),
+        copied_share(first, second),
+        "; ".join(notes),
     )
     title = "Distance to the nearest training image"
-    yield Figure("nearest_train", title, "Copies", "floor", _mean(fakes.distance, seed), _mean(reals.distance, seed))
+    yield Figure("nearest_train", title, "Copies", "floor", _mean(found.distance, seed), _mean(reals.distance, seed))
 
 
 def _mean(scores: np.ndarray, seed: int) -> Estimate:

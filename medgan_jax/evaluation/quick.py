@@ -8,7 +8,7 @@ from medgan_jax.measures.kid import kid
 from medgan_jax.measures.sliced_wasserstein import sliced_wasserstein
 
 MIN_IMAGES = 20
-_MAX_FAKES = 500
+_MAX_IMAGES = 500  # of each set
 
 
 def check_enough(held_out: int, training: int) -> None:
@@ -32,11 +32,15 @@ class QuickEvaluation:
           held_out: uint8, (M, H, W, C).
           seed: decides patches and projections; the same at every step, so that figures can be compared.
         """
-        self._reference = np.asarray(held_out[:_MAX_FAKES])
+        random = np.random.default_rng(seed)  # classes lie together: the first images would be of one class
+
+        def some(images: np.ndarray) -> np.ndarray:
+            return np.asarray(images[np.sort(random.permutation(len(images))[:_MAX_IMAGES])])
+
         self._seed = seed
-        self.num_fakes = min(len(training), _MAX_FAKES)
-        chosen = np.random.default_rng(seed).permutation(len(training))[: self.num_fakes]
-        self._floor = self._distances(np.asarray(training[np.sort(chosen)]))
+        self._reference = some(held_out)
+        self._floor = self._distances(some(training))
+        self.num_fakes = min(len(training), _MAX_IMAGES)
 
     def figures(self, fakes: np.ndarray) -> dict[str, float]:
         """By name: `swd`, the mean over scales, `swd_SIZE` of each, `kid`, and the floor of each as `NAME_floor`.

@@ -23,6 +23,8 @@ from medgan_jax.measures.features import PIXELS, PYRAMID, Features, inception_fe
 from medgan_jax.sampling import GRID, MANIFEST, sample_batches, seeded_latents
 from medgan_jax.sharding import data_mesh, replicated
 
+MIN_SIZE = 16  # px
+MAX_IMAGES = 2000  # of each set, for measures between sets: the time of FID's intervals grows with the cube
 _BATCH = 64
 
 
@@ -57,7 +59,8 @@ def choose(
       reals: images to judge by, a path; None for what the training of `checkpoint` held out, or for a source of
         `data` that needs no path.
       train: the training images, a path; None where `reals` is, or where they are not to be compared.
-      data: the fields of a data set, as in `configs/default.py`: how to read reals and training images.
+      data: the fields of a data set, as in `configs/default.py`: how to read reals and training images, or where the
+        images of the training now lie.
       num_images: how many to sample; None for as many as can be compared.
       seed: of the samples.
 
@@ -69,38 +72,43 @@ def choose(
     """
     if bool(checkpoint) == bool(fakes):
         raise UserError("give either --checkpoint=... or --fakes=..., the images to judge")
+    if fakes and num_images:
+        raise UserError("--num_images is for --checkpoint; of --fakes all are taken")
+    if data["group_column"] and not train:
+        raise UserError("data.group_column: --reals is halved image by image; leave it empty, or give --train")
     mesh = data_mesh()
+    generator, title = None, ""
     if fakes:
-        if num_images:
-            raise UserError("--num_images is for --checkpoint; of --fakes all are taken")
-        generator, made = None, from_folder(fakes, field="--fakes", cache_dir=data["cache_dir"])
-        like = made
+        like = made = from_folder(fakes, field="--fakes", data=data)
     else:
         generator = load_generator(Path(checkpoint), replicated(mesh))
-        title = f"{checkpoint} at step {generator.step}"
+        best_by = generator.about.get("best_by")
+        chosen = f", the best by {best_by} to the images that its training held out" if best_by else ""
+        title = f"{checkpoint} at step {generator.step}{chosen}"
         like = sampled(generator, 1, seed=seed, mesh=mesh, title=title, progress=False)
 
-    def decoded(path: str | None, flag: str) -> ImageSet:
-        fields = {**data, "path": path or data["path"], "holdout_fraction": 0.0}
-        return from_data(parse_data(fields), like, field=flag, convert=generator is not None)
+    held_out_by_training = generator and generator.about["config"]["data"].get("holdout_fraction")
+    if not reals and held_out_by_training:
+        if train:
+            raise UserError("--train: the training of --checkpoint is known; leave it out, or give --reals")
+        judges, seen = _held_out(generator, data, like)
+    elif reals or data["path"] or data["source"] in ("tfds", "phantom"):
+        if data["holdout_fraction"]:
+            raise UserError("data.holdout_fraction: the training of --checkpoint knows what it held out; leave it out")
 
-    if reals or data["path"] or data["source"] in ("tfds", "phantom"):
+        def decoded(path: str | None, field: str) -> ImageSet:
+            return from_data({**data, "path": path or data["path"]}, like, field=field, convert=generator is not None)
+
         judges, seen = decoded(reals, "--reals"), decoded(train, "--train") if train else None
-    elif train:
-        raise UserError("--train is to be compared with reals that the training has not seen: give --reals=...")
-    elif generator is None:
-        raise UserError("give --reals=..., the images to judge by")
     else:
-        trained_on = parse_data({**data, **generator.about["config"]["data"], "cache_dir": data["cache_dir"]})
-        if not trained_on.holdout_fraction:
-            raise UserError(
-                f"give --reals=..., the images to judge by: the training of {checkpoint} held none out "
-                "(data.holdout_fraction)"
-            )
-        seen, judges = held_out(trained_on, like)
+        none = f": the training of {checkpoint} held none out (data.holdout_fraction)" if generator else ""
+        raise UserError(f"give --reals=..., the images to judge by{none}")
+    least = 2 if seen else 4
+    if len(judges.images) < least:
+        raise UserError(f"{judges.title}: {len(judges.images)} images are too few to judge by; give {least} or more")
     if generator:
-        number = num_images or len(seen.images if seen else judges.images) // (1 if seen else 2)
-        made = sampled(generator, max(1, number), seed=seed, mesh=mesh, title=title)
+        number = num_images or min(len(seen.images) if seen else len(judges.images) // 2, MAX_IMAGES)
+        made = sampled(generator, number, seed=seed, mesh=mesh, title=title)
     return made, judges, seen
 
 
@@ -134,7 +142,7 @@ def sampled(
     return ImageSet(title, images)
 
 
-def from_folder(folder: str, *, field: str, cache_dir: str = "") -> ImageSet:
+def from_folder(folder: str, *, field: str, data: Mapping[str, Any]) -> ImageSet:
     """Reads images that are all square and of one size, such as `sample.py` writes; its grid.png is left out.
 
     Raises:
@@ -143,7 +151,7 @@ def from_folder(folder: str, *, field: str, cache_dir: str = "") -> ImageSet:
     names = list_images(folder, field)
     if Path(folder, MANIFEST).exists():
         names = [name for name in names if name != GRID]
-    source = FileSource(folder, tuple(names), None)
+    source = FileSource(folder, tuple(names))
     shapes = _shapes(source)
     if not shapes:
         raise UserError(f"{field}={folder}: none of its {len(names)} images can be read; mend them, or give another")
@@ -151,17 +159,21 @@ def from_folder(folder: str, *, field: str, cache_dir: str = "") -> ImageSet:
         (often, _), (other, _) = shapes.most_common(2)
         raise UserError(f"{field}={folder}: holds images of {_spoken(often)} and of {_spoken(other)}; give one size")
     ((height, width, channels),) = shapes
-    if height != width:
-        raise UserError(f"{field}={folder}: holds images of {width} x {height} px; give square ones")
-    cached = load_cached(source, image_size=height, channels=channels, cache_dir=cache_dir)
-    return ImageSet(f"{folder}", cached.images)
+    if height != width or height < MIN_SIZE:
+        raise UserError(
+            f"{field}={folder}: holds images of {width} x {height} px; give square ones of {MIN_SIZE} px or more"
+        )
+    cached = load_cached(
+        source, image_size=height, channels=channels, cache_dir=data["cache_dir"], on_bad_image=data["on_bad_image"]
+    )
+    return ImageSet(folder, cached.images)
 
 
-def from_data(data: DataConfig, like: ImageSet, *, field: str, convert: bool) -> ImageSet:
+def from_data(fields: Mapping[str, Any], like: ImageSet, *, field: str, convert: bool) -> ImageSet:
     """Decodes a data set as training does, to the size and channels of `like`.
 
     Args:
-      data: which images.
+      fields: which images, as in `configs/default.py`.
       like: the images that they are to be compared with.
       field: what to call the data set in messages.
       convert: whether colour may become grey and the other way round, as in training.
@@ -169,6 +181,7 @@ def from_data(data: DataConfig, like: ImageSet, *, field: str, convert: bool) ->
     Raises:
       UserError: it cannot be read; or its images are smaller than those of `like`, or have other channels.
     """
+    data = parse_data(fields)
     source = open_source(data)
     if isinstance(source, FileSource):
         _check_like(source, like, field, convert)
@@ -179,13 +192,18 @@ def from_data(data: DataConfig, like: ImageSet, *, field: str, convert: bool) ->
     return ImageSet(_title(data), cached.images)
 
 
-def held_out(data: DataConfig, like: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """The training set of a generator, and what was held out of it. Raises UserError when they cannot be read."""
+def _held_out(generator: TrainedGenerator, data: Mapping[str, Any], like: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """What the training of a generator held out, and what it was trained on, wherever `data` says they lie now."""
+    places = {name: data[name] for name in ("path", "labels", "cache_dir") if data[name]}
+    then = parse_data({**data, **generator.about["config"]["data"], **places})
     size, channels = like.images.shape[2:]
-    training, apart = load_dataset(data, image_size=size, channels=channels)
-    return ImageSet(f"{_title(data)}, training part", training.images), ImageSet(
-        f"{_title(data)}, held out", apart.images
-    )
+    training, apart = load_dataset(then, image_size=size, channels=channels)
+    if training.digest != generator.about.get("data_digest"):
+        raise UserError(
+            f"{_title(then)}: the images are no longer those of the training, so which of them it has not seen is "
+            "unknown; restore them, say with --data.path where they are now, or give --reals"
+        )
+    return ImageSet(f"{_title(then)}, held out", apart.images), ImageSet(f"{_title(then)}, trained on", training.images)
 
 
 def _title(data: DataConfig) -> str:

@@ -6,16 +6,16 @@ Averages do not tell: a generator that copies has excellent ones.
 import dataclasses
 import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from medgan_jax.images import uint8_to_unit
 from medgan_jax.measures.bootstrap import Estimate
-from medgan_jax.metrics.filters import average_pool
+from medgan_jax.measures.pyramid import resized
 
 _SIDE = 32  # px: two photographs of one lesion match at this size, and two lesions do not
-_BATCH = 256
+_SAME = 1 / 255  # below this distance two images are one
+_BATCH = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +32,10 @@ class Nearest:
     distance: np.ndarray
     symmetry: np.ndarray
 
+    def part(self, chosen: np.ndarray) -> "Nearest":
+        """Of some of the images, by their numbers."""
+        return Nearest(self.index[chosen], self.distance[chosen], self.symmetry[chosen])
+
 
 def turned(image: np.ndarray, symmetry: int) -> np.ndarray:
     """(H, W, C) by a symmetry of the square, 0 to 7: `symmetry % 4` quarter turns, mirrored first from 4 on."""
@@ -39,7 +43,7 @@ def turned(image: np.ndarray, symmetry: int) -> np.ndarray:
 
 
 def nearest(images: np.ndarray, references: np.ndarray, *, symmetries: bool = True) -> Nearest:
-    """Finds the nearest reference of each image, by the pixels at 32 px.
+    """Finds the nearest reference of each image, by the pixels at 32 px, or their own size where that is smaller.
 
     Args:
       images: uint8, (N, H, H, C).
@@ -64,8 +68,16 @@ def nearest(images: np.ndarray, references: np.ndarray, *, symmetries: bool = Tr
     return Nearest(index, best, symmetry)
 
 
+def duplicated(found: Nearest) -> np.ndarray:
+    """(N,), whether each image is its nearest, turned or not, to a grey level."""
+    return found.distance < _SAME
+
+
 def copied_share(fakes: Nearest, heldout: Nearest) -> Estimate:
     """The share of fakes that are closer to the training set than any held-out real is.
+
+    A fake that is a training image to the grey level is a copy whatever the others are; a held-out real that is one
+    says nothing, and is left out.
 
     Args:
       fakes: nearest training images of fakes.
@@ -75,7 +87,8 @@ def copied_share(fakes: Nearest, heldout: Nearest) -> Estimate:
       From 0 to 1, with Wilson's interval: resampling would be certain of a share of which it has seen nothing. Blurred
       fakes are near to everything: look at the pairs before you call them copies.
     """
-    copied = fakes.distance < heldout.distance.min()
+    strangers = heldout.distance[~duplicated(heldout)]
+    copied = duplicated(fakes) | (fakes.distance < strangers.min(initial=0 if not len(strangers) else np.inf))
     share, number, z = float(copied.mean()), len(copied), 1.959964
     centre = (share + z**2 / (2 * number)) / (1 + z**2 / number)
     half = z / (1 + z**2 / number) * math.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
@@ -83,10 +96,6 @@ def copied_share(fakes: Nearest, heldout: Nearest) -> Estimate:
 
 
 def _thumbnails(images: np.ndarray) -> np.ndarray:
-    shrink = max(1, images.shape[1] // _SIDE)
-    parts = [np.asarray(_shrunk(images[i : i + _BATCH], shrink)) for i in range(0, len(images), _BATCH)]
-    return np.concatenate(parts)
-
-
-def _shrunk(images: np.ndarray, size: int) -> jax.Array:
-    return average_pool(uint8_to_unit(jnp.asarray(images)), size)
+    size = min(_SIDE, images.shape[1])
+    parts = (images[i : i + _BATCH] for i in range(0, len(images), _BATCH))
+    return np.concatenate([np.asarray(resized(uint8_to_unit(jnp.asarray(part)), size)) for part in parts])

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medgan_jax.images import uint8_to_unit
-from medgan_jax.measures.pyramid import laplacian_pyramid
+from medgan_jax.measures.pyramid import laplacian_pyramid, resized
 from medgan_jax.metrics.filters import average_pool
 from medgan_jax.models.inception import InceptionFeatures, load_inception
 
@@ -51,10 +51,8 @@ class Features:
 
 @jax.jit
 def pixel_features(images: jax.Array) -> jax.Array:
-    """The image itself, averaged down to 16 px: uint8 (N, H, W, C) to float32 (N, 256 C) in [0, 1]."""
-    planes = uint8_to_unit(images)
-    planes = average_pool(planes, max(1, images.shape[1] // _SIDE))
-    return planes.reshape(len(planes), -1)
+    """The image itself at 16 px: uint8 (N, H, W, C) to float32 (N, 256 C) in [0, 1]."""
+    return resized(uint8_to_unit(images), _SIDE).reshape(len(images), -1)
 
 
 @jax.jit
@@ -65,13 +63,13 @@ def pyramid_features(images: jax.Array) -> jax.Array:
     left at 8 px averaged over the same cells.
 
     Args:
-      images: uint8 (N, H, W, 1 or 3), at least 16 px.
+      images: uint8 (N, H, W, 1 or 3), at least 16 px; resized first where their size is no power of two.
 
     Returns:
       float32, (N, 16 C (levels + 1)).
     """
-    levels = max(1, min(images.shape[1:3]).bit_length() - 4)
-    *bands, rest = laplacian_pyramid(uint8_to_unit(images), levels)
+    levels = min(images.shape[1:3]).bit_length() - 4
+    *bands, rest = laplacian_pyramid(resized(uint8_to_unit(images), 8 * 2**levels), levels)
 
     def cells(planes: jax.Array) -> jax.Array:
         pooled = average_pool(planes, planes.shape[1] // _CELLS)

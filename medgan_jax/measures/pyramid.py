@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from medgan_jax.metrics.filters import average_pool
+
 _FILTER = (1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16)
 
 
@@ -32,6 +34,14 @@ def laplacian_pyramid(images: jax.Array, levels: int) -> list[jax.Array]:
         bands.append(images - _enlarge(smaller))
         images = smaller
     return [*bands, images]
+
+
+def resized(images: jax.Array, size: int) -> jax.Array:
+    """Floating images (N, H, W, C) at `size` px: by means where that comes out even, else linearly, antialiased."""
+    number, height, width, channels = images.shape
+    if height == width and height % size == 0:
+        return average_pool(images, height // size)
+    return jax.image.resize(images, (number, size, size, channels), "linear", antialias=True)
 
 
 def _enlarge(images: jax.Array) -> jax.Array:

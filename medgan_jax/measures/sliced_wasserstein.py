@@ -17,7 +17,7 @@ _PATCHES_PER_IMAGE = 128
 _PATCHES_PER_SET = 2**15
 _DIRECTIONS = 512
 _RESAMPLED = 64  # directions of the interval
-_CHUNK = 256  # images taken apart at a time
+_CHUNK = 32  # images taken apart at a time
 
 _split = jax.jit(laplacian_pyramid, static_argnames="levels")
 

@@ -240,8 +240,17 @@ class _Training:
             (step, variables), self.unsaved_generator = self.unsaved_generator, None
             self._save_generator_to(self.generators, step, variables)
 
-    def _save_generator_to(self, checkpoints: Checkpoints, step: int, variables: dict[str, Any]) -> None:
-        save_generator(checkpoints, step, variables, self.networks.generator, self.config.latent_dim, self.config)
+    def _save_generator_to(
+        self, checkpoints: Checkpoints, step: int, variables: dict[str, Any], *, best_by: str = ""
+    ) -> None:
+        save_generator(
+            checkpoints,
+            step,
+            variables,
+            self.networks.generator,
+            self.config.latent_dim,
+            {"config": self.config.to_dict(), "data_digest": self.dataset.digest, "best_by": best_by},
+        )
 
     def _evaluate(self) -> None:
         """Measures the generator on held-out images, and keeps it where it is the best so far."""
@@ -251,10 +260,11 @@ class _Training:
             if self.quick is None:
                 self.quick = QuickEvaluation(self.dataset.images, self.held_out.images, seed=self.config.seed)
             figures = self.quick.figures(self._sample(variables, self.quick.num_fakes))
-            best = figures[self.config.best_measure] < self.files.lowest(self.config.best_measure)
-            self.files.append_evaluation({"step": self.step, **figures})
+            measure = self.config.best_measure
+            best = figures[measure] < self.files.lowest(measure)
+            self.files.append_evaluation({"step": self.step, "best_by": measure, **figures})
         if from_leader(best):
-            self._save_generator_to(self.best, self.step, variables)
+            self._save_generator_to(self.best, self.step, variables, best_by=self.config.best_measure)
 
     def _close(self) -> None:
         self._save_generator()

@@ -145,9 +145,11 @@ class Workdir:
         self._append(self.evaluations, line)
 
     def lowest(self, measure: str) -> float:
-        """The best value of a measure so far, in evaluations.jsonl; infinity where there is none."""
-        lines = _read_lines(self.evaluations) if self.evaluations.exists() else []
-        return min((line[measure] for line in lines if measure in line), default=math.inf)
+        """The value by which `best` was chosen, in evaluations.jsonl; infinity where that was another measure."""
+        values: list[float] = []
+        for line in _read_lines(self.evaluations) if self.evaluations.exists() else ():
+            values = [*values, line[measure]] if line.get("best_by") == measure else []
+        return min(values, default=math.inf)
 
     def _append(self, path: Path, line: dict[str, Any]) -> None:
         if not self.writes:

@@ -5,8 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from medgan_jax.evaluation.protocol import PAIRINGS, evaluate, paired_scores
-from medgan_jax.evaluation.quick import MIN_IMAGES
+from medgan_jax.evaluation.protocol import MIN_IMAGES, PAIRINGS, evaluate, paired_scores
 from medgan_jax.evaluation.sets import ImageSet
 from medgan_jax.metrics import METRICS
 from tests.evaluation.conftest import SPOILT
@@ -66,7 +65,23 @@ def test_what_a_measure_cannot_see_leaves_it_at_its_floor(results):
 def test_copies_are_seen(phantoms):
     copied = np.concatenate([phantoms[30:45, :, ::-1], phantoms[:15]])  # mirrored training images among others
     figure = by_name(judged(copied, phantoms[60:], phantoms[30:60]))["copies"]
-    assert figure.value.value >= 0.5
+    assert figure.value.value == pytest.approx(0.5, abs=0.1)
+    assert figure.floor.value < 0.2
+
+
+def test_every_fake_is_searched_for_copies(phantoms):
+    """Also where measures between sets take as many as there are training images."""
+    result = judged(phantoms[:51], phantoms[62:], phantoms[50:62])
+    assert by_name(result)["copies"].value.value >= 1 / 51
+    assert "Share of 51 " in by_name(result)["copies"].title
+    np.testing.assert_array_equal(result.closest[0][0], phantoms[50])
+
+
+def test_a_real_that_was_trained_on_hides_no_copy(phantoms):
+    leaked = np.concatenate([phantoms[62:], phantoms[30:31]])
+    figure = by_name(judged(phantoms[30:60], leaked, phantoms[30:60]))["copies"]
+    assert figure.value.value == 1
+    assert "WARNING: 1 of the reals are training images" in figure.note
 
 
 def test_the_same_call_gives_the_same_numbers(phantoms):
@@ -85,12 +100,35 @@ def test_fakes_and_floor_are_of_equal_number(phantoms):
     assert "copies: needs the training images" in many.skipped
 
 
-def test_too_few_images_leave_the_rest(phantoms):
-    result = judged(phantoms[:5], phantoms[50:])
+@pytest.mark.parametrize(("fakes", "reals"), [(2, 50), (9, 50), (20, 19)])
+def test_too_few_images_leave_the_rest(phantoms, fakes, reals):
+    result = judged(phantoms[:fakes], phantoms[50 : 50 + reals])
     assert set(by_name(result)) == {"psnr", "ssim", "ms_gmsd", "mdsi", "haarpsi"}
     (distances,) = [text for text in result.skipped if "KID" in text]
-    assert f"needs {MIN_IMAGES} images of each set, and one has 5" in distances
+    assert f"needs {MIN_IMAGES} images of each set, and one has {min(fakes, reals // 2)}" in distances
     assert any("MS-SSIM: needs images of 161 px" in text for text in result.skipped)
+
+
+@pytest.mark.parametrize("size", [16, 17, 31])
+def test_twenty_images_of_any_size_have_every_measure(phantoms, size):
+    """Floors of ten; sizes that do not halve evenly."""
+    result = judged(phantoms[:20, :size, :size], phantoms[20:40, :size, :size])
+    every = {"ssim", f"swd_{size}", "kid", "fid", "recall", "coverage", "checkerboard_2", "similarity"}
+    assert every <= set(by_name(result))
+    assert all(np.isfinite(figure.value.value) for figure in result.figures)
+
+
+def test_a_single_fake_is_no_set(phantoms):
+    assert judged(phantoms[:1], phantoms[20:24]).figures == ()
+
+
+def test_medimagegan_pairs_are_those_of_the_files(phantoms):
+    """The i-th with the i-th, whatever the other measures choose."""
+    result = by_name(judged(phantoms[:30], phantoms[40:], pairing="medimagegan"))
+    expected = paired_scores(phantoms[:30], phantoms[40:70], ["ssim"], pairing="medimagegan")["ssim"].mean()
+    assert result["ssim"].value.value == pytest.approx(expected, rel=1e-5)
+    floor = paired_scores(phantoms[70:], phantoms[40:70], ["ssim"], pairing="medimagegan")["ssim"].mean()
+    assert result["ssim"].floor.value == pytest.approx(floor, rel=1e-5)
 
 
 @pytest.mark.parametrize("pairing", PAIRINGS)

@@ -55,7 +55,7 @@ def test_samples_come_without_their_grid(choose, folder):
     with pytest.raises(UserError, match="holds images of 16 x 16 px with 3 channels and of 40 x 40 px"):
         choose(fakes=place, reals=place)
     open(f"{place}/manifest.csv", "w").close()
-    assert len(choose(fakes=place, reals=folder("reals", (16, 16, 3)))[0].images) == 3
+    assert len(choose(fakes=place, reals=folder("reals", (16, 16, 3), number=4))[0].images) == 3
 
 
 @pytest.mark.parametrize(
@@ -81,6 +81,9 @@ def test_unlike_sets_are_refused(choose, folder, fake, real, says):
         ({"checkpoint": "x", "fakes": "y"}, "either --checkpoint=... or --fakes=..."),
         ({"fakes": "F"}, "give --reals="),
         ({"fakes": "F", "train": "F"}, "give --reals="),
+        ({"fakes": "F", "reals": "O"}, "1 images are too few to judge by; give 4 or more"),
+        ({"fakes": "F", "reals": "O", "train": "F"}, "give 2 or more"),
+        ({"fakes": "T", "reals": "F"}, "give square ones of 16 px or more"),
         ({"fakes": "F", "reals": "F", "num_images": 3}, "--num_images is for --checkpoint"),
         ({"fakes": "E", "reals": "F"}, "--fakes=.*holds no images"),
         ({"fakes": "F", "reals": "E"}, "holds no images"),
@@ -90,8 +93,9 @@ def test_unlike_sets_are_refused(choose, folder, fake, real, says):
     ],
 )
 def test_what_is_missing_is_named(choose, folder, tmp_path, options, says):
-    places = {"F": folder("good", (16, 16, 3)), "E": folder("empty"), "N": str(tmp_path / "nowhere")}
-    places["B"] = folder("bad", (16, 16, 3))
+    places = {"F": folder("good", (16, 16, 3), number=4), "E": folder("empty"), "N": str(tmp_path / "nowhere")}
+    places |= {"B": folder("bad", (16, 16, 3)), "O": folder("one", (16, 16, 3), number=1)}
+    places["T"] = folder("tiny", (8, 8, 3))
     for name in os.listdir(places["B"]):
         (tmp_path / "bad" / name).write_bytes(b"no image")
     with pytest.raises(UserError, match=says):
@@ -107,9 +111,30 @@ def test_a_generator_is_judged_by_what_its_training_held_out(choose, tiny_config
     assert fakes.images.shape[1:] == (16, 16, 3)
     again, _, _ = choose(checkpoint=str(tmp_path / "run"), num_images=2)
     np.testing.assert_array_equal(again.images, fakes.images[:2])
+    assert len(choose(checkpoint=str(tmp_path / "run"), num_images=5)[0].images) == 5
     train(tiny_config(**options), tmp_path / "all")
     with pytest.raises(UserError, match="give --reals=.*held none out"):
         choose(checkpoint=str(tmp_path / "all"))
+
+
+def test_images_of_a_training_may_move_but_not_change(choose, data, folder, tiny_config, tmp_path):
+    """Else nobody knows which of them it has not seen."""
+    place = folder("before", (20, 20, 3), number=30)
+    options = {"data_cache_dir": str(tmp_path / "cache"), "num_steps": 1, "data_holdout_fraction": 0.3}
+    train(tiny_config(data_source="folder", data_path=place, **options), tmp_path / "run")
+    run = str(tmp_path / "run")
+    before = choose(checkpoint=run)
+    os.rename(place, tmp_path / "after")
+    with pytest.raises(UserError, match="before"):
+        choose(checkpoint=run)
+    moved = {**data, "path": str(tmp_path / "after")}
+    for one, other in zip(choose(checkpoint=run, data=moved), before, strict=True):
+        np.testing.assert_array_equal(one.images, other.images)
+    write_png(tmp_path / "after/another.png", np.zeros((20, 20, 3), np.uint8))
+    with pytest.raises(UserError, match="the images are no longer those of the training"):
+        choose(checkpoint=run, data=moved)
+    with pytest.raises(UserError, match=r"data\.holdout_fraction"):
+        choose(checkpoint=run, reals=str(tmp_path / "after"), data={**data, "holdout_fraction": 0.3})
 
 
 def test_a_grey_generator_is_judged_by_greyed_reals(choose, folder, tiny_config, tmp_path):

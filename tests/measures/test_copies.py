@@ -52,7 +52,10 @@ def test_no_copies_is_no_certainty():
         zeros = np.zeros(len(distances), int)
         return Nearest(zeros, np.asarray(distances, np.float32), zeros)
 
-    estimate = copied_share(at([0.2] * 30), at([0.1, 0.3]))
+    heldout = at([0.1, 0.3, 0.4])
+    estimate = copied_share(at([0.2] * 30), heldout)
     assert (estimate.value, estimate.low) == (0, 0)
     assert 0.05 < estimate.high < 0.15
-    assert copied_share(at([0.05] * 30), at([0.1, 0.3])).value == 1
+    assert copied_share(at([0.05] * 30), heldout).value == 1
+    assert copied_share(at([0.05, 0.2]), at([0.0, 0.1, 0.4])).value == 0.5  # a held-out image that was trained on
+    assert copied_share(at([0.0, 0.2]), at([0.0])).value == 0.5  # and when there is no other

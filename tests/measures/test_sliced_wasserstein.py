@@ -73,6 +73,7 @@ def test_replicates_are_sets_with_repeated_images(monkeypatch, few_directions):
 
     repeated = sliced_wasserstein(fakes.repeat(counts[0], axis=0), reals.repeat(counts[1], axis=0), replicates=0)
     monkeypatch.setattr(module, "bootstrap", resampled)
+    monkeypatch.setattr(module, "_RESAMPLED", 16)  # all of them
     assert sliced_wasserstein(fakes, reals)[16].low == pytest.approx(repeated[16].value, rel=1e-9)
 
 

@@ -234,6 +234,9 @@ def test_the_best_generator_is_kept(config, tmp_path, capsys):
     best = min(lines, key=lambda line: line["swd"])
     kept = load_generator(Workdir(tmp_path / "run").best, replicated(data_mesh()))
     assert kept.step == best["step"]
+    assert kept.about["best_by"] == "swd"
+    train(config(num_steps=12, **evaluated(ema_decay=0.5, best_measure="kid")), tmp_path / "run")
+    assert load_generator(Workdir(tmp_path / "run").best, replicated(data_mesh())).step == 12  # chosen anew
     assert f"best by swd, of step {best['step']}: {Workdir(tmp_path / 'run').best}" in capsys.readouterr().out
 
 
@@ -250,7 +253,7 @@ def test_evaluation_and_resuming_change_not_a_bit(config, tmp_path):
     figures = {line["step"]: line for line in evaluations(tmp_path / "whole")}
     parts = {line["step"]: line for line in evaluations(tmp_path / "parts")}
     assert set(parts) == {3, 5, 6, 9}
-    assert all(parts[step] == figures[step] for step in (3, 6, 9))
+    assert all(parts[step] | {"best_by": "swd"} == figures[step] for step in (3, 6, 9))
     assert not Workdir(tmp_path / "never").evaluations.exists()
     best = min(parts.values(), key=lambda line: line["kid"])["step"]
     assert load_generator(Workdir(tmp_path / "parts").best, replicated(data_mesh())).step == best
