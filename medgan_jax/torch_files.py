@@ -26,6 +26,7 @@ from medgan_jax.errors import UserError, reason_of
 MAX_BYTES = 2 * 2**30  # of a file and of all its arrays; the largest published classifiers take a quarter
 MAX_RATIO = 100  # of what comes out of a file to its size
 MAX_PICKLE_BYTES = 2 * 2**20  # of the description of the tensors, some 200 each
+MAX_COPIED_ITEMS = MAX_PICKLE_BYTES // 8  # an item of an OrderedDict takes more bytes, but a list can be used again
 MAX_RECORDS = 20_000  # in an archive
 MAX_DIMENSIONS = 16
 
@@ -354,6 +355,7 @@ class _Machine:
         self._below: list[list[Any]] = []  # what lies under each mark
         self._memo: dict[int, Any] = {}
         self._declared = declared
+        self._copied = 0  # items of lists
 
     def step(self, name: str, argument: Any) -> None:
         """Follows one instruction."""
@@ -404,6 +406,10 @@ class _Machine:
             case "REDUCE":
                 arguments, function = stack.pop(), stack.pop()
                 _expect(isinstance(arguments, tuple) and isinstance(function, _Name))
+                if arguments and isinstance(arguments[0], list):
+                    self._copied += len(arguments[0])
+                    if self._copied > MAX_COPIED_ITEMS:
+                        raise _Refused("its description of the tensors unfolds to too much", _SAVE_STATE)
                 stack.append(_called(function.text, arguments))
             case "BUILD":  # an OrderedDict's attributes: PyTorch's version numbers
                 stack.pop()

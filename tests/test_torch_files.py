@@ -284,6 +284,19 @@ def test_long_pickles_are_refused(refused, monkeypatch):
     assert "too long" in refused(legacy(b"N" * 10_010))
 
 
+def test_a_list_copied_again_and_again_is_refused(accepted, refused):
+    def copies(times):
+        """The same list of 1000 items made into a dict so often: two bytes fetch it."""
+        again = encode(Global("collections OrderedDict")) + b"h\x01\x85R"
+        items = encode([("w", 1)] * 1000) + b"q\x01"
+        return encode({"items": items, "copies": [again * times], "model": {"w": tensor()}})
+
+    limit = torch_files.MAX_COPIED_ITEMS // 1000
+    np.testing.assert_array_equal(accepted(modern(copies(limit)))["w"], [0, 1, 2, 3])
+    for make in (modern, legacy):
+        assert "unfolds to too much" in refused(make(copies(limit + 1)))
+
+
 VIEWS = {
     "beyond": {"size": (5,)},
     "beyond by offset": {"offset": 1},

@@ -77,21 +77,13 @@ def load_cached(
       UserError: images cannot be read, and are not to be skipped or are all there is; or the cache cannot be
         written.
     """
-    folder = Path(cache_dir or default_cache_dir()).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        memo_path = folder / f"files-{_digest(os.path.abspath(source.root))}.json"
-        ids = source.content_ids(functools.partial(_digest_files, memo_path=memo_path, progress=progress))
-        recipe = [_FORMAT, images.VERSION, image_size, channels]
+    ids = content_ids(source, cache_dir=cache_dir, progress=progress)
+    recipe = [_FORMAT, images.VERSION, image_size, channels]
+    with _folder(cache_dir) as folder:
         path = folder / f"{_digest([*recipe, ids])}.uint8"
         bad = _read_index(path, len(source), image_size, channels)
         if bad is None or (bad and on_bad_image == "refuse"):
             bad = _write(path, source, image_size, channels, on_bad_image, progress)
-    except OSError as error:  # reading images raises none: what remains is the cache
-        raise UserError(
-            f"data.cache_dir={folder}: cannot write the cache of decoded images ({error.strerror or error}); make "
-            "room there, or pass --config.data.cache_dir=FOLDER"
-        ) from error
 
     if bad:
         logging.getLogger(__name__).warning("%s; they are left out", _describe(bad, source))
@@ -106,9 +98,43 @@ def load_cached(
     )
 
 
+def content_ids(source: ImageSource, *, cache_dir: str | os.PathLike = "", progress: bool = True) -> list[str]:
+    """What each image is made from; files that have not changed since the last time are not read again.
+
+    Args:
+      source: the images.
+      cache_dir: see `load_cached`.
+      progress: whether to show a progress bar on stderr.
+
+    Returns:
+      See `ImageSource.content_ids`. Files that cannot be read are told apart by their names.
+
+    Raises:
+      UserError: there is no folder for the cache, and none can be made.
+    """
+    with _folder(cache_dir) as folder:
+        memo_path = folder / f"files-{_digest(os.path.abspath(source.root))}.json"
+        ids = source.content_ids(functools.partial(_digest_files, memo_path=memo_path, progress=progress))
+    return [f"{_UNREADABLE} {name}" if id == _UNREADABLE else id for id, name in zip(ids, source.names, strict=True)]
+
+
 def default_cache_dir() -> Path:
     """The folder of this package in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medgan_jax"
+
+
+@contextlib.contextmanager
+def _folder(cache_dir: str | os.PathLike) -> Iterator[Path]:
+    """The folder of caches, made if need be; what goes wrong with it is told to the user."""
+    folder = Path(cache_dir or default_cache_dir()).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+    except OSError as error:  # reading images raises none: what remains is the cache
+        raise UserError(
+            f"data.cache_dir={folder}: cannot write the cache of decoded images ({error.strerror or error}); make "
+            "room there, or pass --config.data.cache_dir=FOLDER"
+        ) from error
 
 
 def _digest(value: Any) -> str:

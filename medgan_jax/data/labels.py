@@ -11,7 +11,13 @@ from medgan_jax.errors import UserError, abbreviate, reason_of
 
 
 def read_labels(
-    path: str, *, image_column: str, label_column: str, prefix: str = "data.", field: str = "label_column"
+    path: str,
+    *,
+    image_column: str,
+    label_column: str,
+    prefix: str = "data.",
+    field: str = "label_column",
+    needs_header: bool = False,
 ) -> dict[str, str]:
     """Reads a table of image names and labels: comma, semicolon or tab separated text.
 
@@ -24,12 +30,14 @@ def read_labels(
       label_column: the column of labels, where there is a header.
       prefix: what stands before the names of these settings in messages.
       field: what the setting of the column of labels is called.
+      needs_header: whether to refuse a table without a header.
 
     Returns:
       Labels by image name, as the table writes it, in the table's order.
 
     Raises:
-      UserError: the table is missing or malformed, lacks a column, or labels an image twice and differently.
+      UserError: the table is missing or malformed, lacks a column or a header that it needs, or labels an image twice
+        and differently.
     """
     place = f"{prefix}labels={path}"
     if not path:
@@ -61,6 +69,11 @@ def read_labels(
             )
         image_at, label_at = columns.index(image_column.lower()), columns.index(label_column.lower())
         rows = rows[1:]
+    elif needs_header:
+        raise UserError(
+            f"{place} has no header with a column {image_column!r}: {prefix}{field}={label_column!r} needs a first row "
+            f"that names the columns; add it, or set {prefix}image_column if there is one"
+        )
     elif len(header) != 2:
         raise UserError(
             f"{place} has neither a column {image_column!r} nor just two columns, image and label: set "

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from medgan_jax.data.cache import CachedImages, load_cached
+from medgan_jax.data.cache import CachedImages, content_ids, load_cached
 from medgan_jax.data.sources import open_source
 from medgan_jax.data.split import hold_out
 from medgan_jax.errors import UserError, naming
@@ -48,7 +48,8 @@ def load_dataset(
     source = open_source(data)
     if not data.holdout_fraction:
         return load(source), None
-    training, held_out = hold_out(source, data.holdout_fraction)
+    ids = content_ids(source, cache_dir=data.cache_dir, progress=progress)
+    training, held_out = hold_out(source, data.holdout_fraction, ids)
     return load(training), load(held_out)
 
 

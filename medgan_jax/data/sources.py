@@ -176,13 +176,20 @@ def _open_csv(data: "DataConfig") -> FileSource:
     """A folder of images, and a table that labels each of them."""
     names = list_images(data.path)
 
-    def column(field: str) -> list[str]:
-        name = getattr(data, field)
-        table = read_labels(data.labels, image_column=data.image_column, label_column=name, field=field)
+    def column(field: str, *, needs_header: bool) -> list[str]:
+        table = read_labels(
+            data.labels,
+            image_column=data.image_column,
+            label_column=getattr(data, field),
+            field=field,
+            needs_header=needs_header,
+        )
         return match_labels(names, table, folder=data.path, table_path=data.labels)
 
-    groups = column("group_column") if data.group_column else None
-    return _file_source(data.path, names, column("label_column"), data.label, groups)
+    # Without a header the second column holds the labels, whatever is asked for.
+    groups = column("group_column", needs_header=True) if data.group_column else None
+    labels = column("label_column", needs_header=False)
+    return _file_source(data.path, names, labels, data.label, groups)
 
 
 # TensorFlow Datasets, without TensorFlow.

@@ -202,6 +202,18 @@ def test_what_is_wrong_with_a_table(open_csv, table, message):
     assert "\n" not in str(raised.value)
 
 
+def test_groups_are_a_column_that_a_header_names(open_csv):
+    source = open_csv(IDS, "image,patient,label\nISIC_3,p,b\nISIC_1,q,a\nISIC_2,p,a\n", group_column="patient")
+    assert source.groups == ("q", "p", "p") and source.labels == ("a", "a", "b")
+
+
+@pytest.mark.parametrize("table", ["ISIC_1,a\nISIC_2,a\nISIC_3,b\n", "name,patient,label\nISIC_1,p,a\n"])
+def test_groups_need_a_header(open_csv, table):
+    with pytest.raises(UserError, match="no header with a column 'image': data.group_column='patient' needs") as raised:
+        open_csv(IDS, table, group_column="patient")
+    assert "\n" not in str(raised.value)
+
+
 def test_an_ambiguous_name_is_refused(open_csv):
     with pytest.raises(UserError, match=r"1 names fit several files in \S+, as 1 fits a/1.png, b/1.png"):
         open_csv(["a/1.png", "b/1.png"], "1,x\n")

@@ -1,10 +1,16 @@
 """What is held out: how much, of which classes, and never half a patient."""
 
+import dataclasses
+import itertools
+import random
 from collections import Counter
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from medgan_jax.data import cache
+from medgan_jax.data.pipeline import load_dataset
 from medgan_jax.data.sources import FileSource, open_source
 from medgan_jax.data.split import hold_out
 from medgan_jax.errors import UserError
@@ -15,11 +21,16 @@ def source(labels, groups=None):
     return FileSource("here", names, tuple(labels), groups and tuple(groups))
 
 
+def divide(source, fraction, ids=None):
+    """`hold_out` of images that differ, unless `ids` say which do not."""
+    return hold_out(source, fraction, ids or source.names)
+
+
 LABELS = ["benign"] * 80 + ["malignant"] * 20
 
 
 def test_each_class_gives_its_share():
-    training, apart = hold_out(source(LABELS), 0.25)
+    training, apart = divide(source(LABELS), 0.25)
     assert Counter(apart.labels) == {"benign": 20, "malignant": 5}
     assert set(training.names) | set(apart.names) == set(source(LABELS).names)
     assert not set(training.names) & set(apart.names)
@@ -29,34 +40,144 @@ def test_each_class_gives_its_share():
 
 @pytest.mark.parametrize("fraction", [0.01, 0.5, 0.999])
 def test_each_class_is_on_both_sides(fraction):
-    for side in hold_out(source(LABELS), fraction):
+    for side in divide(source(LABELS), fraction):
         assert set(side.labels) == {"benign", "malignant"}
 
 
 def test_groups_stay_whole():
     groups = [f"patient {i // 3}" for i in range(100)]
-    training, apart = hold_out(source(["benign"] * 100, groups), 0.3)
+    training, apart = divide(source(["benign"] * 100, groups), 0.3)
     assert not set(training.groups) & set(apart.groups)
     assert 27 <= len(apart) <= 33
 
 
 def test_the_same_images_are_held_out_wherever_they_lie_and_whoever_joins():
     few, many = source(["benign"] * 60), source(["benign"] * 66)
-    held = set(hold_out(few, 0.5)[1].names)
-    assert set(hold_out(FileSource("there", few.names[::-1], few.labels), 0.5)[1].names) == held
-    assert len(held & set(hold_out(many, 0.5)[1].names)) >= 25
+    held = set(divide(few, 0.5)[1].names)
+    assert set(divide(FileSource("there", few.names[::-1], few.labels), 0.5)[1].names) == held
+    assert len(held & set(divide(many, 0.5)[1].names)) >= 25
 
 
 def test_what_cannot_be_divided_is_refused():
     with pytest.raises(UserError, match="the images of class 'malignant' in here are all of one group, 'a'"):
-        hold_out(source(["benign", "benign", "malignant", "malignant"], ["b", "c", "a", "a"]), 0.2)
+        divide(source(["benign", "benign", "malignant", "malignant"], ["b", "c", "a", "a"]), 0.2)
     with pytest.raises(UserError, match="holdout_fraction=0.2: the images in here"):
-        hold_out(FileSource("here", ("a.png",)), 0.2)
+        divide(FileSource("here", ("a.png",)), 0.2)
+
+
+def test_a_patient_with_nearly_all_images_stays_in_training():
+    groups = ["big"] * 90 + [f"patient {i}" for i in range(10)]
+    training, apart = divide(source(["benign"] * 100, groups), 0.2)
+    assert "big" in training.groups and len(apart) == 10
+    training, apart = divide(source(["benign"] * 100, groups), 0.9)
+    assert "big" in apart.groups
+
+
+def test_a_class_of_one_patient_is_refused():
+    groups = [f"patient {i // 4}" for i in range(40)]
+    labels = ["malignant" if i in (13, 14) else "benign" for i in range(40)]
+    with pytest.raises(UserError, match="class 'malignant' in here are all of one group, 'patient 3'"):
+        divide(source(labels, groups), 0.2)
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
+def test_patients_with_images_of_several_classes(fraction):
+    for seed in range(200):
+        rng = random.Random(seed)
+        groups = [f"{rng.random()}" for _ in range(80)]
+        groups = [group for group in groups for _ in range(rng.randint(1, 5))]
+        scarce = set(rng.sample(sorted(set(groups)), 20))
+        labels = ["malignant" if group in scarce and rng.random() < 0.4 else "benign" for group in groups]
+        training, apart = divide(source(labels, groups), fraction)
+        assert not set(training.groups) & set(apart.groups)
+        largest = Counter()
+        for (_, label), count in Counter(zip(groups, labels, strict=True)).items():
+            largest[label] = max(largest[label], count)
+        for label, number in Counter(labels).items():
+            held = apart.labels.count(label)
+            assert 0 < held < number
+            assert abs(held - fraction * number) <= largest[label], (seed, label)
+
+
+def test_what_can_be_divided_is():
+    """Against all divisions of few groups of few classes."""
+    outcomes = Counter()
+    for seed in range(300):
+        rng = random.Random(seed)
+        kinds = [rng.sample("abcd", rng.randint(1, 3)) for _ in range(rng.randint(2, 7))]
+        images = [(f"{seed} {i}", label) for i, kind in enumerate(kinds) for label in kind]
+        groups, labels = zip(*images, strict=True)
+        possible = any(
+            all(len({sides[i] for i, kind in enumerate(kinds) if label in kind}) == 2 for label in labels)
+            for sides in itertools.product([True, False], repeat=len(kinds))
+        )
+        outcomes[possible] += 1
+        if possible:
+            for side in divide(source(labels, groups), 0.2):
+                assert set(side.labels) == set(labels), seed
+        else:
+            with pytest.raises(UserError, match="are all of one group|no division was found") as raised:
+                divide(source(labels, groups), 0.2)
+            assert "\n" not in str(raised.value)
+    assert min(outcomes[True], outcomes[False]) > 50
+
+
+def test_equal_images_are_on_one_side():
+    ids = [str(i // 2) for i in range(100)]
+    training, apart = divide(source(["benign"] * 100), 0.3, ids)
+    assert len(apart) == 30
+    assert not set(training.content_ids(None)) & set(apart.content_ids(None))
+
+
+def test_files_are_read_once_and_unreadable_ones_are_not_equal(tiny_config, tmp_path, monkeypatch):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(12):  # each image twice, and too young for the memo to spare reading it again
+        Image.new("RGB", (16, 16), (number // 2, 0, 0)).save(folder / f"{number:02d}.png")
+    for name in ("x.png", "y.png"):
+        (folder / name).symlink_to("missing")
+    reads = []
+    digest_file = cache._digest_file
+    monkeypatch.setattr(cache, "_digest_file", lambda path: reads.append(path.name) or digest_file(path))
+    fields = {"path": str(folder), "cache_dir": str(tmp_path / "cache"), "holdout_fraction": 0.3}
+    data = dataclasses.replace(tiny_config().data, source="folder", on_bad_image="skip", **fields)
+    sides = load_dataset(data, image_size=16, channels=3, progress=False)
+    assert sorted(reads) == sorted(path.name for path in folder.iterdir())
+    first, second = (set(side.images[:, 0, 0, 0].tolist()) for side in sides)
+    assert first | second == set(range(6)) and not first & second
+    assert sum(len(side.skipped) for side in sides) == 2
+    ids = cache.content_ids(open_source(data), cache_dir=data.cache_dir, progress=False)
+    assert len(set(ids)) == 8
+
+
+def test_patients_who_share_an_image_are_on_one_side():
+    """A chain: patient 0 has an image of patient 1, who has one of patient 2."""
+    groups = [f"patient {i // 4}" for i in range(40)]
+    ids = [str(i) for i in range(40)]
+    ids[4], ids[8] = ids[0], ids[5]
+    for fraction in np.arange(0.05, 1, 0.05):
+        sides = divide(source(["benign"] * 40, groups), fraction, ids)
+        held = [set(side.groups) for side in sides]
+        assert not held[0] & held[1]
+        assert any({"patient 0", "patient 1", "patient 2"} <= side for side in held)
+    with pytest.raises(UserError, match="all of one group, 'patient 0'"):
+        divide(source(["benign"] * 12, groups[:12]), 0.2, ids[:12])
+
+
+def test_mixed_groups_and_copies_do_not_depend_on_the_order():
+    rng = random.Random(0)
+    images = [(f"{i}.png", rng.choice("aab"), f"patient {i // 3}", str(rng.randrange(300))) for i in range(120)]
+    held = []
+    for _ in range(5):
+        names, labels, groups, ids = zip(*images, strict=True)
+        held.append(set(divide(FileSource("here", names, labels, groups), 0.3, ids)[1].names))
+        rng.shuffle(images)
+    assert all(names == held[0] for names in held)
 
 
 def test_the_parts_read_as_the_whole(tiny_config):
     phantoms = open_source(tiny_config(data_num_phantoms=8).data)
-    for side in hold_out(phantoms, 0.4):
+    for side in divide(phantoms, 0.4, phantoms.content_ids(None)):
         assert len(side.content_ids(None)) == len(side)
         for index, name in enumerate(side.names):
             whole = phantoms.names.index(name)
