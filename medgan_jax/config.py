@@ -253,7 +253,7 @@ def _data_problems(data: DataConfig) -> list[str]:
     needed = {"folder": ("path",), "csv": ("path", "labels"), "tfds": ("tfds_name",)}.get(data.source, ())
     for name in needed:
         if not getattr(data, name):
-            rules.problems.append(f"data.{name} is needed for data.source={data.source}: --config.data.{name}=...")
+            rules.problems.append(f"data.{name} is needed for data.source={data.source}")
     if data.group_column and data.source != "csv":
         rules.problems.append(f"data.group_column={data.group_column!r} needs data.source=csv")
     return rules.problems

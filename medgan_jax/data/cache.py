@@ -133,7 +133,7 @@ def _folder(cache_dir: str | os.PathLike) -> Iterator[Path]:
     except OSError as error:  # reading images raises none: what remains is the cache
         raise UserError(
             f"data.cache_dir={folder}: cannot write the cache of decoded images ({error.strerror or error}); make "
-            "room there, or pass --config.data.cache_dir=FOLDER"
+            "room there, or set data.cache_dir=FOLDER"
         ) from error
 
 
@@ -189,7 +189,7 @@ def _write(
         if len(bad) == len(source):
             raise UserError(f"{_describe(bad, source)}; mend them, or give other images")
         if bad and on_bad_image == "refuse":
-            raise UserError(f"{_describe(bad, source)}; mend or remove them, or pass --config.data.on_bad_image=skip")
+            raise UserError(f"{_describe(bad, source)}; mend or remove them, or set data.on_bad_image=skip")
         images.replace_file(path.with_suffix(".json"), json.dumps({"bad": bad}).encode())
         os.replace(temporary, path)  # last: a cache without pixels is none
     finally:

@@ -178,7 +178,7 @@ def test_bad_images_are_all_named(source, load):
     message = (
         f"4 of 6 images in {source.root} cannot be read: "
         "1.png (empty file), 2.png (not an image), 4.png (truncated), 5.png (no such file or directory); "
-        "mend or remove them, or pass --config.data.on_bad_image=skip"
+        "mend or remove them, or set data.on_bad_image=skip"
     )
     for _ in range(2):
         with pytest.raises(UserError) as raised:
@@ -288,7 +288,7 @@ def test_a_full_disk_is_the_users_problem_and_leaves_nothing(source, load, tmp_p
 
 def test_an_unusable_cache_folder_is_named(source, load, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"data.cache_dir=\S+file: .* --config.data.cache_dir=FOLDER$"):
+    with pytest.raises(UserError, match=r"data.cache_dir=\S+file: .* set data.cache_dir=FOLDER$"):
         load(source, cache_dir=tmp_path / "file")
 
 
