@@ -33,7 +33,7 @@ from medgan_jax.metrics import METRICS
 
 MIN_IMAGES = 10  # of each set, for measures between sets
 PAIRINGS = {
-    "nearest": "each image with the real it differs least from, by pixels at 32 px",
+    "nearest": "each image with the real it differs least from, by pixels at 32 px at most",
     "random": "each image with a real drawn by chance",
     "medimagegan": "the i-th image with the i-th real, each stretched to its own minimum and maximum, as MedImageGAN",
 }
