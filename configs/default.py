@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     c.latent_dim = 100  # length of the generator's input
     c.gen_features = 64  # feature maps beside the image; they double as the resolution halves
     c.dis_features = 64  # the same for the discriminator
+    c.dis_dropout = 0.0  # share of the values that the discriminator sees set to 0 in training; 0 to 1, 1 excluded
     c.dtype = "float32"  # float32 | bfloat16: what convolutions compute in; parameters stay float32
 
     # How long. An epoch is data set // batch_size steps; a last partial batch is dropped.
@@ -26,13 +27,18 @@ def get_config() -> ConfigDict:
     c.num_steps = 0  # above 0: overrides num_epochs
 
     # The optimisation.
+    c.loss = "bce"  # bce | hinge | wgan-gp, whose discriminator has no batch normalisation
+    c.gp_weight = 10.0  # wgan-gp: weight of the gradient penalty
+    c.dis_steps = 1  # steps of the discriminator, each with its own batch, for one of the generator
+    c.simultaneous = False  # both networks learn from each other as they were, instead of the discriminator first
     c.lr_gen = 2e-4  # Adam's rate for the generator
     c.lr_dis = 2e-4  # and for the discriminator; "10x" in the published experiments is 2e-3 here
     c.adam_beta1 = 0.5  # 0 to 1, 1 excluded
     c.adam_beta2 = 0.999  # 0 to 1, 1 excluded
-    c.real_label = 1.0  # the discriminator's target for reals; 0.9 is one-sided label smoothing
-    c.label_flip = 0.0  # share of the reals in a batch whose target is 0 instead
+    c.real_label = 1.0  # bce: the discriminator's target for reals; 0.9 is one-sided label smoothing
+    c.label_flip = 0.0  # bce: share of the reals in a batch whose target is 0 instead
     c.ema_decay = 0.0  # average the generator's weights and sample from the average; 0: off; 0.999 is common
+    c.init_from = ""  # first weights: a workdir, a folder of generator/ and discriminator/, or a PyTorch file
     c.seed = 0  # decides weights, order of the data, latents, flips; not negative
 
     # What is written to the workdir, and how often (in steps). None of it changes the training.
@@ -43,6 +49,8 @@ def get_config() -> ConfigDict:
     c.num_sample_images = 64  # images in a picture
     c.evaluate_every_steps = 0  # a line of evaluations.jsonl, needs data.holdout_fraction; 0: never
     c.best_measure = "swd"  # swd | kid: of which the best generator so far is kept, in best/
+
+    c.output_prefix = ""  # at the end also PREFIX_loss_plot.png, _real_fake_grid.png, _metrics_report.out, images
 
     c.data = ConfigDict()
     c.data.source = "folder"  # folder | csv | tfds | phantom: procedural dermoscopy, needs no files

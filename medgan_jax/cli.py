@@ -31,7 +31,7 @@ def define_data(values: ConfigDict) -> flags.FlagHolder:
     )
 
 
-def run(main: Callable[[], int | None], *, doc: str) -> None:
+def run(main: Callable[[], int | None], *, doc: str | None = None) -> None:
     """Parses the flags, runs `main` and exits.
 
     A UserError becomes one line on stderr and exit code 2; so does a system error such as a full disk. `main` may
@@ -39,11 +39,12 @@ def run(main: Callable[[], int | None], *, doc: str) -> None:
 
     Args:
       main: reads `absl.flags.FLAGS`; imports what is slow to import itself, so that --help is fast.
-      doc: the door's docstring, for --help.
+      doc: the door's docstring, for --help; None for a door that has no flags of absl's, and parses its own.
     """
     try:
         with reported():
-            _parse_flags(doc)
+            if doc is not None:
+                _parse_flags(doc)
             _configure_libraries()
             code = main() or 0
     except KeyboardInterrupt as interrupt:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from medgan_jax.errors import UserError
 
 ARCHITECTURES = ("dcgan", "sngan")
+LOSSES = ("bce", "hinge", "wgan-gp")
 DTYPES = ("float32", "bfloat16")
 SOURCES = ("folder", "csv", "tfds", "phantom")
 ON_BAD_IMAGE = ("refuse", "skip")
@@ -33,6 +34,7 @@ CHANGEABLE = frozenset(
         "num_sample_images",
         "evaluate_every_steps",
         "best_measure",
+        "output_prefix",
         "data.path",
         "data.labels",
         "data.cache_dir",
@@ -73,10 +75,15 @@ class Config:
     latent_dim: int
     gen_features: int
     dis_features: int
+    dis_dropout: float
     dtype: str
     batch_size: int
     num_epochs: int
     num_steps: int
+    loss: str
+    gp_weight: float
+    dis_steps: int
+    simultaneous: bool
     lr_gen: float
     lr_dis: float
     adam_beta1: float
@@ -84,6 +91,7 @@ class Config:
     real_label: float
     label_flip: float
     ema_decay: float
+    init_from: str
     seed: int
     log_every_steps: int
     sample_every_steps: int
@@ -92,6 +100,7 @@ class Config:
     num_sample_images: int
     evaluate_every_steps: int
     best_measure: str
+    output_prefix: str
     data: DataConfig
 
     def total_steps(self, steps_per_epoch: int) -> int:
@@ -217,7 +226,7 @@ def _constraint_problems(c: Config) -> list[str]:
     one_of(DTYPES, "dtype", c.dtype)
     for name in (
         "latent_dim", "gen_features", "dis_features", "log_every_steps", "sample_every_steps",
-        "checkpoint_every_steps", "keep_checkpoints", "num_sample_images",
+        "checkpoint_every_steps", "keep_checkpoints", "num_sample_images", "dis_steps",
     ):  # fmt: skip
         require(getattr(c, name) >= 1, name, getattr(c, name), "at least 1")
     require(c.batch_size >= 2, "batch_size", c.batch_size, "at least 2, for batch normalisation")
@@ -226,7 +235,11 @@ def _constraint_problems(c: Config) -> list[str]:
     for name in ("lr_gen", "lr_dis"):
         rate = getattr(c, name)
         require(0 < rate < math.inf, name, rate, "a positive number")
-    for name in ("adam_beta1", "adam_beta2", "ema_decay"):
+    one_of(LOSSES, "loss", c.loss)
+    require(0 <= c.gp_weight < math.inf, "gp_weight", c.gp_weight, "0 or more")
+    if c.loss != "bce" and (c.real_label != 1 or c.label_flip):
+        rules.problems.append(f"real_label and label_flip are targets of loss=bce; loss={c.loss} has none")
+    for name in ("adam_beta1", "adam_beta2", "ema_decay", "dis_dropout"):
         value = getattr(c, name)
         require(0 <= value < 1, name, value, "at least 0 and below 1")
     require(0 < c.real_label <= 1, "real_label", c.real_label, "above 0 and at most 1")

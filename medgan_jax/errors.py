@@ -1,11 +1,13 @@
 """The one exception that a command-line door prints as a single line, and how it does so."""
 
+import argparse
 import contextlib
 import errno
 import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 USAGE_ERROR = 2  # the exit code of bad input
 
@@ -16,6 +18,14 @@ class UserError(Exception):
     def __init__(self, message: str) -> None:
         """Keeps the message to one line, whatever file names it quotes."""
         super().__init__(" ".join(message.splitlines()))
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Python's own, whose complaint is a UserError instead of several lines; for the doors `python -m medgan_jax.X`."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises UserError."""
+        raise UserError(f"{message} (see --help)")
 
 
 def abbreviate(items: Sequence[object], limit: int = 3) -> str:

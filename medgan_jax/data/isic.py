@@ -10,7 +10,6 @@ This packs them into a few files, which travel and read faster than thousands:
     the International Skin Imaging Collaboration (ISIC)", arXiv:1605.01397.
 """
 
-import argparse
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +19,7 @@ import tensorflow_datasets as tfds
 
 from medgan_jax.data.labels import match_labels, read_labels
 from medgan_jax.data.sources import list_images
-from medgan_jax.errors import UserError, reported
+from medgan_jax.errors import ArgumentParser, UserError, reported
 
 YEARS = ("2016", "2017", "2018", "2019", "2020")
 
@@ -84,7 +83,7 @@ class Isic(tfds.core.GeneratorBasedBuilder):
 
 def main(argv: list[str] | None = None) -> None:
     """Prepares the data set that the command line describes."""
-    parser = argparse.ArgumentParser(prog="python -m medgan_jax.data.isic", description=__doc__.splitlines()[0])
+    parser = ArgumentParser(prog="python -m medgan_jax.data.isic", description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=os.path.expanduser, required=True, help="folder of images")
     parser.add_argument("--labels", type=os.path.expanduser, required=True, help="table of image names and labels, CSV")
     parser.add_argument("--out", type=os.path.expanduser, required=True, help="folder for TFDS data sets")

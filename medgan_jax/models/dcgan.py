@@ -100,6 +100,8 @@ class Discriminator(nn.Module):
     features: int = 64
     spectral_norm: bool = False
     dtype: jnp.dtype = jnp.float32
+    batch_norm: bool = True
+    dropout: float = 0.0  # share of the input's values set to 0 in training, the others scaled up to make up for it
 
     @nn.compact
     def __call__(self, images: jax.Array, *, training: bool) -> jax.Array:
@@ -109,7 +111,7 @@ class Discriminator(nn.Module):
           images: (N, image_size, image_size, C) float in [-1, 1]; or (N, B, image_size, image_size, C), B batches that
             are judged as if one after the other, at less cost.
           training: normalise by each batch's statistics, update the running ones and take one power iteration
-            (`batch_stats` and `spectral` mutable).
+            (`batch_stats` and `spectral` mutable). With dropout this needs the random numbers "dropout".
 
         Returns:
           (N,) float32 logits; or (N, B).
@@ -119,10 +121,10 @@ class Discriminator(nn.Module):
         shape = images.shape[:-3]
         batches = shape[1] if len(shape) == 2 else 1
         how = {"training": training, "batches": batches}
-        x = images.reshape(-1, *images.shape[-3:])
+        x = nn.Dropout(self.dropout, deterministic=not training)(images.reshape(-1, *images.shape[-3:]))
         for i in range(steps + 1):
             x = _Convolution("down", self.features * 2**i, **layer, name=f"conv_{i}")(x, **how)
-            if i:  # the published networks do not normalise the layer that sees the image
+            if i and self.batch_norm:  # the published networks do not normalise the layer that sees the image
                 x = BatchNorm(name=f"norm_{i}")(x, **how)
             x = nn.leaky_relu(x, LEAK)
         x = _Convolution("collapse", 1, **layer, name=f"conv_{steps + 1}")(x, **how)

@@ -52,7 +52,14 @@ def build_networks(config: Config) -> Networks:
     dtype = jnp.dtype(config.dtype)
     return Networks(
         generator=Generator(config.image_size, config.channels, config.gen_features, dtype),
-        discriminator=Discriminator(config.image_size, config.dis_features, config.arch == "sngan", dtype),
+        discriminator=Discriminator(
+            config.image_size,
+            config.dis_features,
+            config.arch == "sngan",
+            dtype,
+            batch_norm=config.loss != "wgan-gp",  # the penalty is on each image's own gradient
+            dropout=config.dis_dropout,
+        ),
         gen_optimizer=optax.adam(config.lr_gen, config.adam_beta1, config.adam_beta2),
         dis_optimizer=optax.adam(config.lr_dis, config.adam_beta1, config.adam_beta2),
     )
