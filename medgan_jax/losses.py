@@ -1,23 +1,68 @@
 """Adversarial losses on logits, and the targets of the real images.
 
-Binary cross-entropy, the generator's in its non-saturating form (Goodfellow et al. 2014, arXiv:1406.2661).
+- "bce": binary cross-entropy, the generator's in its non-saturating form (Goodfellow et al. 2014, arXiv:1406.2661).
+- "hinge": only logits within the margin of 1 teach the discriminator (Lim & Ye 2017, arXiv:1705.02894).
+- "wgan-gp": the difference of the mean logits (Arjovsky et al. 2017, arXiv:1701.07875), to which the training adds
+  `gradient_penalty`.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
 
 
-def discriminator_loss(real_logits: jax.Array, fake_logits: jax.Array, real_targets: jax.Array) -> jax.Array:
-    """Mean cross-entropy of the reals against their targets plus that of the fakes against 0; all (N,) -> ()."""
-    real = optax.sigmoid_binary_cross_entropy(real_logits, real_targets)
-    fake = optax.sigmoid_binary_cross_entropy(fake_logits, jnp.zeros_like(fake_logits))
+def discriminator_loss(
+    real_logits: jax.Array, fake_logits: jax.Array, real_targets: jax.Array, *, loss: str
+) -> jax.Array:
+    """What the discriminator minimises; all (N,) -> ().
+
+    Args:
+      real_logits: of the reals.
+      fake_logits: of the fakes.
+      real_targets: what to answer for each real, for "bce"; the target of a fake is 0.
+      loss: "bce", "hinge" or "wgan-gp".
+    """
+    match loss:
+        case "bce":
+            real = optax.sigmoid_binary_cross_entropy(real_logits, real_targets)
+            fake = optax.sigmoid_binary_cross_entropy(fake_logits, jnp.zeros_like(fake_logits))
+        case "hinge":
+            real, fake = jax.nn.relu(1 - real_logits), jax.nn.relu(1 + fake_logits)
+        case "wgan-gp":
+            real, fake = -real_logits, fake_logits
+        case _:
+            raise ValueError(f"unknown loss: {loss!r}")
     return jnp.mean(real) + jnp.mean(fake)
 
 
-def generator_loss(fake_logits: jax.Array) -> jax.Array:
-    """Mean cross-entropy of the fakes (N,) against 1: low when the discriminator takes them for real."""
-    return jnp.mean(optax.sigmoid_binary_cross_entropy(fake_logits, jnp.ones_like(fake_logits)))
+def generator_loss(fake_logits: jax.Array, *, loss: str) -> jax.Array:
+    """What the generator minimises, low when the discriminator takes the fakes (N,) for real -> ()."""
+    if loss == "bce":
+        return jnp.mean(optax.sigmoid_binary_cross_entropy(fake_logits, jnp.ones_like(fake_logits)))
+    return -jnp.mean(fake_logits)
+
+
+def gradient_penalty(
+    critic: Callable[[jax.Array], jax.Array], reals: jax.Array, fakes: jax.Array, key: jax.Array
+) -> jax.Array:
+    """How far the critic's slope is from 1, between reals and fakes (Gulrajani et al. 2017, arXiv:1704.00028).
+
+    Args:
+      critic: images (N, H, W, C) to logits (N,), each of its own image alone.
+      reals: (N, H, W, C).
+      fakes: the same shape; each is paired with one of the reals.
+      key: decides the point between the two of a pair.
+
+    Returns:
+      The mean of (norm of the logit's gradient with respect to the image - 1) squared, ().
+    """
+    share = jax.random.uniform(key, (reals.shape[0], 1, 1, 1))
+    gradients = jax.grad(lambda images: jnp.sum(critic(images)))(share * reals + (1 - share) * fakes)
+    squares = jnp.sum(jnp.square(gradients), axis=(1, 2, 3))
+    norms = jnp.sqrt(jnp.maximum(squares, 1e-12))  # the root's own slope at 0 is infinite
+    return jnp.mean(jnp.square(norms - 1))
 
 
 def real_targets(key: jax.Array, batch_size: int, *, real_label: float, label_flip: float) -> jax.Array:

@@ -15,6 +15,7 @@ class Stream(enum.IntEnum):
     TRAINING = 1  # folded with the step
     LATENTS = 2  # folded with the image's index: sampled images, and the pictures taken during training
     STATISTICS = 3  # latents on which batch statistics are estimated
+    DISCRIMINATOR = 4  # folded with the step: what it does not see of an image, where its slope is taken
 
 
 def stream_key(seed: int, stream: Stream) -> jax.Array:

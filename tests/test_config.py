@@ -69,6 +69,10 @@ def test_every_default_stands_in_the_dataclasses_and_the_reverse():
         ("adam_beta1", 1.0, "below 1"),
         ("adam_beta2", -0.1, "at least 0"),
         ("ema_decay", 1.0, "below 1"),
+        ("dis_dropout", 1.0, "below 1"),
+        ("loss", "hing", "did you mean hinge"),
+        ("gp_weight", -1.0, "0 or more"),
+        ("dis_steps", 0, "at least 1"),
         ("real_label", 0.0, "above 0"),
         ("label_flip", 1.5, "from 0 to 1"),
         ("batch_size", 1, "at least 2"),
@@ -135,3 +139,10 @@ def test_changed_fields_names_what_may_not_change():
     assert changed_fields(old, new) == ["lr_dis: 0.0002 -> 0.001"]
     del old["lr_dis"]  # written before the field existed
     assert changed_fields(old, new) == []
+
+
+def test_targets_belong_to_cross_entropy():
+    for field, value in (("real_label", 0.9), ("label_flip", 0.1)):
+        with pytest.raises(UserError, match="loss=hinge has none"):
+            parse_config(plain(loss="hinge", **{field: value}))
+    assert parse_config(plain(loss="hinge")).loss == "hinge"

@@ -12,19 +12,64 @@ def test_discriminator_loss_is_cross_entropy():
     real, fake, targets = np.float32([[2.0, -1.0], [0.5, -3.0], [0.9, 0.0]])
     p, q = 1 / (1 + np.exp(-real)), 1 / (1 + np.exp(-fake))
     expected = -np.mean(targets * np.log(p) + (1 - targets) * np.log(1 - p)) - np.mean(np.log(1 - q))
-    assert losses.discriminator_loss(real, fake, targets) == pytest.approx(expected, rel=1e-5)
+    assert losses.discriminator_loss(real, fake, targets, loss="bce") == pytest.approx(expected, rel=1e-5)
 
 
 def test_generator_loss_is_non_saturating():
     logits = jnp.array([-20.0, 1.0])
     expected = np.mean(np.log1p(np.exp(-np.array([-20.0, 1.0]))))
-    assert losses.generator_loss(logits) == pytest.approx(expected, rel=1e-5)
-    assert jax.grad(lambda x: losses.generator_loss(x))(logits)[0] == pytest.approx(-0.5, rel=1e-5)
+    assert losses.generator_loss(logits, loss="bce") == pytest.approx(expected, rel=1e-5)
+    assert jax.grad(lambda x: losses.generator_loss(x, loss="bce"))(logits)[0] == pytest.approx(-0.5, rel=1e-5)
+
+
+def test_hinge_teaches_within_the_margin_only():
+    real, fake = jnp.array([2.0, 0.5, -1.0]), jnp.array([-3.0, 0.25, -0.5])
+
+    def loss(real, fake):
+        return losses.discriminator_loss(real, fake, jnp.ones(3), loss="hinge")
+
+    assert loss(real, fake) == pytest.approx((0 + 0.5 + 2) / 3 + (0 + 1.25 + 0.5) / 3)
+    for_real, for_fake = jax.grad(loss, argnums=(0, 1))(real, fake)
+    np.testing.assert_allclose(for_real, np.float32([0, -1, -1]) / 3)
+    np.testing.assert_allclose(for_fake, np.float32([0, 1, 1]) / 3)
+    assert losses.generator_loss(fake, loss="hinge") == pytest.approx(3.25 / 3)
+
+
+def test_wasserstein_losses_are_mean_logits():
+    real, fake = jnp.array([2.0, 0.5]), jnp.array([-3.0, 4.0])
+    assert losses.discriminator_loss(real, fake, jnp.ones(2), loss="wgan-gp") == pytest.approx(-1.25 + 0.5)
+    assert losses.generator_loss(fake, loss="wgan-gp") == pytest.approx(-0.5)
+
+
+def test_an_unknown_loss_is_refused():
+    with pytest.raises(ValueError, match="unknown loss: 'lsgan'"):
+        losses.discriminator_loss(jnp.ones(2), jnp.ones(2), jnp.ones(2), loss="lsgan")
+
+
+def test_gradient_penalty_of_known_slopes():
+    """Of a plane the slope is that of its weights everywhere; of a square, twice the image."""
+    reals, fakes = jax.random.normal(jax.random.key(0), (2, 5, 4, 4, 3))
+    weights = jnp.full((4, 4, 3), 0.5)
+    key = jax.random.key(1)
+
+    def plane(images):
+        return jnp.sum(images * weights[None], axis=(1, 2, 3))
+
+    steep = (0.5 * np.sqrt(48) - 1) ** 2
+    assert losses.gradient_penalty(plane, reals, fakes, key) == pytest.approx(steep, rel=1e-5)
+    share = jax.random.uniform(key, (5, 1, 1, 1))
+    between = np.asarray(share * reals + (1 - share) * fakes)
+    expected = np.mean((2 * np.linalg.norm(between.reshape(5, -1), axis=1) - 1) ** 2)
+    value = losses.gradient_penalty(lambda x: jnp.sum(x**2, axis=(1, 2, 3)), reals, fakes, key)
+    assert value == pytest.approx(expected, rel=1e-5)
+    # A critic that is constant has no slope, and the penalty's own gradient stays finite there.
+    flat = jax.grad(lambda s: losses.gradient_penalty(lambda x: s * plane(x), reals, fakes, key))(0.0)
+    assert jnp.isfinite(flat)
 
 
 def test_losses_are_finite_for_extreme_logits():
     huge = jnp.array([1e4, -1e4])
-    value, grads = jax.value_and_grad(lambda x: losses.discriminator_loss(x, x, jnp.ones(2)))(huge)
+    value, grads = jax.value_and_grad(lambda x: losses.discriminator_loss(x, x, jnp.ones(2), loss="bce"))(huge)
     assert jnp.isfinite(value)
     assert jnp.all(jnp.isfinite(grads))
 

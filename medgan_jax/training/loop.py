@@ -28,7 +28,7 @@ from medgan_jax.images import image_grid, write_png
 from medgan_jax.sampling import sample_batches, seeded_latents
 from medgan_jax.sharding import check_batch_size, data_mesh, local_copy, local_mesh, replicated
 from medgan_jax.training.state import build_networks, initial_state
-from medgan_jax.training.step import Metrics, generator_to_sample, train_steps
+from medgan_jax.training.step import METRICS, Metrics, generator_to_sample, train_steps
 from medgan_jax.training.workdir import Workdir
 
 # Short enough for a lively progress bar and an answer to Ctrl-C. On CPU the system maps a call's workspace anew, page
@@ -201,7 +201,7 @@ class _Training:
 
     def _take_in(self, first_step: int, count: int, history: Metrics, bar: tqdm) -> None:
         """Waits for a call's metrics, stops a diverged training, shows and logs."""
-        values = {name: np.asarray(value)[:count] for name, value in history.items()}
+        values = {name: np.asarray(history[name])[:count] for name in METRICS}
         for name in ("loss_dis", "loss_gen"):
             bad = ~np.isfinite(values[name])
             if bad.any():
@@ -223,7 +223,7 @@ class _Training:
             rate = (step - self.logged_step) * self.config.batch_size / (now - self.logged_at)
             self.logged_step, self.logged_at = step, now
             epoch = (step - 1) // self.steps_per_epoch
-            self.files.append_metrics({"step": step, "epoch": epoch, "images_per_s": round(rate, 2), **last})
+            self.files.append_metrics({"step": step, "epoch": epoch, **last, "images_per_s": round(rate, 2)})
 
     def _save(self) -> None:
         if not _all_finite(self.state):

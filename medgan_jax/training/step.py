@@ -1,9 +1,11 @@
 """The training step: pure functions of a state, a batch and a key.
 
 One iteration is the published one: the discriminator sees the reals, then the fakes, and is updated once; then the
-generator is updated against the updated discriminator. The generator runs forward once, for both.
+generator is updated against the updated discriminator, or, where `dis_steps` says so, not in every iteration. The
+generator runs forward once, for both.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,11 +21,20 @@ from medgan_jax.streams import Stream, stream_key
 from medgan_jax.training.state import GANState, Networks, NetworkState
 
 Metrics = dict[str, jax.Array]
-METRICS = ("loss_dis", "loss_gen", "score_real", "score_fake_before", "score_fake_after")
+METRICS = (
+    "loss_dis", "loss_gen", "score_real", "score_fake_before", "score_fake_after", "score_dis", "score_gen",
+)  # fmt: skip
 
 
 def discriminator_update(
-    dis: NetworkState, reals: jax.Array, fakes: jax.Array, real_targets: jax.Array, *, networks: Networks
+    dis: NetworkState,
+    reals: jax.Array,
+    fakes: jax.Array,
+    real_targets: jax.Array,
+    key: jax.Array,
+    *,
+    networks: Networks,
+    config: Config,
 ) -> tuple[NetworkState, Metrics]:
     """One update of the discriminator.
 
@@ -32,21 +43,32 @@ def discriminator_update(
       reals: (N, H, W, C) float in [-1, 1].
       fakes: the same shape; treated as constants.
       real_targets: (N,) what to answer for each real image, see `losses.real_targets`.
+      key: decides dropout, and where the gradient penalty is taken.
       networks: modules and optimizers.
+      config: the loss.
 
     Returns:
-      The updated discriminator, and `loss_dis`, `score_real`, `score_fake_before`, scalars.
+      The updated discriminator, and `loss_dis`, `score_real`, `score_fake_before`, `score_dis`, `score_gen`, scalars.
     """
-    images = jnp.stack([reals, jax.lax.stop_gradient(fakes)], axis=1)
+    dropout_key, penalty_key = jax.random.split(key)
+    fakes = jax.lax.stop_gradient(fakes)
+    images = jnp.stack([reals, fakes], axis=1)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-        logits, stats = _apply_training(networks.discriminator, {"params": params, **dis.stats}, images)
+        variables = {"params": params, **dis.stats}
+        logits, stats = _apply_training(networks.discriminator, variables, images, dropout_key)
         real_logits, fake_logits = logits.T
-        return losses.discriminator_loss(real_logits, fake_logits, real_targets), (stats, real_logits, fake_logits)
+        loss = losses.discriminator_loss(real_logits, fake_logits, real_targets, loss=config.loss)
+        if config.loss == "wgan-gp":
+            critic = functools.partial(networks.discriminator.apply, variables, training=False)
+            loss += config.gp_weight * losses.gradient_penalty(critic, reals, fakes, penalty_key)
+        return loss, (stats, real_logits, fake_logits)
 
     (loss, (stats, real_logits, fake_logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(dis.params)
     dis = _optimise(dis, grads, stats, networks.dis_optimizer)
-    return dis, {"loss_dis": loss, "score_real": _score(real_logits), "score_fake_before": _score(fake_logits)}
+    real, fake = _score(real_logits), _score(fake_logits)
+    scores = {"score_real": real, "score_fake_before": fake, "score_dis": (real + 1 - fake) / 2, "score_gen": fake}
+    return dis, {"loss_dis": loss, **scores}
 
 
 def generator_forward(
@@ -71,8 +93,10 @@ def generator_update(
     fakes: jax.Array,
     backward: Callable[[jax.Array], tuple[Any]],
     stats: dict[str, Any],
+    key: jax.Array,
     *,
     networks: Networks,
+    config: Config,
 ) -> tuple[NetworkState, dict[str, Any], Metrics]:
     """One update of the generator against `dis`, whose parameters get no gradient and are not touched.
 
@@ -82,21 +106,27 @@ def generator_update(
       fakes: with `backward` and `stats`, what `generator_forward` returned.
       backward: see there.
       stats: see there.
+      key: decides dropout.
       networks: modules and optimizers.
+      config: the loss.
 
     Returns:
       The updated generator; the discriminator's statistics after this training forward (batch statistics and spectral
       vectors move in it too, as in PyTorch); `loss_gen` and `score_fake_after`, scalars.
     """
-
-    def loss_fn(images: jax.Array) -> tuple[jax.Array, Any]:
-        logits, dis_stats = _apply_training(networks.discriminator, dis.variables, images)
-        return losses.generator_loss(logits), (logits, dis_stats)
-
-    (loss, (logits, dis_stats)), fakes_grad = jax.value_and_grad(loss_fn, has_aux=True)(fakes)
+    deceive = functools.partial(_deceive, dis, key=key, networks=networks, config=config)
+    (_, (dis_stats, metrics)), fakes_grad = jax.value_and_grad(deceive, has_aux=True)(fakes)
     (grads,) = backward(fakes_grad)
-    gen = _optimise(gen, grads, stats, networks.gen_optimizer)
-    return gen, dis_stats, {"loss_gen": loss, "score_fake_after": _score(logits)}
+    return _optimise(gen, grads, stats, networks.gen_optimizer), dis_stats, metrics
+
+
+def _deceive(
+    dis: NetworkState, fakes: jax.Array, *, key: jax.Array, networks: Networks, config: Config
+) -> tuple[jax.Array, tuple[dict[str, Any], Metrics]]:
+    """The generator's loss, the discriminator's statistics after this forward, and the generator's metrics."""
+    logits, dis_stats = _apply_training(networks.discriminator, dis.variables, fakes, key)
+    loss = losses.generator_loss(logits, loss=config.loss)
+    return loss, (dis_stats, {"loss_gen": loss, "score_fake_after": _score(logits)})
 
 
 def train_step(state: GANState, reals: jax.Array, *, networks: Networks, config: Config) -> tuple[GANState, Metrics]:
@@ -109,22 +139,39 @@ def train_step(state: GANState, reals: jax.Array, *, networks: Networks, config:
       config: the hyperparameters.
 
     Returns:
-      The next state and METRICS, the scalars of metrics.jsonl: losses, and scores as mean probabilities.
+      The next state and METRICS, the scalars of metrics.jsonl: losses, and scores as mean probabilities. `score_dis` is
+      (mean D(x) + mean(1 - D(G(z)))) / 2 and `score_gen` mean D(G(z)), as MATLAB's example plots them.
     """
     key = jax.random.fold_in(stream_key(config.seed, Stream.TRAINING), state.step)
     latent_key, target_key, augment_key = jax.random.split(key, 3)
+    dis_key, gen_key = jax.random.split(jax.random.fold_in(stream_key(config.seed, Stream.DISCRIMINATOR), state.step))
     latents = jax.random.normal(latent_key, (reals.shape[0], config.latent_dim))
     targets = losses.real_targets(
         target_key, reals.shape[0], real_label=config.real_label, label_flip=config.label_flip
     )
     reals = augment(uint8_to_signed(reals), augment_key, horizontal_flip=config.data.horizontal_flip)
 
+    bound = {"networks": networks, "config": config}
     fakes, backward, gen_stats = generator_forward(state.gen, latents, networks=networks)
-    dis, dis_metrics = discriminator_update(state.dis, reals, fakes, targets, networks=networks)
-    gen, dis_stats, gen_metrics = generator_update(state.gen, dis, fakes, backward, gen_stats, networks=networks)
-    average = state.gen_average
-    if config.ema_decay:
-        average = optax.incremental_update(gen.params, average, 1 - config.ema_decay)
+    dis, dis_metrics = discriminator_update(state.dis, reals, fakes, targets, dis_key, **bound)
+    opponent = state.dis if config.simultaneous else dis
+
+    def learn() -> tuple[NetworkState, Any, dict[str, Any], Metrics]:
+        gen, dis_stats, metrics = generator_update(state.gen, opponent, fakes, backward, gen_stats, gen_key, **bound)
+        average = state.gen_average
+        if config.ema_decay:
+            average = optax.incremental_update(gen.params, average, 1 - config.ema_decay)
+        return gen, average, dis.stats if config.simultaneous else dis_stats, metrics
+
+    def wait() -> tuple[NetworkState, Any, dict[str, Any], Metrics]:
+        _, (_, metrics) = _deceive(opponent, fakes, key=gen_key, **bound)
+        return state.gen.replace(stats=gen_stats), state.gen_average, dis.stats, metrics
+
+    if config.dis_steps == 1:
+        gen, average, dis_stats, gen_metrics = learn()
+    else:
+        turn = (state.step + 1) % config.dis_steps == 0
+        gen, average, dis_stats, gen_metrics = jax.lax.cond(turn, learn, wait)
     state = GANState(step=state.step + 1, gen=gen, dis=dis.replace(stats=dis_stats), gen_average=average)
     return state, dis_metrics | gen_metrics
 
@@ -200,9 +247,12 @@ def generator_to_sample(state: GANState, *, networks: Networks, config: Config) 
     return {"params": state.gen_average, **jax.tree.map(lambda x: x / seen, stats)}
 
 
-def _apply_training(module: Any, variables: dict[str, Any], inputs: jax.Array) -> tuple[jax.Array, dict[str, Any]]:
+def _apply_training(
+    module: Any, variables: dict[str, Any], inputs: jax.Array, dropout_key: jax.Array | None = None
+) -> tuple[jax.Array, dict[str, Any]]:
     mutable = [name for name in variables if name != "params"]
-    return module.apply(variables, inputs, training=True, mutable=mutable)
+    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    return module.apply(variables, inputs, training=True, mutable=mutable, rngs=rngs)
 
 
 def _optimise(

@@ -16,9 +16,6 @@ from medgan_jax.config import Config, changed_fields
 from medgan_jax.errors import UserError, naming
 from medgan_jax.images import replace_file
 
-METRICS_KEYS = (
-    "step", "epoch", "loss_dis", "loss_gen", "score_real", "score_fake_before", "score_fake_after", "images_per_s",
-)  # fmt: skip
 _MARK_TRIES = 10  # a second apart
 
 
@@ -138,7 +135,7 @@ class Workdir:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Adds one line to metrics.jsonl, on the disk when this returns: no checkpoint is newer than its log."""
-        self._append(self.metrics, {key: line[key] for key in METRICS_KEYS})
+        self._append(self.metrics, line)
 
     def append_evaluation(self, line: dict[str, Any]) -> None:
         """Adds one line to evaluations.jsonl, on the disk when this returns."""

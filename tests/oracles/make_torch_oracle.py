@@ -97,6 +97,17 @@ def main() -> None:
             out[f"{case}/step{step}/score_fake_before"] = fake_logits.sigmoid().mean().detach().numpy()
             out[f"{case}/step{step}/score_fake_after"] = logits.sigmoid().mean().detach().numpy()
         keep(f"{case}/after/gen", g), keep(f"{case}/after/dis", d)
+    # A critic without batch normalisation, and the gradient penalty at the images themselves, differentiated twice.
+    d = nn.Sequential(*(layer for layer in discriminator(32, 3, False) if not isinstance(layer, nn.BatchNorm2d)))
+    randomise(d)
+    keep("critic32/before/dis", d)
+    images = torch.rand(BATCH, 3, 32, 32) * 2 - 1
+    images.requires_grad_()
+    (slopes,) = torch.autograd.grad(d(images).sum(), images, create_graph=True)
+    penalty = ((slopes.flatten(1).norm(dim=1) - 1) ** 2).mean()
+    penalty.backward()
+    out |= {"critic32/penalty/images": images.detach().numpy(), "critic32/penalty/value": penalty.detach().numpy()}
+    out |= {f"critic32/penalty/dis/{name}": weight.grad.numpy() for name, weight in d.named_parameters()}
     np.savez_compressed(Path(__file__).parent / "torch_networks.npz", **out)
 
 

@@ -16,8 +16,8 @@ from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training import loop
 from medgan_jax.training.loop import train
 from medgan_jax.training.state import build_networks, initial_state
-from medgan_jax.training.step import train_step
-from medgan_jax.training.workdir import METRICS_KEYS, Workdir
+from medgan_jax.training.step import METRICS, train_step
+from medgan_jax.training.workdir import Workdir
 
 
 @pytest.fixture
@@ -51,8 +51,8 @@ def test_a_training_leaves_what_it_says(config, tmp_path, capsys):
     lines = [json.loads(line) for line in files.metrics.read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 9]
     assert [line["epoch"] for line in lines] == [0, 1, 1, 2, 2]  # 12 images, batches of 4
-    assert all(tuple(line) == METRICS_KEYS for line in lines)
-    assert all(0 < line[key] < 1 for line in lines for key in METRICS_KEYS if key.startswith("score"))
+    assert all(tuple(line) == ("step", "epoch", *METRICS, "images_per_s") for line in lines)
+    assert all(0 < line[key] < 1 for line in lines for key in METRICS if key.startswith("score"))
     assert sorted(path.name for path in files.samples.iterdir()) == ["reals.png"] + [
         f"step_{step:08d}.png" for step in (0, 4, 8, 9)
     ]

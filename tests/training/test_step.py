@@ -2,6 +2,7 @@
 
 import functools
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +12,12 @@ import torch_oracle
 from medgan_jax import losses
 from medgan_jax.images import uint8_to_signed
 from medgan_jax.models import convolution
+from medgan_jax.models.dcgan import Discriminator
 from medgan_jax.streams import Stream, stream_key
 from medgan_jax.training import step as step_module
 from medgan_jax.training.state import NetworkState, build_networks, initial_state
+
+KEY = jax.random.key(5)  # of what these trainings leave off
 
 
 def batch(config, seed=0):
@@ -49,6 +53,7 @@ def test_two_golden_steps_are_pytorchs(case, tiled, tiny_config, tilings, monkey
         arch=case[:5], image_size=int(case[5:]), channels=3 if case == "sngan32" else 1, lr_dis=5e-4, ema_decay=0.0
     )
     networks = build_networks(config)
+    bound = {"networks": networks, "config": config}
 
     def network_state(name, optimizer):
         stats = torch_oracle.variables(before, name)
@@ -58,14 +63,16 @@ def test_two_golden_steps_are_pytorchs(case, tiled, tiny_config, tilings, monkey
     @jax.jit
     def iterate(gen, dis, reals, latents):
         fakes, backward, stats = step_module.generator_forward(gen, latents, networks=networks)
-        dis, metrics = step_module.discriminator_update(dis, reals, fakes, jnp.full((4,), 0.9), networks=networks)
-        gen, dis_stats, more = step_module.generator_update(gen, dis, fakes, backward, stats, networks=networks)
+        dis, metrics = step_module.discriminator_update(dis, reals, fakes, jnp.full((4,), 0.9), KEY, **bound)
+        gen, dis_stats, more = step_module.generator_update(gen, dis, fakes, backward, stats, KEY, **bound)
         return gen, dis.replace(stats=dis_stats), metrics | more
 
     gen, dis = network_state("gen", networks.gen_optimizer), network_state("dis", networks.dis_optimizer)
     for i in range(2):
         expected = torch_oracle.load(case, f"step{i}")
         gen, dis, metrics = iterate(gen, dis, torch_oracle.images(expected["reals"]), expected["latents"])
+        real, fake = expected["score_real"], expected["score_fake_before"]
+        expected |= {"score_dis": (real + (1 - fake)) / 2, "score_gen": fake}
         for name, value in metrics.items():
             np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
     for ours, name in ((gen, "gen"), (dis, "dis")):
@@ -113,10 +120,143 @@ def test_tiles_train_as_native_convolutions_do(tiny_config, tilings, monkeypatch
         assert abs(float(cosine)) < 2e-3
 
 
+@pytest.mark.parametrize("tiled", [False, True])
+def test_the_gradient_penalty_is_pytorchs(tiled, tilings, monkeypatch):
+    """Its value, and its gradient, which is a gradient of a gradient; also through the fast lowering."""
+    if tiled:
+        monkeypatch.setattr(convolution, "_MIN_TILES", 0)
+        monkeypatch.setattr(convolution, "_MIN_CHANNELS", 0)
+    expected = torch_oracle.load("critic32", "penalty")
+    variables = torch_oracle.variables(torch_oracle.load("critic32", "before"), "dis")
+    assert set(variables) == {"params"}
+    images = jnp.asarray(torch_oracle.images(expected["images"]))
+    critic = Discriminator(32, 4, batch_norm=False)
+
+    @jax.jit
+    @jax.value_and_grad
+    def penalty(params):  # between an image and itself, whatever is drawn
+        apply = functools.partial(critic.apply, {"params": params}, training=False)
+        return losses.gradient_penalty(apply, images, images, KEY)
+
+    value, grads = penalty(variables["params"])
+    assert value == pytest.approx(float(expected["value"]), rel=1e-5)
+    theirs = torch_oracle.variables(expected, "dis")["params"]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), grads, theirs)
+    assert set(tilings) == {tiled}
+
+
+def test_the_discriminators_loss_includes_the_weighted_penalty(tiny_config):
+    """With spectral norm, whose vectors the penalty uses and does not move."""
+    reals, fakes = jax.random.uniform(jax.random.key(0), (2, 4, 16, 16, 3), minval=-1)
+    config = tiny_config(loss="wgan-gp", gp_weight=3.0)
+    networks, state = fresh(config)
+    assert not any(name.startswith("norm") for name in state.dis.params)
+
+    def update(config):
+        return step_module.discriminator_update(
+            state.dis, reals, fakes, jnp.ones(4), KEY, networks=networks, config=config
+        )
+
+    dis, metrics = jax.jit(lambda: update(config))()
+    free, without = jax.jit(lambda: update(tiny_config(loss="wgan-gp", gp_weight=0.0)))()
+    critic = functools.partial(networks.discriminator.apply, state.dis.variables, training=False)
+    penalty = losses.gradient_penalty(critic, reals, fakes, jax.random.split(KEY)[1])
+    assert float(penalty) > 0.01
+    assert float(metrics["loss_dis"] - without["loss_dis"]) == pytest.approx(3 * float(penalty), rel=1e-4)
+    assert same(dis.stats, free.stats)
+    assert not same(dis.params, free.params)
+
+
+def test_dropout_hides_half_of_what_the_discriminator_sees(tiny_config):
+    """In training only, anew at each step, of reals and fakes each their own, the rest made up for."""
+    half, whole = tiny_config(dis_dropout=0.5), tiny_config()
+    _, state = fresh(half)
+    reals = batch(half)
+
+    def scores_of(config):
+        step = jax.jit(functools.partial(step_module.train_step, networks=build_networks(config), config=config))
+
+        def scores(number):
+            metrics = step(state.replace(step=jnp.int32(number)), reals)[1]
+            return [float(metrics[name]) for name in ("score_real", "score_fake_before", "score_fake_after")]
+
+        return scores
+
+    hidden, seen_whole = scores_of(half), scores_of(whole)
+    assert len({*hidden(3), *hidden(4), *seen_whole(3)}) == 9
+    assert hidden(3) == hidden(3)
+    images = jnp.full((2, 2, 16, 16, 3), 0.25)
+    seen = []
+
+    def record(next_function, args, kwargs, context):
+        if isinstance(context.module, nn.Dropout):
+            seen.append(next_function(*args, **kwargs))
+            return seen[-1]
+        return next_function(*args, **kwargs)
+
+    discriminator = build_networks(half).discriminator
+    with nn.intercept_methods(record):
+        discriminator.apply(
+            state.dis.variables, images, training=True, mutable=["batch_stats", "spectral"], rngs={"dropout": KEY}
+        )
+        discriminator.apply(state.dis.variables, images[:, 0], training=False)
+    trained, evaluated = seen
+    assert set(np.unique(trained)) == {0, 0.5}
+    assert float((trained == 0).mean()) == pytest.approx(0.5, abs=0.03)
+    assert len({image.tobytes() for image in np.asarray(trained)}) == 4
+    assert same(evaluated, images[:, 0])
+
+
+def test_the_generator_waits_its_turn(tiny_config):
+    """With three steps of the discriminator to one of the generator, in one call or several."""
+    config = tiny_config(dis_steps=3, ema_decay=0.5)
+    networks, state = fresh(config)
+    step = jax.jit(functools.partial(step_module.train_step, networks=networks, config=config))
+    states, losses_gen = [state], []
+    for i in range(4):
+        state, metrics = step(state, batch(config, i))
+        states.append(state)
+        losses_gen.append(float(metrics["loss_gen"]))
+    for before, after, learns in zip(states, states[1:], (False, False, True, False), strict=False):
+        for moved in (lambda s: s.gen.params, lambda s: s.gen.opt_state, lambda s: s.gen_average):
+            assert same(moved(before), moved(after)) is not learns
+        for moved in (lambda s: s.dis.params, lambda s: s.dis.stats, lambda s: s.gen.stats):
+            assert not same(moved(before), moved(after))
+    assert len(set(losses_gen)) == 4
+    # Where the generator waits, its loss is what it would be: that of the step in which it learns.
+    every = jax.jit(functools.partial(step_module.train_step, networks=networks, config=tiny_config(ema_decay=0.5)))
+    assert float(every(states[0], batch(config, 0))[1]["loss_gen"]) == pytest.approx(losses_gen[0], rel=1e-5)
+    assert same(step(states[2], batch(config, 2))[0].gen.params, states[3].gen.params)
+
+
+def test_networks_that_learn_at_the_same_time(tiny_config):
+    """Each from the other as it was: the generator's update is that against the discriminator before its own."""
+    config = tiny_config(simultaneous=True)
+    networks, state = fresh(config)
+    bound = {"networks": networks, "config": config}
+    after, metrics = jax.jit(functools.partial(step_module.train_step, **bound))(state, batch(config))
+    in_turns = functools.partial(step_module.train_step, networks=networks, config=tiny_config())
+    alternating, other = jax.jit(in_turns)(state, batch(config))
+    assert same(alternating.gen.stats, after.gen.stats)
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
+        (after.dis.params, metrics["loss_dis"]),
+        (alternating.dis.params, other["loss_dis"]),
+    )
+    assert float(metrics["score_fake_after"]) == pytest.approx(float(metrics["score_fake_before"]), abs=0.02)
+    key = jax.random.fold_in(stream_key(config.seed, Stream.TRAINING), 0)
+    latents = jax.random.normal(jax.random.split(key, 3)[0], (4, config.latent_dim))
+    fakes, backward, stats = step_module.generator_forward(state.gen, latents, networks=networks)
+    gen, _, _ = step_module.generator_update(state.gen, state.dis, fakes, backward, stats, KEY, **bound)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), gen.params, after.gen.params)
+    assert not same(alternating.gen.params, after.gen.params)
+
+
 def test_train_step_is_its_parts_with_every_option(tiny_config):
     """Smoothed and flipped labels, mirrored images, latents: what the config says reaches the updates."""
     config = tiny_config(real_label=0.8, label_flip=0.5, data_horizontal_flip=True)
     networks, state = fresh(config)
+    bound = {"networks": networks, "config": config}
     state = state.replace(step=jnp.int32(11))
     reals = batch(config)
     _, metrics = jax.jit(functools.partial(step_module.train_step, networks=networks, config=config))(state, reals)
@@ -132,7 +272,7 @@ def test_train_step_is_its_parts_with_every_option(tiny_config):
     @jax.jit
     def update(targets):
         fakes, _, _ = step_module.generator_forward(state.gen, latents, networks=networks)
-        return step_module.discriminator_update(state.dis, mirrored, fakes, targets, networks=networks)[1]
+        return step_module.discriminator_update(state.dis, mirrored, fakes, targets, KEY, **bound)[1]
 
     expected = update(targets)
     for name, value in expected.items():
@@ -143,13 +283,14 @@ def test_train_step_is_its_parts_with_every_option(tiny_config):
 def test_discriminator_update_leaves_the_generator_alone(tiny_config):
     config = tiny_config()
     networks, state = fresh(config)
+    bound = {"networks": networks, "config": config}
     latents = jax.random.normal(jax.random.key(0), (4, config.latent_dim))
     reals, targets = uint8_to_signed(batch(config)), jnp.ones(4)
 
     def loss_through_fakes(gen_params):
         gen = state.gen.replace(params=gen_params)
         fakes, _, _ = step_module.generator_forward(gen, latents, networks=networks)
-        _, metrics = step_module.discriminator_update(state.dis, reals, fakes, targets, networks=networks)
+        _, metrics = step_module.discriminator_update(state.dis, reals, fakes, targets, KEY, **bound)
         return metrics["loss_dis"]
 
     grads = jax.grad(loss_through_fakes)(state.gen.params)
@@ -159,14 +300,15 @@ def test_discriminator_update_leaves_the_generator_alone(tiny_config):
 def test_each_update_moves_its_own_network_only(tiny_config):
     config = tiny_config()
     networks, state = fresh(config)
+    bound = {"networks": networks, "config": config}
     latents = jax.random.normal(jax.random.key(0), (4, config.latent_dim))
     fakes, backward, stats = step_module.generator_forward(state.gen, latents, networks=networks)
     dis, _ = step_module.discriminator_update(
-        state.dis, uint8_to_signed(batch(config)), fakes, jnp.ones(4), networks=networks
+        state.dis, uint8_to_signed(batch(config)), fakes, jnp.ones(4), KEY, **bound
     )
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), dis.params, state.dis.params)
     assert min(jax.tree.leaves(moved)) > 0  # every layer learns
-    gen, dis_stats, _ = step_module.generator_update(state.gen, dis, fakes, backward, stats, networks=networks)
+    gen, dis_stats, _ = step_module.generator_update(state.gen, dis, fakes, backward, stats, KEY, **bound)
     moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), gen.params, state.gen.params)
     assert min(jax.tree.leaves(moved)) > 0
     assert jax.tree.structure(dis_stats) == jax.tree.structure(dis.stats)
@@ -177,6 +319,7 @@ def test_the_generators_gradient_is_that_of_the_composed_loss(tiny_config):
     """The shared forward pass changes nothing: the gradient equals that of D(G(z)) written in one piece."""
     config = tiny_config()
     networks, state = fresh(config)
+    bound = {"networks": networks, "config": config}
     latents = jax.random.normal(jax.random.key(0), (4, config.latent_dim))
 
     def composed(params):
@@ -186,11 +329,11 @@ def test_the_generators_gradient_is_that_of_the_composed_loss(tiny_config):
         logits, _ = networks.discriminator.apply(
             state.dis.variables, fakes, training=True, mutable=["batch_stats", "spectral"]
         )
-        return losses.generator_loss(logits)
+        return losses.generator_loss(logits, loss="bce")
 
     expected = jax.grad(composed)(state.gen.params)
     fakes, backward, stats = step_module.generator_forward(state.gen, latents, networks=networks)
-    gen, _, _ = step_module.generator_update(state.gen, state.dis, fakes, backward, stats, networks=networks)
+    gen, _, _ = step_module.generator_update(state.gen, state.dis, fakes, backward, stats, KEY, **bound)
     mu = gen.opt_state[0].mu  # Adam's first moment after one step is (1 - beta1) times the gradient
     jax.tree.map(lambda m, g: np.testing.assert_allclose(m, 0.5 * g, rtol=1e-4, atol=1e-8), mu, expected)
 
