@@ -1,0 +1,77 @@
+"""First weights from another training: fine-tuning, the usual remedy for tiny data sets (Wang et al. 2018,
+arXiv:1805.01677).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from medgan_jax.errors import UserError
+from medgan_jax.training.state import GANState, NetworkState
+
+
+def begin_with(state: GANState, found: dict[str, dict[str, Any]], *, origin: str) -> tuple[GANState, list[str]]:
+    """Puts weights and statistics of other networks into a state that has not been trained yet.
+
+    A layer is taken whole, and only where all its parameters have the shapes of ours; others keep their initial values.
+    The optimizers start anew.
+
+    Args:
+      state: the initial state.
+      found: variables by network, "gen" or "dis" or both.
+      origin: where they come from, for messages.
+
+    Returns:
+      The state, and a line for each network: what was taken, and what was left out.
+
+    Raises:
+      UserError: no layer at all fits.
+    """
+    lines, fits = [], False
+    for name, title in (("gen", "generator"), ("dis", "discriminator")):
+        own: NetworkState = getattr(state, name)
+        if name not in found:
+            lines.append(f"{title}: none in {origin}, so it starts anew")
+            continue
+        params, stats, taken, left_out = _transplanted(own, found[name])
+        state = state.replace(**{name: own.replace(params=params, stats=stats)})
+        fits = fits or bool(taken)
+        kept = f"; left out, as they differ: {', '.join(left_out)}" if left_out else ""
+        lines.append(f"{title}: {', '.join(taken) if left_out else 'all layers'} from {origin}{kept}")
+    if not fits:
+        raise UserError(
+            f"init_from={origin}: no layer there has the shape of one of this training ({'; '.join(lines)}); "
+            "set image_size, gen_features and dis_features as they were there"
+        )
+    if state.gen_average is not None:
+        state = state.replace(gen_average=jax.tree.map(jnp.copy, state.gen.params))
+    return state, lines
+
+
+def _transplanted(
+    own: NetworkState, found: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], list[str], list[str]]:
+    """Parameters and statistics, and the layers taken and left out, these with both shapes."""
+    params, stats = dict(own.params), {name: dict(layers) for name, layers in own.stats.items()}
+    theirs = {name: layers for name, layers in found.items() if name != "params"}
+    taken, left_out = [], []
+    for layer, ours in own.params.items():
+        other = found["params"].get(layer)
+        if _shapes(other) != _shapes(ours):
+            left_out.append(f"{layer} ({_spoken(other)} there, {_spoken(ours)} here)")
+            continue
+        taken.append(layer)
+        params[layer] = other
+        for collection, layers in stats.items():
+            if layer in layers and _shapes(theirs.get(collection, {}).get(layer)) == _shapes(layers[layer]):
+                layers[layer] = theirs[collection][layer]
+    return params, stats, taken, left_out
+
+
+def _shapes(layer: Any) -> Any:
+    return layer and jax.tree.map(jnp.shape, layer)
+
+
+def _spoken(layer: Any) -> str:
+    return " and ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(layer)) if layer else "none"
