@@ -48,12 +48,12 @@ class TorchNetwork:
     Attributes:
       module: its architecture.
       variables: numpy float32.
-      latent_dim: of a generator; None of a discriminator.
+      inputs: the length of a generator's latents, or the channels of a discriminator's images.
     """
 
     module: Generator | Discriminator
     variables: dict[str, Any]
-    latent_dim: int | None
+    inputs: int
 
 
 def read_network(path: Path) -> TorchNetwork:
@@ -86,8 +86,8 @@ def from_state_dict(arrays: Mapping[str, np.ndarray]) -> TorchNetwork:
         message names the entry, and makes half a sentence.
     """
     names, prefix = _names(arrays)
-    module, inputs = _architecture({name: arrays[given].shape for name, given in names.items()}, names, prefix)
-    like = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros(inputs), training=True))
+    module, shape = _architecture({name: arrays[given].shape for name, given in names.items()}, names)
+    like = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros(shape), training=True))
     shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(like).items()}
     entries = dict(_entries(module))
     for name, given in names.items():
@@ -99,9 +99,7 @@ def from_state_dict(arrays: Mapping[str, np.ndarray]) -> TorchNetwork:
         if name not in names:
             raise ValueError(f"has no entry {quoted(prefix + name)}, and {_described(module)} has one")
         variables[path] = _laid_out(names[name], arrays[names[name]], module, path, shapes)
-    return TorchNetwork(
-        module, traverse_util.unflatten_dict(variables), inputs[1] if isinstance(module, Generator) else None
-    )
+    return TorchNetwork(module, traverse_util.unflatten_dict(variables), shape[-1])
 
 
 def to_state_dict(module: Generator | Discriminator, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -171,7 +169,7 @@ def _names(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, str], str]:
 
 
 def _architecture(
-    shapes: Mapping[str, tuple[int, ...]], names: Mapping[str, str], prefix: str
+    shapes: Mapping[str, tuple[int, ...]], names: Mapping[str, str]
 ) -> tuple[Generator | Discriminator, tuple[int, ...]]:
     """The network that entries of these shapes can only be of, if of any, and the shape of its input."""
     layers = [(int(position), what, f"{position}.{what}") for position, _, what in (n.partition(".") for n in shapes)]
