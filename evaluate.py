@@ -15,13 +15,13 @@ from absl import flags
 from configs import default
 from medgan_jax import cli
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A training's workdir, or a generator folder, to sample from.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A workdir, generator folder or .pth file to sample from.")
 _FAKES = flags.DEFINE_string("fakes", None, "A folder of generated images, in place of a checkpoint.")
 _REALS = flags.DEFINE_string("reals", None, "Reals to judge by; by default what the training held out.")
 _TRAIN = flags.DEFINE_string("train", None, "The training images, to look for copies of them.")
 _DATA = cli.define_data(default.get_config().data)
 _OUT = flags.DEFINE_string(
-    "out", None, "Where evaluation.json and .html go; by default CHECKPOINT/evaluation, or evaluation for --fakes."
+    "out", None, "Where evaluation.json and .html go; by default evaluation, within CHECKPOINT where that is a folder."
 )
 _NUM_IMAGES = flags.DEFINE_integer(
     "num_images", None, "How many to sample; by default as many as its floor.", 2, 20_000
@@ -51,7 +51,8 @@ def main() -> None:
         num_images=_NUM_IMAGES.value,
         seed=_SEED.value,
     )
-    out = Path(_OUT.value or (Path(_CHECKPOINT.value or ".") / "evaluation"))
+    place = Path(_CHECKPOINT.value or ".")
+    out = Path(_OUT.value or (place if place.is_dir() else Path(".")) / "evaluation")
     page.prepare(out)
     result = evaluate(*judged, pairing=_PAIRING.value, features=features, seed=_SEED.value)
     page.write(result, out)

@@ -12,7 +12,7 @@ from absl import flags
 
 from medgan_jax import cli
 
-_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A training's workdir, or a generator folder.")
+_CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A training's workdir, a generator folder or a .pth file.")
 _OUT = flags.DEFINE_string("out", None, "The folder for the images; made when missing, refused when not empty.")
 _NUM_IMAGES = flags.DEFINE_integer("num_images", None, "How many; 64 by default, or as many as there are latents.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Decides the latents.", 0, 2**32 - 1)

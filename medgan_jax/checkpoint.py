@@ -1,7 +1,7 @@
-"""Checkpoints, by Orbax: the state of a training, and the self-contained generator folder.
+"""Checkpoints, by Orbax: the state of a training, and self-contained folders of one network.
 
-Knows pytrees, and of the networks the generator alone; nothing of a training. Each step is a folder of its own that
-Orbax commits by renaming, so an interrupted save leaves the previous one untouched.
+Knows pytrees and the two networks, nothing of a training. A network may also come from a file of PyTorch's. Each step
+is a folder of its own that Orbax commits by renaming, so an interrupted save leaves the previous one untouched.
 """
 
 import contextlib
@@ -20,9 +20,10 @@ from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from medgan_jax.errors import UserError
-from medgan_jax.models.dcgan import Generator
+from medgan_jax.models.dcgan import Discriminator, Generator
+from medgan_jax.models.torch_layout import read_network
 
-GENERATOR_FOLDER = "generator"  # in a workdir
+GENERATOR_FOLDER, DISCRIMINATOR_FOLDER = "generator", "discriminator"  # in a workdir
 _SAVING_REMEDY = "earlier checkpoints are untouched: make room and run the same command again"
 
 
@@ -146,6 +147,42 @@ class TrainedGenerator:
     digest: str  # of the variables, see `digest`
 
 
+@dataclasses.dataclass(frozen=True)
+class TrainedDiscriminator:
+    """A discriminator to go on with, and where it comes from."""
+
+    module: Discriminator
+    variables: dict[str, Any]
+    channels: int  # of its images
+    step: int
+    about: dict[str, Any]
+
+    digest: str  # of the variables, see `digest`
+
+
+@dataclasses.dataclass(frozen=True)
+class _Kind:
+    """What is saved of a network's architecture: fields of its module, and the length of its input's last axis."""
+
+    module: type[Generator] | type[Discriminator]
+    fields: tuple[str, ...]
+    inputs: str
+    trained: type[TrainedGenerator] | type[TrainedDiscriminator]
+
+    def architecture(self, module: Generator | Discriminator, inputs: int) -> dict[str, Any]:
+        """As saved."""
+        values = {name: getattr(module, name) for name in self.fields}
+        return {**values, "dtype": jnp.dtype(module.dtype).name, self.inputs: inputs}
+
+
+_KINDS = {
+    GENERATOR_FOLDER: _Kind(Generator, ("image_size", "channels", "features"), "latent_dim", TrainedGenerator),
+    DISCRIMINATOR_FOLDER: _Kind(
+        Discriminator, ("image_size", "features", "spectral_norm", "batch_norm"), "channels", TrainedDiscriminator
+    ),
+}
+
+
 def save_generator(
     checkpoints: Checkpoints,
     step: int,
@@ -157,42 +194,99 @@ def save_generator(
     """Saves all that sampling needs: parameters, batch statistics, architecture.
 
     `record` goes along: "config", a `Config.to_dict()`; "data_digest", of the images trained on; "best_by", by which
-    measure on held-out images this step was chosen, if it was.
+    measure on held-out images this step was chosen, if it was. Or "imported_from", the name of a file of PyTorch's.
     """
-    architecture = {
-        "image_size": module.image_size,
-        "channels": module.channels,
-        "features": module.features,
-        "dtype": jnp.dtype(module.dtype).name,
-        "latent_dim": latent_dim,
-    }
-    checkpoints.save(step, variables, {"generator": architecture, **record})
+    architecture = _KINDS[GENERATOR_FOLDER].architecture(module, latent_dim)
+    checkpoints.save(step, variables, {GENERATOR_FOLDER: architecture, **record})
+
+
+def save_discriminator(
+    checkpoints: Checkpoints,
+    step: int,
+    variables: dict[str, Any],
+    module: Discriminator,
+    channels: int,
+    record: dict[str, Any],
+) -> None:
+    """Saves parameters, batch statistics, spectral norm's vectors and architecture; `record` as in `save_generator`."""
+    architecture = _KINDS[DISCRIMINATOR_FOLDER].architecture(module, channels)
+    checkpoints.save(step, variables, {DISCRIMINATOR_FOLDER: architecture, **record})
 
 
 def load_generator(path: Path, sharding: Sharding) -> TrainedGenerator:
-    """Loads the newest generator of a workdir, or of a generator folder itself.
+    """Loads the newest generator of a workdir, of a generator folder itself, or a file of PyTorch's.
 
     Raises:
       UserError: nothing is there, or it is damaged.
     """
+    return _load(path, [GENERATOR_FOLDER], sharding)
+
+
+def load_discriminator(path: Path, sharding: Sharding) -> TrainedDiscriminator:
+    """Loads the newest of a folder with a `discriminator/`, of a discriminator folder itself, or a file of PyTorch's.
+
+    Raises:
+      UserError: nothing is there, or it is damaged.
+    """
+    return _load(path, [DISCRIMINATOR_FOLDER], sharding)
+
+
+def load_either(path: Path, sharding: Sharding) -> TrainedGenerator | TrainedDiscriminator:
+    """Loads a generator where there is one, else a discriminator, as above. Raises UserError when there is neither."""
+    return _load(path, list(_KINDS), sharding)
+
+
+def _load(path: Path, wanted: list[str], sharding: Sharding) -> Any:
     if not path.exists():
-        raise UserError(f"{path}: no such folder; give a training's workdir or a generator folder")
-    folder = path / GENERATOR_FOLDER if (path / GENERATOR_FOLDER).is_dir() else path
-    checkpoints = Checkpoints(folder, keep=None)
-    step = checkpoints.latest_step() if folder.is_dir() else None
-    if step is None:
-        raise UserError(f"{path}: holds no generator; give a workdir with a saved step, or a generator folder")
-    about = checkpoints.about(step)
+        raise UserError(f"{path}: no such folder or file; {_remedy(wanted)}")
+    if path.is_file():
+        return _load_file(path, wanted, sharding)
+    others = []
+    for name in wanted:
+        folder = path / name if (path / name).is_dir() else path
+        checkpoints = Checkpoints(folder, keep=None)
+        step = checkpoints.latest_step()
+        if step is not None:
+            about = checkpoints.about(step)
+            if name in about:
+                return _load_step(checkpoints, step, name, about, sharding)
+            others += [other for other in _KINDS if other in about]
+        checkpoints.close()
+    holds = f"holds a {others[0]} and" if others else "holds"
+    raise UserError(f"{path}: {holds} no {' or '.join(wanted)}; {_remedy(wanted)}")
+
+
+def _load_step(checkpoints: Checkpoints, step: int, name: str, about: dict[str, Any], sharding: Sharding) -> Any:
+    kind = _KINDS[name]
     try:
-        architecture = dict(about["generator"])
-        latent_dim = architecture.pop("latent_dim")
-        module = Generator(**architecture | {"dtype": jnp.dtype(architecture["dtype"])})
-        latents = jax.ShapeDtypeStruct((1, latent_dim), jnp.float32)
-        like = jax.eval_shape(functools.partial(module.init, training=True), jax.random.key(0), latents)
+        architecture = dict(about[name])
+        inputs = architecture.pop(kind.inputs)
+        module = kind.module(**architecture | {"dtype": jnp.dtype(architecture["dtype"])})
+        shape = (1, inputs) if kind.module is Generator else (1, module.image_size, module.image_size, inputs)
+        like = jax.eval_shape(
+            functools.partial(module.init, training=True), jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32)
+        )
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{folder}: step {step} does not describe a generator ({error!r}); give another") from error
+        raise UserError(
+            f"{checkpoints.folder}: step {step} does not describe a {name} ({error!r}); give another"
+        ) from error
     variables = checkpoints.restore(step, like, sharding)
     checkpoints.close()
-    return TrainedGenerator(
-        module=module, variables=variables, latent_dim=latent_dim, step=step, about=about, digest=about["digest"]
-    )
+    fields = {"module": module, "variables": variables, "step": step, "about": about, "digest": about["digest"]}
+    return kind.trained(**fields, **{kind.inputs: inputs})
+
+
+def _load_file(path: Path, wanted: list[str], sharding: Sharding) -> Any:
+    found = read_network(path)
+    ((name, kind),) = [item for item in _KINDS.items() if item[1].module is type(found.module)]
+    if name not in wanted:
+        raise UserError(f"{path}: holds a {name} and no {wanted[0]}; {_remedy(wanted)}")
+    about = {name: kind.architecture(found.module, found.inputs), "imported_from": path.name}
+    variables = jax.device_put(found.variables, sharding)
+    fields = {"module": found.module, "variables": variables, "step": 0, "about": about}
+    return kind.trained(**fields, digest=digest(found.variables), **{kind.inputs: found.inputs})
+
+
+def _remedy(wanted: list[str]) -> str:
+    start = "a training's workdir with a saved step, " if GENERATOR_FOLDER in wanted else ""
+    return f"give {start}a {' or '.join(wanted)} folder, or a PyTorch state dict (.pth)"

@@ -34,6 +34,12 @@ def abbreviate(items: Sequence[object], limit: int = 3) -> str:
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
 
 
+def quoted(text: str) -> str:
+    """Text from a file, such as the name of an array, fit for a message: in quotes, escaped and not too long."""
+    shown = repr(text[:80])
+    return shown if len(shown) <= 64 else f"{shown[:60]}...'"
+
+
 def reason_of(error: OSError) -> str:
     """What the system says is wrong, to stand within a sentence."""
     return (error.strerror or str(error)).lower()

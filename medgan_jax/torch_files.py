@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from medgan_jax.errors import UserError, reason_of
+from medgan_jax.errors import UserError, quoted, reason_of
 
 MAX_BYTES = 2 * 2**30  # of a file and of all its arrays; the largest published classifiers take a quarter
 MAX_RATIO = 100  # of what comes out of a file to its size
@@ -147,12 +147,6 @@ def _read(path: Path, parse: Callable[[bytes], dict[str, np.ndarray]]) -> dict[s
         raise UserError(f"{path}: {refused}") from refused
 
 
-def _quoted(text: str) -> str:
-    """Text from a file, fit for a message."""
-    shown = repr(text[:80])
-    return shown if len(shown) <= 64 else f"{shown[:60]}...'"
-
-
 class _Archive:
     """A zip archive whose records have been checked as far as its directory tells.
 
@@ -174,9 +168,9 @@ class _Archive:
         for record in records:
             parts = re.split(r"[/\\]", record.filename)
             if not parts[0] or ".." in parts or ":" in parts[0]:
-                raise _Refused(f"a record leads out of the archive: {_quoted(record.filename)}")
+                raise _Refused(f"a record leads out of the archive: {quoted(record.filename)}")
             if record.flag_bits & 1 or record.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise _Refused(f"record {_quoted(record.filename)} is encrypted or in a rare compression")
+                raise _Refused(f"record {quoted(record.filename)} is encrypted or in a rare compression")
         _check_unfolded(sum(record.file_size for record in records), len(data))
 
     def read(self, name: str) -> bytes:
@@ -186,11 +180,11 @@ class _Archive:
             with self._zip.open(name) as file:
                 data = file.read(size)  # unlike read(), unpacks no more than that; compares the checksum
         except KeyError:
-            raise _Refused(f"record {_quoted(name)} is missing") from None
+            raise _Refused(f"record {quoted(name)} is missing") from None
         except Exception as error:
-            raise _Refused(f"record {_quoted(name)} is damaged or incomplete") from error
+            raise _Refused(f"record {quoted(name)} is damaged or incomplete") from error
         if len(data) < size:
-            raise _Refused(f"record {_quoted(name)} is incomplete")
+            raise _Refused(f"record {quoted(name)} is incomplete")
         return data
 
 
@@ -221,11 +215,11 @@ def _npy(name: str, data: bytes) -> np.ndarray:
         read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, by_columns, dtype = read_header[version](file)
     except Exception as error:  # the header is a Python literal
-        raise _Refused(f"array {_quoted(name)} is damaged") from error
+        raise _Refused(f"array {quoted(name)} is damaged") from error
     if dtype.kind not in "fiub":
-        raise _Refused(f"array {_quoted(name)} is of {dtype}, not of numbers", "save it as numbers")
+        raise _Refused(f"array {quoted(name)} is of {dtype}, not of numbers", "save it as numbers")
     if not _is_shape(shape) or math.prod(shape) * dtype.itemsize != len(data) - file.tell():
-        raise _Refused(f"array {_quoted(name)} is damaged: its size is not that of its shape")
+        raise _Refused(f"array {quoted(name)} is damaged: its size is not that of its shape")
     flat = np.frombuffer(data, dtype, offset=file.tell())
     array = flat.reshape(shape, order="F" if by_columns else "C")
     return np.array(array, dtype.newbyteorder("="), order="C")
@@ -274,7 +268,7 @@ def _before_1_6(data: bytes) -> tuple[Any, dict[str, bytes]]:
     for key in keys:
         count = file.read(8)
         if len(count) < 8 or struct.unpack("<q", count)[0] != declared[key].count:
-            raise _Refused(f"storage {_quoted(key)} is damaged or incomplete")
+            raise _Refused(f"storage {quoted(key)} is damaged or incomplete")
         storages[key] = file.read(declared[key].count * np.dtype(_DTYPES[declared[key].dtype]).itemsize)
     return content, storages
 
@@ -289,7 +283,7 @@ def _arrays(content: Any, storage: Callable[[str], bytes | None], file_size: int
     total = 0
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, _Tensor):
-            raise _Refused(f"its entry {_quoted(str(name))} is no tensor", _SAVE_STATE)
+            raise _Refused(f"its entry {quoted(str(name))} is no tensor", _SAVE_STATE)
         total += math.prod(value.size) * np.dtype(_DTYPES[value.dtype]).itemsize
         _check_unfolded(total, file_size)
     arrays = {}
@@ -299,7 +293,7 @@ def _arrays(content: Any, storage: Callable[[str], bytes | None], file_size: int
         if key not in numbers:
             data = storage(key)
             if data is None or len(data) != count * np.dtype(_DTYPES[dtype]).itemsize:
-                raise _Refused(f"storage {_quoted(key)} of {_quoted(name)} is incomplete, or not of the size declared")
+                raise _Refused(f"storage {quoted(key)} of {quoted(name)} is incomplete, or not of the size declared")
             numbers[key] = np.frombuffer(data, np.uint8)
         arrays[name] = _view(name, tensor, numbers[key])
     return arrays
@@ -313,7 +307,7 @@ def _view(name: str, tensor: _Tensor, numbers: np.ndarray) -> np.ndarray:
     else:
         last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.size, tensor.stride, strict=True))
         if last >= numbers.size // stored.itemsize:
-            raise _Refused(f"tensor {_quoted(name)} reaches beyond its storage")
+            raise _Refused(f"tensor {quoted(name)} reaches beyond its storage")
         numbers = numbers[: numbers.size // stored.itemsize * stored.itemsize].view(stored)[tensor.offset :]
         steps = [step * stored.itemsize for step in tensor.stride]
         array = np.array(np.lib.stride_tricks.as_strided(numbers, tensor.size, steps), order="C")
@@ -447,7 +441,7 @@ def _checked_keys(items: Iterable[Sequence[Any]]) -> Iterator[tuple[str | int, A
 
 def _known(name: str) -> _Name:
     if name not in _NAMES:
-        raise _Refused(f"not only tensors: it holds {_quoted(name.replace(' ', '.'))}", _SAVE_STATE)
+        raise _Refused(f"not only tensors: it holds {quoted(name.replace(' ', '.'))}", _SAVE_STATE)
     return _Name(name)
 
 
@@ -468,7 +462,7 @@ def _called(function: str, arguments: tuple) -> Any:
             return _tensor(storage, storage.dtype, offset, size, stride)
         case (_Known.TYPED_TENSOR, (_Storage() as storage, offset, size, stride, _, _, _Name(dtype), *_)):
             return _tensor(storage, dtype.removeprefix("torch "), offset, size, stride)
-    raise _Refused(f"not only tensors, or damaged: a call of {_quoted(function.replace(' ', '.'))}", _SAVE_STATE)
+    raise _Refused(f"not only tensors, or damaged: a call of {quoted(function.replace(' ', '.'))}", _SAVE_STATE)
 
 
 def _tensor(storage: _Storage, dtype: str, offset: Any, size: Any, stride: Any) -> _Tensor:

@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors"},
     {"images", "torch_files", "streams", "losses", "sharding", "distributed", "compilation"},
-    {"config", "data", "models", "metrics"},
+    {"config", "data", "models", "metrics", "torch_writer"},
     {"measures"},
     {"checkpoint"},
     {"sampling"},
@@ -20,10 +20,11 @@ LAYERS = (
     {"training.step"},
     {"training.loop"},
     {"cli"},
+    {"torch_import", "torch_export"},
 )
 WITHIN = {  # between the files of one folder, in the same sense
     "data": ("phantom", "labels", "sources", "isic", "split", "cache", "pipeline"),
-    "models": ("convolution", "batch_norm", "spectral_norm", "dcgan", "inception"),
+    "models": ("convolution", "batch_norm", "spectral_norm", "dcgan", "torch_layout", "inception"),
     "metrics": ("filters", "psnr", "ssim", "ms_gmsd", "mdsi", "haarpsi"),
     "measures": (
         "bootstrap",

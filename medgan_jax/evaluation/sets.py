@@ -54,7 +54,7 @@ def choose(
     """The sets that the flags of evaluate.py name.
 
     Args:
-      checkpoint: a workdir or generator folder to sample from; or else
+      checkpoint: a workdir, generator folder or PyTorch state dict to sample from; or else
       fakes: a folder of generated images.
       reals: images to judge by, a path; None for what the training of `checkpoint` held out, or for a source of
         `data` that needs no path.
@@ -84,11 +84,11 @@ def choose(
         generator = load_generator(Path(checkpoint), replicated(mesh))
         best_by = generator.about.get("best_by")
         chosen = f", the best by {best_by} to the images that its training held out" if best_by else ""
-        title = f"{checkpoint} at step {generator.step}{chosen}"
+        title = checkpoint if "imported_from" in generator.about else f"{checkpoint} at step {generator.step}{chosen}"
         like = sampled(generator, 1, seed=seed, mesh=mesh, title=title, progress=False)
 
-    held_out_by_training = generator and generator.about["config"]["data"].get("holdout_fraction")
-    if not reals and held_out_by_training:
+    training = generator.about.get("config") if generator else None
+    if not reals and training and training["data"].get("holdout_fraction"):
         if train:
             raise UserError("--train: the training of --checkpoint is known; leave it out, or give --reals")
         judges, seen = _held_out(generator, data, like)
@@ -101,7 +101,7 @@ def choose(
 
         judges, seen = decoded(reals, "--reals"), decoded(train, "--train") if train else None
     else:
-        none = f": the training of {checkpoint} held none out (data.holdout_fraction)" if generator else ""
+        none = f": the training of {checkpoint} held none out (data.holdout_fraction)" if training else ""
         raise UserError(f"give --reals=..., the images to judge by{none}")
     least = 2 if seen else 4
     if len(judges.images) < least:
