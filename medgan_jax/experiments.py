@@ -59,14 +59,14 @@ def main(argv: list[str] | None = None) -> int:
       0 when all are over; 128 + the signal's number when a signal asked to stop.
     """
     args = _arguments(argv)
-    names = _chosen(Path(args.configs), args.only)
     _check_data(args)
+    configs = {name: _config(name, args) for name in _chosen(Path(args.configs), args.only)}
     out = Path(args.out)
     settings = {"scale": args.scale, "seed": args.seed, "features": args.features}
     _prepare(out, settings)
     about = settings | {"data": Path(args.data).resolve().name + (f", {args.label}" if args.label else "")}
-    for name in names:
-        if code := _run(name, args, out / name):
+    for name, config in configs.items():
+        if code := _run(name, config, args.scale, out / name):
             return code
         _write_table(out, about)
     print((out / TABLE).read_text())
@@ -125,6 +125,30 @@ def _place(name: str) -> tuple[int, str]:
     return (known.index(name) if name in known else len(known)), name
 
 
+def _config(name: str, args: argparse.Namespace) -> "Config":
+    """An experiment on the data of the command line. Raises UserError when its file is no config, or not for them."""
+    from medgan_jax.config import parse_config
+
+    path = Path(args.configs, f"{name}.py")
+    try:
+        fields = runpy.run_path(str(path))["get_config"]()
+    except Exception as error:  # whatever the file raised
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"--configs: {path} is not a working config file ({reason})") from error
+    fields.seed = args.seed
+    if args.features:
+        fields.gen_features = fields.dis_features = args.features
+    fields.data.update(
+        source="csv" if args.labels else "folder",
+        path=args.data,
+        labels=args.labels,
+        label=args.label,
+        image_column=args.image_column,
+        label_column=args.label_column,
+    )
+    return parse_config(fields)
+
+
 def _check_data(args: argparse.Namespace) -> None:
     """Before anything is written, and in the words of this door."""
     from medgan_jax.data.labels import read_labels
@@ -150,14 +174,12 @@ def _prepare(out: Path, settings: Mapping[str, Any]) -> None:
         _write(path, settings)
 
 
-def _run(name: str, args: argparse.Namespace, workdir: Path) -> int:
+def _run(name: str, config: "Config", scale: float, workdir: Path) -> int:
     """Trains and scores one experiment, unless that is done; the exit code of a training that was stopped, or 0."""
-    from medgan_jax.config import parse_config
     from medgan_jax.data.pipeline import load_dataset, steps_per_epoch
     from medgan_jax.sharding import check_batch_size, data_mesh
     from medgan_jax.training.loop import Diverged, train
 
-    config = parse_config(_fields(name, args))
     dataset, _ = load_dataset(config.data, image_size=config.image_size, channels=config.channels)
     record = {"name": name, "images": len(dataset.images), "problem": ""}
     try:
@@ -169,8 +191,8 @@ def _run(name: str, args: argparse.Namespace, workdir: Path) -> int:
         _write(workdir / RECORD, record | {"problem": f"not run: {error}"})
         return 0
 
-    steps = max(1, round(args.scale * config.total_steps(epoch)))
-    if args.scale != 1:
+    steps = max(1, round(scale * config.total_steps(epoch)))
+    if scale != 1:
         config = dataclasses.replace(config, num_steps=steps)
     if _is_over(workdir, config, dataset, steps):
         print(f"{name}: was run before")
@@ -192,32 +214,10 @@ def _run(name: str, args: argparse.Namespace, workdir: Path) -> int:
         record["problem"] = str(error).partition(";")[0]
         print(f"{name}: {record['problem']}")
     else:
-        record |= _scored(workdir, dataset, args.seed)
+        record |= _scored(workdir, dataset, config.seed)
     record["seconds"] = _seconds(workdir, config.batch_size)
     _write(workdir / RECORD, record)
     return 0
-
-
-def _fields(name: str, args: argparse.Namespace) -> Any:
-    """The ConfigDict of an experiment, on the data of the command line."""
-    path = Path(args.configs, f"{name}.py")
-    try:
-        fields = runpy.run_path(str(path))["get_config"]()
-    except Exception as error:  # whatever the file raised
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"--configs: {path} is not a working config file ({reason})") from error
-    fields.seed = args.seed
-    if args.features:
-        fields.gen_features = fields.dis_features = args.features
-    fields.data.update(
-        source="csv" if args.labels else "folder",
-        path=args.data,
-        labels=args.labels,
-        label=args.label,
-        image_column=args.image_column,
-        label_column=args.label_column,
-    )
-    return fields
 
 
 def _is_over(workdir: Path, config: "Config", dataset: "CachedImages", steps: int) -> bool:
@@ -324,11 +324,18 @@ def table(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> str
             str(record.get("steps", "-")),
             f"{record['epochs']:.4g}" if "epochs" in record else "-",
             str(record["images"]),
-            f"{record['seconds'] / 60:.1f} min" if "seconds" in record else "-",
+            _spoken(record["seconds"]) if "seconds" in record else "-",
             "; ".join(remarks).replace("|", "/"),
         )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _spoken(seconds: float) -> str:
+    for size, unit in ((3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _caption(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> list[str]:
@@ -360,7 +367,7 @@ def _caption(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> 
             "its own range; such pairs tell little of a generator, and the published ones were fewer than a batch.",
             f"Nearest real: {scores['num_each']} fakes, each with the nearest of {scores['num_reference']} training "
             f"images. Floor: {scores['num_each']} other training images in the place of the fakes. A generator that "
-            "copies can be beyond it.",
+            "copies can be beyond it, and so can one without detail.",
         ]
     return lines
 

@@ -131,7 +131,7 @@ def published_report(scores: PublishedScores, *, title: str) -> str:
         notes += [
             f"Nearest real: {scores.num_each} fakes, {PAIRINGS['nearest']}, of {scores.num_reference}.",
             f"Floor: {scores.num_each} other reals in the place of the fakes, what a perfect generator would get. "
-            "Fakes well beyond it may be copies, or blurred.",
+            "Fakes beyond it may be copies, or without detail.",
         ]
     notes += [f"Skipped: {reason}." for reason in scores.skipped]
     return "\n".join([title, "", *(line.rstrip() for line in lines), "", *notes]) + "\n"
