@@ -27,6 +27,7 @@ from medgan_jax.evaluation.quick import QuickEvaluation, check_enough
 from medgan_jax.images import image_grid, write_png
 from medgan_jax.sampling import sample_batches, seeded_latents
 from medgan_jax.sharding import check_batch_size, data_mesh, local_copy, local_mesh, replicated
+from medgan_jax.training import outputs
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import METRICS, Metrics, generator_to_sample, train_steps
 from medgan_jax.training.workdir import Workdir
@@ -36,6 +37,10 @@ from medgan_jax.training.workdir import Workdir
 _SECONDS_PER_CALL = 3.0
 
 
+class Diverged(UserError):
+    """A loss or a parameter is no longer finite."""
+
+
 def train(config: Config, workdir: Path) -> int:
     """Trains in `workdir` from where it stands to the end that `config` sets.
 
@@ -43,13 +48,16 @@ def train(config: Config, workdir: Path) -> int:
       0 when the end is reached; 128 + the signal's number when SIGINT or SIGTERM asked to stop and the state was saved.
 
     Raises:
-      UserError: the data, the config or the workdir do not allow it, or the training diverged.
+      UserError: the data, the config or the workdir do not allow it.
+      Diverged: the training diverged.
     """
     with _Signals() as signals:
         mesh = data_mesh()
         check_batch_size(config.batch_size, mesh)
         files = Workdir(workdir, writes=is_leader())
         files.check(config)  # before the images are decoded
+        if config.output_prefix and is_leader():
+            outputs.prepare(config.output_prefix)
         dataset, held_out = _load_dataset(config)
         epoch = steps_per_epoch(len(dataset.images), config.batch_size)
         if config.evaluate_every_steps:
@@ -123,6 +131,7 @@ class _Training:
             self.unsaved_generator = self.step, self.generator_to_sample(self.state)  # a crash came between
         if self.step >= self.total_steps:
             self._close()
+            self._write_outputs(again=True)
             self._say(f"{self.files.path}: already at step {self.step} of {self.total_steps}; raise num_steps to go on")
             return 0
         self.files.forget_lines_after(self.step)
@@ -134,6 +143,7 @@ class _Training:
         if self.step > (self.saved_step or 0):
             self._save()
         self._close()
+        self._write_outputs()
         return self._report()
 
     def _run_until_stopped(self) -> None:
@@ -286,7 +296,7 @@ class _Training:
         kept = (
             f"the checkpoint of step {self.saved_step} is kept" if self.saved_step else "no checkpoint was written yet"
         )
-        raise UserError(
+        raise Diverged(
             f"training diverged at step {step}: {what}; {kept}. "
             "Lower lr_gen and lr_dis in a new workdir, or try arch=sngan"
         )
@@ -296,6 +306,28 @@ class _Training:
         if not self.files.writes:
             return
         write_png(self.files.picture(self.step), image_grid(self._sample(variables, self.config.num_sample_images)))
+
+    def _write_outputs(self, *, again: bool = False) -> None:
+        """At the end of a training, what `output_prefix` asks for; `again`: where a file of it is missing."""
+        c, epoch = self.config, (self.step - 1) // self.steps_per_epoch
+        due = c.output_prefix and self.step >= self.total_steps and not self.signals.caught
+        if due and again:
+            due = outputs.missing(c.output_prefix, epoch=epoch, num_images=c.num_sample_images)
+        if not from_leader(bool(due)):
+            return
+        self.signals.resume()
+        variables = self.generator_to_sample(self.state)
+        if self.files.writes:
+            outputs.write_outputs(
+                c.output_prefix,
+                log=self.files.metrics,
+                reals=self.dataset.images,
+                fakes=self._sample(variables, outputs.fakes_needed(len(self.dataset.images), c.num_sample_images)),
+                num_images=c.num_sample_images,
+                epoch=epoch,
+                step=self.step,
+                seed=c.seed,
+            )
 
     def _sample(self, variables: dict[str, Any], number: int) -> np.ndarray:
         """The same latents each time, on this process's own devices: uint8, (number, H, W, C)."""
@@ -376,6 +408,10 @@ class _Signals:
     def postpone(self) -> None:
         """From here on signals are only noted in `caught`: a call of the device, or a save, is not to be cut short."""
         self._postponed = True
+
+    def resume(self) -> None:
+        """From here on signals interrupt at once again: all is saved."""
+        self._postponed = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._postponed:

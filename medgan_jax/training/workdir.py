@@ -130,7 +130,7 @@ class Workdir:
         """Drops the lines of both logs past `step`, which a restored training will write again."""
         for path in (self.metrics, self.evaluations):
             if self.writes and path.exists():
-                kept = [json.dumps(line) + "\n" for line in _read_lines(path) if line["step"] <= step]
+                kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
                 replace_file(path, "".join(kept).encode())
 
     def append_metrics(self, line: dict[str, Any]) -> None:
@@ -144,7 +144,7 @@ class Workdir:
     def lowest(self, measure: str) -> float:
         """The value by which `best` was chosen, in evaluations.jsonl; infinity where that was another measure."""
         values: list[float] = []
-        for line in _read_lines(self.evaluations) if self.evaluations.exists() else ():
+        for line in read_lines(self.evaluations) if self.evaluations.exists() else ():
             values = [*values, line[measure]] if line.get("best_by") == measure else []
         return min(values, default=math.inf)
 
@@ -157,7 +157,7 @@ class Workdir:
             os.fsync(file.fileno())
 
 
-def _read_lines(path: Path) -> Iterator[dict[str, Any]]:
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a log that hold a step; others were cut short by a crash."""
     for text in path.read_text().splitlines():
         with contextlib.suppress(ValueError):

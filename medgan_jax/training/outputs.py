@@ -1,0 +1,128 @@
+"""The files that MedImageGAN leaves after a training: a loss plot, reals beside fakes, a report, and images."""
+
+import io
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medgan_jax.errors import UserError
+from medgan_jax.evaluation.published import num_fakes, published_report, published_scores
+from medgan_jax.images import image_grid, replace_file, write_png
+from medgan_jax.training.workdir import read_lines
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_GRID_IMAGES = 64
+_GRID_SIDE = 400  # px at least, so that titles fit above small images
+_DPI = 100
+_FEW_POINTS = 50  # up to so many are marked, as a line between two tells nothing
+
+
+def prepare(prefix: str) -> None:
+    """Makes the folder of `prefix`, before a training is spent on it. Raises UserError when it cannot be written to."""
+    folder = _path(prefix, "").parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"output_prefix={prefix}: its folder cannot be written ({error.strerror}); give another"
+        ) from error
+
+
+def missing(prefix: str, *, epoch: int, num_images: int) -> bool:
+    """Whether any file that `write_outputs` would write is not there."""
+    names = ["loss_plot.png", "real_fake_grid.png", "metrics_report.out"]
+    names += [_image_name(epoch, j) for j in range(num_images)]
+    return not all(_path(prefix, name).exists() for name in names)
+
+
+def fakes_needed(num_reals: int, num_images: int) -> int:
+    """How many images of the fixed latents `write_outputs` can use."""
+    return max(num_images, num_fakes(num_reals))
+
+
+def write_outputs(
+    prefix: str, *, log: Path, reals: np.ndarray, fakes: np.ndarray, num_images: int, epoch: int, step: int, seed: int
+) -> None:
+    """Writes PREFIX_loss_plot.png, _real_fake_grid.png, _metrics_report.out, and images PREFIX_EPOCH_J_img.png.
+
+    Each is replaced whole.
+
+    Args:
+      prefix: folder and first part of every name.
+      log: metrics.jsonl.
+      reals: uint8, (M, H, H, C), the training images.
+      fakes: uint8, (N, H, H, C), of the fixed latents; see `fakes_needed`.
+      num_images: how many of them become files.
+      epoch: the last one, from 0, for the names.
+      step: at which the generator stood.
+      seed: decides which reals are shown and compared with.
+
+    Raises:
+      OSError: a file cannot be written.
+    """
+    for j, image in enumerate(fakes[:num_images]):
+        write_png(_path(prefix, _image_name(epoch, j)), image)
+    replace_file(_path(prefix, "loss_plot.png"), _loss_plot(log))
+    shown = np.random.default_rng(seed).permutation(len(reals))[:_GRID_IMAGES]  # classes lie together
+    replace_file(_path(prefix, "real_fake_grid.png"), _side_by_side(np.asarray(reals[shown]), fakes[:_GRID_IMAGES]))
+    report = published_report(
+        published_scores(fakes, reals, seed=seed),
+        title=f"The generator of step {step} and the {len(reals)} images it was trained on",
+    )
+    replace_file(_path(prefix, "metrics_report.out"), report.encode())
+
+
+def _path(prefix: str, name: str) -> Path:
+    return Path(os.path.expanduser(f"{prefix}_{name}"))
+
+
+def _image_name(epoch: int, number: int) -> str:
+    return f"{epoch}_{number}_img.png"
+
+
+def _loss_plot(log: Path) -> bytes:
+    from matplotlib.figure import Figure  # slow to import, and wanted by few trainings
+
+    lines = list(read_lines(log))
+    steps = [line["step"] for line in lines]
+    marker = "." if len(steps) <= _FEW_POINTS else ""
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    axes = figure.add_subplot()
+    # Colours of Okabe and Ito, told apart by colour-blind eyes; the styles serve grey prints.
+    axes.plot(steps, [line["loss_gen"] for line in lines], "-", marker=marker, color="#0072B2", label="generator")
+    axes.plot(steps, [line["loss_dis"] for line in lines], "--", marker=marker, color="#D55E00", label="discriminator")
+    axes.set(xlabel="iteration", ylabel="loss", title="Losses during training")
+    axes.legend()
+    return _png(figure)
+
+
+def _side_by_side(reals: np.ndarray, fakes: np.ndarray) -> bytes:
+    from matplotlib.figure import Figure
+
+    grids = [_enlarged(image_grid(images)) for images in (reals, fakes)]
+    height, width = (max(grid.shape[axis] for grid in grids) / _DPI for axis in (0, 1))
+    figure = Figure(figsize=(2 * width + 0.6, height + 0.4), layout="constrained")
+    titles = ("Real images", "Fake images")
+    for axes, title, grid in zip(figure.subplots(1, 2), titles, grids, strict=True):
+        axes.imshow(np.broadcast_to(grid, (*grid.shape[:2], 3)), interpolation="nearest")
+        axes.set_title(title)
+        axes.set_axis_off()
+    return _png(figure)
+
+
+def _enlarged(grid: np.ndarray) -> np.ndarray:
+    factor = -(-_GRID_SIDE // min(grid.shape[:2]))
+    return grid.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _png(figure: "Figure") -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=_DPI)
+    return file.getvalue()

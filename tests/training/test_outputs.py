@@ -1,0 +1,68 @@
+"""The files of `output_prefix`."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medgan_jax.data import pipeline
+from medgan_jax.errors import UserError
+from medgan_jax.training.loop import train
+from medgan_jax.training.outputs import missing
+
+
+@pytest.fixture
+def config(tiny_config, tmp_path):
+    def make(**overrides):
+        overrides = {"output_prefix": str(tmp_path / "out/deep/run"), "num_steps": 6} | overrides
+        return tiny_config(data_cache_dir=str(tmp_path / "cache"), **overrides)
+
+    return make
+
+
+def test_a_finished_training_leaves_the_originals_files(config, tmp_path):
+    c = config()
+    train(c, tmp_path / "run")
+    folder = tmp_path / "out/deep"
+    fixed = ["run_loss_plot.png", "run_metrics_report.out", "run_real_fake_grid.png"]
+    images = [f"run_1_{j}_img.png" for j in range(4)]  # the 6th step is in the second epoch of 3
+    assert sorted(path.name for path in folder.iterdir()) == sorted(fixed + images)
+    for name in fixed:
+        if name.endswith(".png"):
+            with Image.open(folder / name) as picture:
+                assert min(picture.convert("RGB").size) >= 400
+                assert len(picture.convert("RGB").getcolors(2**24)) > 10
+    with Image.open(tmp_path / "run/samples/step_00000006.png") as grid:
+        grid = np.asarray(grid)
+    for j, name in enumerate(images):
+        top, left = 2 + 18 * (j // 2), 2 + 18 * (j % 2)
+        with Image.open(folder / name) as image:
+            np.testing.assert_array_equal(np.asarray(image), grid[top : top + 16, left : left + 16])
+    report = (folder / "run_metrics_report.out").read_text()
+    assert report.startswith("The generator of step 6 and the 12 images it was trained on\n")
+    assert "12 pairs" in report
+
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    train(c, tmp_path / "run")
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
+    (folder / images[2]).unlink()
+    assert missing(c.output_prefix, epoch=1, num_images=4)
+    train(c, tmp_path / "run")
+    assert not missing(c.output_prefix, epoch=1, num_images=4)
+    assert (folder / "run_metrics_report.out").read_text() == report
+
+
+def test_a_stopped_training_leaves_none(config, tmp_path, monkeypatch):
+    def take(self, count, after=None):
+        raise UserError("the disk is gone")
+
+    monkeypatch.setattr(pipeline.ResidentBatches, "take", take)
+    with pytest.raises(UserError, match="the disk is gone"):
+        train(config(), tmp_path / "run")
+    assert list((tmp_path / "out/deep").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_training(config, tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UserError, match=r"output_prefix=.*out/deep/run: its folder cannot be written"):
+        train(config(), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
