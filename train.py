@@ -18,9 +18,7 @@ _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="What to train, a file in configs/, such as configs/sngan64.py.", lock_config=True
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir",
-    None,
-    "Where checkpoints, pictures and logs go; made when missing; by default the config's output_prefix.",
+    "workdir", None, "Where checkpoints, pictures and logs go, made when missing; by default config.output_prefix."
 )
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Several machines: HOST:PORT where process 0 listens. SLURM, torchrun and TPUs need no flags."
@@ -36,7 +34,7 @@ def main() -> int:
     from medgan_jax.distributed import find_cluster, joined
     from medgan_jax.training.loop import train
 
-    workdir = cli.value_or("workdir", _CONFIG.value.output_prefix)
+    workdir = cli.value_or("workdir", _CONFIG.value.get("output_prefix"))
     config = parse_config(_CONFIG.value)
     with joined(find_cluster(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)):
         return train(config, Path(workdir))

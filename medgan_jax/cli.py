@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 from medgan_jax.errors import UserError, reported
 
 
-def value_or(name: str, otherwise: str) -> str:
+def value_or(name: str, otherwise: str | None) -> str:
     """The value of the flag `name`, or `otherwise` where it was not given.
 
     Raises:

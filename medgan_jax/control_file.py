@@ -247,7 +247,7 @@ def _read_value(key: str, node: yaml.Node, problems: list[str]) -> str | int | f
     try:
         value = yaml.SafeLoader("").construct_object(node)
     except (ValueError, LookupError, yaml.YAMLError):  # such as a date with month 13
-        value = node.value
+        value = node
     if kind is float and isinstance(value, str) and _NUMBER.fullmatch(value):
         return float(value)  # to YAML 1.1, 2e-4 without a point is text
     if kind is float and type(value) is int:
