@@ -129,9 +129,8 @@ arch: 'SNGAN'
 path: 'D/lesions/'
 out: 'D/out/'
 run: 'mel'
-seed: 42
 num_epochs: 1
-learning_rate: 1e1
+learning_rate: 2e-4
 beta_adam: 0.5
 batch_size: 4
 latent_vector: 8
@@ -158,19 +157,19 @@ def control_file(folder, text):
 
 def test_train_then_sample_by_control_files(run, tmp_path):
     (tmp_path / "lesions/malignant").mkdir(parents=True)
-    for i in range(8):
-        write_png(tmp_path / f"lesions/malignant/{i}.png", np.full((16, 16, 3), 30 * i, np.uint8))
-    trained = run("train.py", control_file(tmp_path, TRAINING_FILE + "n_gpu: 1\n"), num_epochs=2)
+    for i in range(12):  # as TINY, whose program is compiled already
+        write_png(tmp_path / f"lesions/malignant/{i}.png", np.full((16, 16, 3), 20 * i, np.uint8))
+    trained = run("train.py", control_file(tmp_path, TRAINING_FILE + "n_gpu: 1\n"), num_sample_images=4)
     assert trained.returncode == 0, trained.stderr
     assert trained.stderr.count("n_gpu has no meaning here") == 1
     saved = json.loads(Workdir(tmp_path / "out/mel").config.read_text())
-    assert (saved["num_epochs"], saved["lr_dis"], saved["seed"]) == (2, 0.002, 42)
-    assert int(final_state(tmp_path / "out/mel").step) == 4
+    assert (saved["num_epochs"], saved["lr_dis"], saved["num_sample_images"]) == (1, 2e-4, 4)
+    assert int(final_state(tmp_path / "out/mel").step) == 3
     sampled = run("sample.py", control_file(tmp_path, SAMPLING_FILE), "--seed=3", "--grid")
     assert sampled.returncode == 0, sampled.stderr
     names = {path.name for path in (tmp_path / "out").glob("gen_*")}
     assert names == {f"gen_{i:06d}.png" for i in range(5)} | {"gen_grid.png", "gen_manifest.csv"}
-    assert "gen_000004.png,3,4,4," in (tmp_path / "out/gen_manifest.csv").read_text()
+    assert "gen_000004.png,3,4,3," in (tmp_path / "out/gen_manifest.csv").read_text()
     contradicting = SAMPLING_FILE.replace("16", "64").replace("gen", "other")
     assert_refused(run("sample.py", control_file(tmp_path, contradicting)), "image_size=64", "have 16 px")
     assert not list((tmp_path / "out").glob("other*"))
@@ -182,7 +181,7 @@ def test_train_then_sample_by_control_files(run, tmp_path):
         ("train.py", SAMPLING_FILE, ["--config.num_epochs=2"], ["belongs to sample.py"]),
         ("sample.py", TRAINING_FILE, ["--config.num_epochs=2"], ["belongs to train.py"]),
         ("sample.py", SAMPLING_FILE, ["--config.quantiy=2"], ["did you mean quantity"]),
-        ("train.py", TRAINING_FILE.replace("seed", "sed"), [], ["control.yaml: sed is not a key, did you mean seed?"]),
+        ("train.py", TRAINING_FILE + "sed: 3", [], ["control.yaml: sed is not a key, did you mean seed?"]),
         ("train.py", "arch: !!python/object/apply:os.system ['touch D/exploded']", [], ["has the tag"]),
         ("train.py", TRAINING_FILE, ["--workdir="], ["give --workdir="]),
     ],
