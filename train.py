@@ -2,6 +2,7 @@
 """Trains a DCGAN or SNGAN on a folder of images, and goes on where it stopped when started again.
 
 python train.py --config=configs/sngan64.py --workdir=runs/melanoma --config.data.path=/data/isic
+python train.py --config=configs/control_file.py:input.yaml    a control file of MedImageGAN, as it is
 
 Every field of the config is explained in configs/default.py; set any with --config.FIELD=VALUE.
 """
@@ -16,14 +17,15 @@ from medgan_jax import cli
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="What to train, a file in configs/, such as configs/sngan64.py.", lock_config=True
 )
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, pictures and logs go; made when missing.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where checkpoints, pictures and logs go, made when missing; by default config.output_prefix."
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Several machines: HOST:PORT where process 0 listens. SLURM, torchrun and TPUs need no flags."
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Several machines: how many processes train together.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Several machines: which of them this is, from 0.")
 flags.mark_flag_as_required("config")
-cli.require("workdir")
 
 
 def main() -> int:
@@ -32,9 +34,10 @@ def main() -> int:
     from medgan_jax.distributed import find_cluster, joined
     from medgan_jax.training.loop import train
 
+    workdir = cli.value_or("workdir", _CONFIG.value.get("output_prefix"))
     config = parse_config(_CONFIG.value)
     with joined(find_cluster(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)):
-        return train(config, Path(_WORKDIR.value))
+        return train(config, Path(workdir))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """What the doors share: parsing flags, one line for a user's error, exit codes, quiet libraries, compiled programs."""
 
 import difflib
+import itertools
 import logging
 import os
+import runpy
 import sys
 import threading
 import traceback
@@ -16,10 +18,17 @@ from ml_collections import ConfigDict, config_flags
 from medgan_jax.errors import UserError, reported
 
 
-def require(*names: str) -> None:
-    """Makes flags required, and refuses empty ones, which an unset shell variable leaves."""
-    for name in names:
-        flags.register_validator(name, bool, message=f"give --{name}=...")
+def value_or(name: str, otherwise: str | None) -> str:
+    """The value of the flag `name`, or `otherwise` where it was not given.
+
+    Raises:
+      UserError: there is neither, or the flag is empty, as an unset shell variable leaves it.
+    """
+    value = flags.FLAGS[name].value
+    value = otherwise if value is None else value
+    if not value:
+        raise UserError(f"give --{name}=...")
+    return value
 
 
 def define_data(values: ConfigDict) -> flags.FlagHolder:
@@ -75,32 +84,51 @@ def _parse_flags(doc: str) -> None:
     if {"-h", "-help", "--help"} & set(sys.argv[1:]):
         print(doc.strip() + "\n" + flags.FLAGS.main_module_help())
         sys.exit(0)
-    given = [argument.partition("=")[2] for argument in sys.argv if argument.startswith("--config=")]
-    config = Path(given[-1].partition(":")[0]) if given and "config" in flags.FLAGS else None
-    if config:
-        _check_config_arguments(config)
+    given = _given_config() if "config" in flags.FLAGS else None
     try:
+        if given:
+            _check_config_arguments(given)
         surplus = flags.FLAGS(sys.argv)[1:]
         for name in flags.FLAGS:
             getattr(flags.FLAGS[name].value, "to_dict", None)  # a config that failed to load says so when used
     except flags.Error as error:
         raise UserError(f"{' '.join(str(error).split())} (see --help)") from error
+    except UserError:
+        raise
     except Exception as error:  # whatever the config file raised
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"--config={config}: is not a working config file ({reason})") from error
+        raise UserError(f"--config={given}: is not a working config file ({reason})") from error
     if surplus:
         raise UserError(f"unexpected argument {surplus[0]!r}; options are written --name=value (see --help)")
 
 
-def _check_config_arguments(config: Path) -> None:
+def _given_config() -> str | None:
+    """The value of --config, also where it is an argument of its own."""
+    found = None
+    for argument, following in itertools.zip_longest(sys.argv[1:], sys.argv[2:]):
+        name, equals, value = argument.partition("=")
+        if name in ("--config", "-config"):
+            found = value if equals else following
+    return found
+
+
+def _check_config_arguments(given: str) -> None:
     """Says what is wrong in our own words; ml_collections raises errors of many kinds, some without a name."""
     from medgan_jax.config import field_names
 
+    name, colon, argument = given.partition(":")
+    config = Path(name)
     if not config.is_file():
         near = difflib.get_close_matches(str(config), map(str, sorted(config.parent.glob("*.py"))), n=1)
         hint = f"did you mean {near[0]}?" if near else "give one of the files in configs/"
         raise UserError(f"--config={config}: no such config file; {hint}")
-    _check_fields("config", field_names())
+    values = runpy.run_path(name)["get_config"](*[argument] * bool(colon))
+    samples = "quantity" in values
+    command, flag = ("sample.py", "checkpoint") if samples else ("train.py", "workdir")
+    if flag not in flags.FLAGS:
+        raise UserError(f"--config={given}: belongs to {command}; run python {command} --config={given}")
+    fields = list(values) if samples else field_names()
+    _check_fields("config", fields)
 
 
 def _check_fields(flag: str, fields: list[str]) -> None:

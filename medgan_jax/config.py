@@ -118,15 +118,23 @@ def parse_config(values: ConfigDict | Mapping[str, Any]) -> Config:
     Raises:
       UserError: unknown, missing, ill-typed or impossible fields, all of them in one message.
     """
+    config, problems = _read_config(values, {})
+    if problems:
+        raise UserError("config: " + "; ".join(problems))
+    return config
+
+
+def config_problems(values: ConfigDict | Mapping[str, Any], names: Mapping[str, str]) -> list[str]:
+    """What `parse_config` would complain of; `names` says what to call fields that came under another name."""
+    return _read_config(values, names)[1]
+
+
+def _read_config(values: ConfigDict | Mapping[str, Any], names: Mapping[str, str]) -> tuple[Config, list[str]]:
     problems: list[str] = []
     if isinstance(values, ConfigDict):
         values = values.to_dict()
-    fields = _read_fields(Config, values, "", problems)
-    if not problems:
-        problems += _constraint_problems(fields)
-    if problems:
-        raise UserError("config: " + "; ".join(problems))
-    return fields
+    config = _read_fields(Config, values, "", problems)
+    return config, problems or _constraint_problems(config, names)
 
 
 def parse_data(values: ConfigDict | Mapping[str, Any]) -> DataConfig:
@@ -201,12 +209,13 @@ def _read_fields(cls: type, values: Mapping[str, Any], prefix: str, problems: li
 class _Rules:
     """Collects what breaks them."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self.names = names
         self.problems: list[str] = []
 
     def require(self, holds: bool, field: str, value: Any, rule: str) -> None:
         if not holds:
-            self.problems.append(f"{field}={value!r} must be {rule}")
+            self.problems.append(f"{self.names.get(field, field)}={value!r} must be {rule}")
 
     def one_of(self, options: tuple[Any, ...], field: str, value: Any) -> None:
         near = difflib.get_close_matches(value, options, n=1) if isinstance(value, str) else []
@@ -214,8 +223,8 @@ class _Rules:
         self.require(value in options, field, value, "one of " + ", ".join(map(str, options)) + hint)
 
 
-def _constraint_problems(c: Config) -> list[str]:
-    rules = _Rules()
+def _constraint_problems(c: Config, names: Mapping[str, str]) -> list[str]:
+    rules = _Rules(names)
     require, one_of = rules.require, rules.one_of
     one_of(ARCHITECTURES, "arch", c.arch)
     require(
@@ -231,7 +240,7 @@ def _constraint_problems(c: Config) -> list[str]:
         require(getattr(c, name) >= 1, name, getattr(c, name), "at least 1")
     require(c.batch_size >= 2, "batch_size", c.batch_size, "at least 2, for batch normalisation")
     require(0 <= c.num_steps < 2**31, "num_steps", c.num_steps, "0 or more and below 2 ** 31")
-    require(c.num_steps > 0 or c.num_epochs >= 1, "num_epochs", c.num_epochs, "at least 1 (or num_steps above 0)")
+    require(c.num_steps > 0 or c.num_epochs >= 1, "num_epochs", c.num_epochs, "at least 1")
     for name in ("lr_gen", "lr_dis"):
         rate = getattr(c, name)
         require(0 < rate < math.inf, name, rate, "a positive number")
@@ -256,7 +265,7 @@ def _constraint_problems(c: Config) -> list[str]:
 
 
 def _data_problems(data: DataConfig) -> list[str]:
-    rules = _Rules()
+    rules = _Rules({})
     require, one_of = rules.require, rules.one_of
     one_of(SOURCES, "data.source", data.source)
     one_of(ON_BAD_IMAGE, "data.on_bad_image", data.on_bad_image)

@@ -26,7 +26,8 @@ MANIFEST = "manifest.csv"
 GRID = "grid.png"
 _DEFAULT_IMAGES = 64
 _GRID_IMAGES = 64
-_OURS = re.compile(rf"\d{{6,}}\.png|{GRID}|{MANIFEST}|\.[0-9a-f]{{16}}\.tmp")
+_OURS = re.compile(rf"\d{{6,}}\.png|{GRID}|{MANIFEST}")
+_UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
 @functools.partial(jax.jit, static_argnames="latent_dim")
@@ -87,7 +88,8 @@ def sample_to_folder(
     latents: np.ndarray | None = None,
     grid: bool = False,
     overwrite: bool = False,
-) -> None:
+    prefix: str = "",
+) -> Path:
     """Writes PNG files 000000.png, 000001.png, ... and manifest.csv with the origin of each.
 
     Args:
@@ -100,16 +102,22 @@ def sample_to_folder(
       latents: (at least num_images, latent_dim), used in order instead of a seed.
       grid: also write the first images as one picture, grid.png.
       overwrite: first remove the files of an earlier run, where its manifest is.
+      prefix: with one, the names are PREFIX_000000.png, ..., and `out` may hold other files.
+
+    Returns:
+      The path of the manifest.
 
     Raises:
-      UserError: there are fewer latents than images asked for; or `out` is a file, or holds anything and `overwrite`
-        is off, or holds what no manifest names.
+      UserError: there are fewer latents than images asked for; or `out` is a file, or holds anything (with `prefix`,
+        anything named as ours) and `overwrite` is off, or holds such files without a manifest.
     """
+    lead = f"{prefix}_" if prefix else ""
+    manifest_path = out / (lead + MANIFEST)
     if num_images is None:
         num_images = _DEFAULT_IMAGES if latents is None else len(latents)
     if latents is not None and num_images > len(latents):
         raise UserError(f"--num_images={num_images}, but --latents has {len(latents)} rows")
-    _prepare_folder(out, overwrite)
+    _prepare_folder(out, overwrite, lead)
     if latents is None:
         latents_of = functools.partial(seeded_latents, seed, latent_dim=generator.latent_dim)
     else:
@@ -120,9 +128,9 @@ def sample_to_folder(
     first_images: list[np.ndarray] = []
     workers = os.cpu_count() or 1
     with (
-        naming(out / MANIFEST),
+        naming(manifest_path),
         ThreadPoolExecutor(workers) as pool,
-        open(out / MANIFEST, "w", newline="") as file,
+        open(manifest_path, "w", newline="") as file,
         tqdm(total=num_images, unit="image", desc="sampling") as bar,
     ):
         manifest = csv.writer(file)
@@ -140,7 +148,7 @@ def sample_to_folder(
         )
         for batch in batches:
             for image in batch:
-                name = f"{index:06d}.png"
+                name = f"{lead}{index:06d}.png"
                 row = (name, "" if latents is not None else seed, index, generator.step, generator.digest)
                 writing.append((pool.submit(write_png, out / name, image), row))
                 if grid and index < _GRID_IMAGES:
@@ -152,7 +160,8 @@ def sample_to_folder(
         while writing:
             finish_one()
     if grid:
-        write_png(out / GRID, image_grid(np.stack(first_images)))
+        write_png(out / (lead + GRID), image_grid(np.stack(first_images)))
+    return manifest_path
 
 
 def load_latents(path: Path, latent_dim: int) -> np.ndarray:
@@ -171,24 +180,29 @@ def load_latents(path: Path, latent_dim: int) -> np.ndarray:
     return latents.astype(np.float32)
 
 
-def _prepare_folder(out: Path, overwrite: bool) -> None:
+def _prepare_folder(out: Path, overwrite: bool, lead: str) -> None:
     if out.exists() and not out.is_dir():
-        raise UserError(f"--out={out}: is a file; give a folder")
+        raise UserError(f"{out}: is a file; give a folder")
     try:
         out.mkdir(parents=True, exist_ok=True)
         present = {entry.name for entry in out.iterdir()}
     except OSError as error:
-        raise UserError(f"--out={out}: cannot be written ({error.strerror}); give another folder") from error
+        raise UserError(f"{out}: cannot be written ({error.strerror}); give another folder") from error
+    ours = {name for name in present if name.startswith(lead) and _OURS.fullmatch(name, len(lead))}
+    if lead:
+        present = ours
+    else:
+        # An earlier run may have been killed: what it was writing is in no manifest, but named as we name.
+        ours |= {name for name in present if _UNFINISHED.fullmatch(name)}
     if not present:
         return
     if not overwrite:
-        raise UserError(f"--out={out}: holds {len(present)} files already; give another folder, or --overwrite")
-    # An earlier run may have been killed: what it was writing is in no manifest, but named as we name.
-    ours = {name for name in present if MANIFEST in present and _OURS.fullmatch(name)}
-    foreign = sorted(present - ours)
+        named = f" named {lead}..." if lead else ""
+        raise UserError(f"{out}: holds {len(present)} files{named} already; give another folder, or --overwrite")
+    foreign = sorted(present - ours if lead + MANIFEST in present else present)
     if foreign:
         raise UserError(
-            f"--out={out}: {len(foreign)} files there, such as {foreign[0]}, are not of an earlier run of ours; "
+            f"{out}: {len(foreign)} files there, such as {foreign[0]}, are not of an earlier run of ours; "
             "give another folder"
         )
     for name in ours:

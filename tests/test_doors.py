@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from medgan_jax.checkpoint import Checkpoints
+from medgan_jax.images import write_png
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.workdir import Workdir
@@ -58,6 +59,7 @@ SNGAN = "--config=configs/sngan64.py"
     [
         (["--workdir=W"], {}, ["--config"]),
         ([SNGAN], {}, ["--workdir"]),
+        (["--config=configs/control_file.py", "--workdir=W"], {}, ["configs/control_file.py:FILE.yaml"]),
         (["--config=configs/sngan65.py", "--workdir=W"], {}, ["sngan65.py", "did you mean configs/sngan64.py"]),
         (["--config=README.md", "--workdir=W"], {}, ["README.md", "is not a working config file"]),
         ([SNGAN, "--workdir="], {}, ["--workdir"]),
@@ -120,6 +122,80 @@ def test_train_then_sample(run, tmp_path):
     again = run("sample.py", f"--checkpoint={tmp_path}/run", f"--out={tmp_path}/more")
     assert_refused(again, "the checkpoint of step 3 is damaged")
     assert not (tmp_path / "more").exists()
+
+
+TRAINING_FILE = """
+arch: 'SNGAN'
+path: 'D/lesions/'
+out: 'D/out/'
+run: 'mel'
+num_epochs: 1
+learning_rate: 2e-4
+beta_adam: 0.5
+batch_size: 4
+latent_vector: 8
+image_size: 16
+number_channels: 3
+gen_feature_maps: 4
+dis_feature_maps: 4
+"""
+SAMPLING_FILE = """
+arch: 'Generator'
+path: 'D/out/mel'
+out: 'D/out/'
+run: 'gen'
+quantity: 5
+image_size: 16
+"""
+
+
+def control_file(folder, text):
+    path = folder / "control.yaml"
+    path.write_text(text.replace("D/", f"{folder}/"))
+    return f"--config=configs/control_file.py:{path}"
+
+
+def test_train_then_sample_by_control_files(run, tmp_path):
+    (tmp_path / "lesions/malignant").mkdir(parents=True)
+    for i in range(12):  # as TINY, whose program is compiled already
+        write_png(tmp_path / f"lesions/malignant/{i}.png", np.full((16, 16, 3), 20 * i, np.uint8))
+    trained = run("train.py", control_file(tmp_path, TRAINING_FILE + "n_gpu: 1\n"), num_sample_images=4)
+    assert trained.returncode == 0, trained.stderr
+    assert trained.stderr.count("n_gpu has no meaning here") == 1
+    saved = json.loads(Workdir(tmp_path / "out/mel").config.read_text())
+    assert (saved["num_epochs"], saved["lr_dis"], saved["num_sample_images"]) == (1, 2e-4, 4)
+    assert int(final_state(tmp_path / "out/mel").step) == 3
+    sampled = run("sample.py", control_file(tmp_path, SAMPLING_FILE), "--seed=3", "--grid")
+    assert sampled.returncode == 0, sampled.stderr
+    names = {path.name for path in (tmp_path / "out").glob("gen_*")}
+    assert names == {f"gen_{i:06d}.png" for i in range(5)} | {"gen_grid.png", "gen_manifest.csv"}
+    assert "gen_000004.png,3,4,3," in (tmp_path / "out/gen_manifest.csv").read_text()
+    contradicting = SAMPLING_FILE.replace("16", "64").replace("gen", "other")
+    assert_refused(run("sample.py", control_file(tmp_path, contradicting)), "image_size=64", "have 16 px")
+    assert not list((tmp_path / "out").glob("other*"))
+
+
+@pytest.mark.parametrize(
+    ("door", "text", "arguments", "says"),
+    [
+        ("train.py", SAMPLING_FILE, ["--config.num_epochs=2"], ["belongs to sample.py"]),
+        ("sample.py", TRAINING_FILE, ["--config.num_epochs=2"], ["belongs to train.py"]),
+        ("sample.py", SAMPLING_FILE, ["--config.quantiy=2"], ["did you mean quantity"]),
+        ("train.py", TRAINING_FILE + "sed: 3", [], ["control.yaml: sed is not a key, did you mean seed?"]),
+        ("train.py", "arch: !!python/object/apply:os.system ['touch D/exploded']", [], ["has the tag"]),
+        ("train.py", TRAINING_FILE, ["--workdir="], ["give --workdir="]),
+    ],
+)
+def test_control_files_are_refused_in_one_line(run, tmp_path, door, text, arguments, says):
+    done = run(door, control_file(tmp_path, text), *arguments)
+    assert_refused(done, *says)
+    assert "is not a working config file" not in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["control.yaml"]
+
+
+def test_a_config_that_is_an_argument_of_its_own(run, tmp_path):
+    option, file = control_file(tmp_path, SAMPLING_FILE).split("=")
+    assert_refused(run("train.py", option, file), "belongs to sample.py")
 
 
 def test_train_then_evaluate(run, tmp_path):

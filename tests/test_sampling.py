@@ -29,7 +29,8 @@ def generator():
 
 def sample(generator, out, **options):
     defaults = {"num_images": 7, "seed": 5, "batch_size": 4, "mesh": data_mesh()}
-    sample_to_folder(generator, out, **defaults | options)
+    manifest = sample_to_folder(generator, out, **defaults | options)
+    assert manifest.parent == out and manifest.name.endswith("manifest.csv")
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
 
@@ -127,6 +128,38 @@ def test_overwrite_removes_all_of_the_earlier_run_and_nothing_else(generator, tm
     with pytest.raises(UserError, match=r"thesis\.png"):
         sample(generator, tmp_path / "a", overwrite=True)
     assert (tmp_path / "a/000000.png").exists()
+
+
+def test_a_prefix_shares_its_folder(generator, tmp_path):
+    plain = sample(generator, tmp_path / "plain", grid=True)
+    (tmp_path / "a").mkdir()
+    for name in ("scan.png", "run_loss_plot.png", "run_2_000000.png", "000000.png", "manifest.csv", "xrun_000000.png"):
+        (tmp_path / "a" / name).write_bytes(b"mine")
+    before = {path.name for path in (tmp_path / "a").iterdir()}
+    files = sample(generator, tmp_path / "a", grid=True, prefix="run")
+    assert set(files) - before == {f"run_{i:06d}.png" for i in range(7)} | {"run_grid.png", "run_manifest.csv"}
+    assert all(files[name] == b"mine" for name in before)
+    assert all(files[f"run_{name}"] == plain[name] for name in plain if name != "manifest.csv")
+    rows = list(csv.DictReader(files["run_manifest.csv"].decode().splitlines()))
+    assert [row["file"] for row in rows] == [f"run_{i:06d}.png" for i in range(7)]
+    with pytest.raises(UserError, match=r"holds 9 files named run_\.\.\. already"):
+        sample(generator, tmp_path / "a", prefix="run")
+    files = sample(generator, tmp_path / "a", prefix="run", num_images=2, overwrite=True)
+    assert set(files) - before == {"run_000000.png", "run_000001.png", "run_manifest.csv"}
+    assert all(files[name] == b"mine" for name in before)
+
+
+def test_files_that_a_prefix_would_replace_are_removed_only_beside_their_manifest(generator, tmp_path):
+    (tmp_path / "run_000003.png").write_bytes(b"mine")
+    for overwrite in (False, True):
+        with pytest.raises(UserError, match=r"run_000003\.png|--overwrite"):
+            sample(generator, tmp_path, prefix="run", overwrite=overwrite)
+    assert [path.name for path in tmp_path.iterdir()] == ["run_000003.png"]
+
+
+def test_a_prefix_is_no_pattern(generator, tmp_path):
+    (tmp_path / "rXn_000000.png").write_bytes(b"mine")
+    assert "r.n_000001.png" in sample(generator, tmp_path, prefix="r.n", num_images=2)
 
 
 def test_overwrite_clears_up_after_a_run_that_was_killed(generator, tmp_path):

@@ -1,4 +1,4 @@
-"""First weights from another training: fine-tuning, the usual remedy for tiny sets (Wang et al. 2018, arXiv:1805.01677)."""
+"""First weights from another training, the usual remedy for tiny data sets (Wang et al. 2018, arXiv:1805.01677)."""
 
 from typing import Any
 
