@@ -236,6 +236,16 @@ def load_either(path: Path, sharding: Sharding) -> TrainedGenerator | TrainedDis
     return _load(path, list(_KINDS), sharding)
 
 
+def load_networks(path: Path, sharding: Sharding) -> list[TrainedGenerator | TrainedDiscriminator]:
+    """Loads the newest generator, discriminator, or both, of a workdir or of what the others load.
+
+    Raises:
+      UserError: nothing is there, or it is damaged.
+    """
+    folders = [path / name for name in _KINDS if (path / name).is_dir()]
+    return [_load(folder, list(_KINDS), sharding) for folder in folders or [path]]
+
+
 def _load(path: Path, wanted: list[str], sharding: Sharding) -> Any:
     if not path.exists():
         raise UserError(f"{path}: no such folder or file; {_remedy(wanted)}")

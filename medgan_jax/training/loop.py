@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from medgan_jax.checkpoint import Checkpoints, save_generator
+from medgan_jax.checkpoint import Checkpoints, save_discriminator, save_generator
 from medgan_jax.compilation import compiled
 from medgan_jax.config import Config
 from medgan_jax.data.cache import CachedImages
@@ -27,7 +27,7 @@ from medgan_jax.evaluation.quick import QuickEvaluation, check_enough
 from medgan_jax.images import image_grid, write_png
 from medgan_jax.sampling import sample_batches, seeded_latents
 from medgan_jax.sharding import check_batch_size, data_mesh, local_copy, local_mesh, replicated
-from medgan_jax.training import outputs
+from medgan_jax.training import outputs, transfer
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import METRICS, Metrics, generator_to_sample, train_steps
 from medgan_jax.training.workdir import Workdir
@@ -58,6 +58,8 @@ def train(config: Config, workdir: Path) -> int:
         files.check(config)  # before the images are decoded
         if config.output_prefix and is_leader():
             outputs.prepare(config.output_prefix)
+        if config.init_from and not files.config.exists():
+            transfer.check_origin(config.init_from)
         dataset, held_out = _load_dataset(config)
         epoch = steps_per_epoch(len(dataset.images), config.batch_size)
         if config.evaluate_every_steps:
@@ -99,6 +101,7 @@ class _Training:
         self.total_steps = config.total_steps(epoch)
         self.checkpoints = Checkpoints(files.checkpoints, keep=config.keep_checkpoints)
         self.generators = Checkpoints(files.generator, keep=1)
+        self.discriminators = Checkpoints(files.discriminator, keep=1)
         self.best = Checkpoints(files.best, keep=1)
         self.networks = build_networks(config)
         bound = {"networks": self.networks, "config": config}
@@ -113,6 +116,10 @@ class _Training:
                     f"{files.checkpoints}, or give another --workdir"
                 )
             self.state = compiled(initialise)()
+            if config.init_from:
+                self.state, lines = transfer.begin_with(self.state, config.init_from, shared)
+                for line in lines:
+                    self._say(line)
         else:
             self.state = self.checkpoints.restore(self.saved_step, jax.eval_shape(initialise), shared)
         self.step = self.saved_step or 0  # int(self.state.step), without waiting for the device
@@ -121,14 +128,15 @@ class _Training:
         self.generator_to_sample = jax.jit(
             lambda state: jax.tree.map(jnp.copy, generator_to_sample(state, **bound)), out_shardings=shared
         )
-        self.unsaved_generator: tuple[int, dict[str, Any]] | None = None
+        self.copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shared)
+        self.unsaved_networks: tuple[int, dict[str, Any], dict[str, Any]] | None = None
         self.quick: QuickEvaluation | None = None
 
     def run(self) -> int:
         """Runs to the end, or until a signal asks to stop; the exit code."""
         self.files.record(self.config, _describe(self.dataset))
-        if self.saved_step and self.generators.latest_step() != self.saved_step:
-            self.unsaved_generator = self.step, self.generator_to_sample(self.state)  # a crash came between
+        if self.saved_step and self._saved_networks() != {self.saved_step}:
+            self._take_networks()  # a crash came between
         if self.step >= self.total_steps:
             self._close()
             self._write_outputs(again=True)
@@ -178,7 +186,7 @@ class _Training:
                 # Read the call before this one while this one computes: the device never waits for the host.
                 finished, running = running, (self.step, count, history)
                 self.step += count
-                self._save_generator()
+                self._save_networks()
                 if finished:
                     self._take_in(*finished, bar)
                     now = time.perf_counter()
@@ -238,29 +246,36 @@ class _Training:
     def _save(self) -> None:
         if not _all_finite(self.state):
             self._diverged("a parameter is not finite", self.step)
-        self._save_generator()
+        self._save_networks()
         self.checkpoints.save(self.step, self.state, {})
         self.saved_step = self.step
-        self.unsaved_generator = self.step, self.generator_to_sample(self.state)
+        self._take_networks()
 
-    def _save_generator(self) -> None:
-        """Saves the generator of the last checkpoint, once that is on the disk: none without its state."""
-        if self.unsaved_generator:
+    def _take_networks(self) -> None:
+        """Copies both networks, for folders of their own."""
+        self.unsaved_networks = self.step, self.generator_to_sample(self.state), self.copied(self.state.dis.variables)
+
+    def _saved_networks(self) -> set[int | None]:
+        return {self.generators.latest_step(), self.discriminators.latest_step()}
+
+    def _save_networks(self) -> None:
+        """Saves the networks of the last checkpoint, once that is on the disk: none without its state."""
+        if self.unsaved_networks:
             self.checkpoints.wait()
-            (step, variables), self.unsaved_generator = self.unsaved_generator, None
-            self._save_generator_to(self.generators, step, variables)
+            (step, gen, dis), self.unsaved_networks = self.unsaved_networks, None
+            self._save_generator_to(self.generators, step, gen)
+            save_discriminator(
+                self.discriminators, step, dis, self.networks.discriminator, self.config.channels, self._record()
+            )
 
     def _save_generator_to(
         self, checkpoints: Checkpoints, step: int, variables: dict[str, Any], *, best_by: str = ""
     ) -> None:
-        save_generator(
-            checkpoints,
-            step,
-            variables,
-            self.networks.generator,
-            self.config.latent_dim,
-            {"config": self.config.to_dict(), "data_digest": self.dataset.digest, "best_by": best_by},
-        )
+        record = self._record() | {"best_by": best_by}
+        save_generator(checkpoints, step, variables, self.networks.generator, self.config.latent_dim, record)
+
+    def _record(self) -> dict[str, Any]:
+        return {"config": self.config.to_dict(), "data_digest": self.dataset.digest}
 
     def _evaluate(self) -> None:
         """Measures the generator on held-out images, and keeps it where it is the best so far."""
@@ -277,9 +292,10 @@ class _Training:
             self._save_generator_to(self.best, self.step, variables, best_by=self.config.best_measure)
 
     def _close(self) -> None:
-        self._save_generator()
+        self._save_networks()
         self.checkpoints.close()
         self.generators.close()
+        self.discriminators.close()
         self.best.close()
 
     def abandon(self) -> None:
@@ -290,6 +306,7 @@ class _Training:
             else:
                 self.checkpoints.wait()
                 self.generators.wait()
+                self.discriminators.wait()
                 self.best.wait()
 
     def _diverged(self, what: str, step: int) -> NoReturn:

@@ -1,15 +1,27 @@
 """First weights from another training, the usual remedy for tiny data sets (Wang et al. 2018, arXiv:1805.01677)."""
 
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Sharding
 
+from medgan_jax.checkpoint import TrainedGenerator, load_networks
 from medgan_jax.errors import UserError
 from medgan_jax.training.state import GANState, NetworkState
 
 
-def begin_with(state: GANState, found: dict[str, dict[str, Any]], *, origin: str) -> tuple[GANState, list[str]]:
+def check_origin(origin: str) -> None:
+    """Raises UserError where there is nothing to begin with, before the images are decoded."""
+    if not Path(origin).expanduser().exists():
+        raise UserError(
+            f"init_from={origin}: no such folder or file; give a workdir, a folder with generator/ or discriminator/, "
+            "or a PyTorch state dict (.pth)"
+        )
+
+
+def begin_with(state: GANState, origin: str, sharding: Sharding) -> tuple[GANState, list[str]]:
     """Puts weights and statistics of other networks into a state that has not been trained yet.
 
     A layer is taken whole, and only where all its parameters have the shapes of ours; others keep their initial values.
@@ -17,26 +29,29 @@ def begin_with(state: GANState, found: dict[str, dict[str, Any]], *, origin: str
 
     Args:
       state: the initial state.
-      found: variables by network, "gen" or "dis" or both.
-      origin: where they come from, for messages.
+      origin: a workdir, a folder of one network or both, or a PyTorch state dict.
+      sharding: where every array goes.
 
     Returns:
       The state, and a line for each network: what was taken, and what was left out.
 
     Raises:
-      UserError: no layer at all fits.
+      UserError: `origin` cannot be read, or no layer at all fits.
     """
+    networks = load_networks(Path(origin).expanduser(), sharding)
+    found = {"gen" if isinstance(network, TrainedGenerator) else "dis": network.variables for network in networks}
     lines, fits = [], False
     for name, title in (("gen", "generator"), ("dis", "discriminator")):
-        own: NetworkState = getattr(state, name)
         if name not in found:
             lines.append(f"{title}: none in {origin}, so it starts anew")
             continue
+        own: NetworkState = getattr(state, name)
         params, stats, taken, left_out = _transplanted(own, found[name])
         state = state.replace(**{name: own.replace(params=params, stats=stats)})
         fits = fits or bool(taken)
+        which = ", ".join(taken) or "nothing"
         kept = f"; left out, as they differ: {', '.join(left_out)}" if left_out else ""
-        lines.append(f"{title}: {', '.join(taken) if left_out else 'all layers'} from {origin}{kept}")
+        lines.append(f"{title}: {which if left_out else 'all layers'} from {origin}{kept}")
     if not fits:
         raise UserError(
             f"init_from={origin}: no layer there has the shape of one of this training ({'; '.join(lines)}); "

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from medgan_jax.checkpoint import GENERATOR_FOLDER
+from medgan_jax.checkpoint import DISCRIMINATOR_FOLDER, GENERATOR_FOLDER
 from medgan_jax.config import Config, changed_fields
 from medgan_jax.errors import UserError, naming
 from medgan_jax.images import replace_file
@@ -35,6 +35,7 @@ class Workdir:
         self.reals = self.samples / "reals.png"
         self.checkpoints = path / "checkpoints"
         self.generator = path / GENERATOR_FOLDER
+        self.discriminator = path / DISCRIMINATOR_FOLDER
         self.best = path / "best"
 
     def picture(self, step: int) -> Path:

@@ -1,0 +1,105 @@
+"""First weights from elsewhere: layers taken whole where they fit, named where they do not, needed only once."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from published import FOLDER
+
+from medgan_jax.checkpoint import load_networks
+from medgan_jax.errors import UserError
+from medgan_jax.sharding import data_mesh, replicated
+from medgan_jax.training.loop import train
+from medgan_jax.training.state import build_networks, initial_state
+from medgan_jax.training.transfer import begin_with
+
+same = np.testing.assert_array_equal
+
+
+@pytest.fixture(scope="session")
+def origin(tmp_path_factory):
+    """A trained workdir, and its networks' variables."""
+    return tmp_path_factory.mktemp("origin") / "run"
+
+
+@pytest.fixture
+def trained(origin, tiny_config):
+    if not origin.exists():
+        assert train(tiny_config(num_steps=3), origin) == 0
+    gen, dis = load_networks(origin, replicated(data_mesh()))
+    return origin, gen.variables, dis.variables
+
+
+def fresh(config):
+    return jax.jit(lambda: initial_state(build_networks(config), config))()
+
+
+def test_all_layers_are_taken_from_an_equal_training(trained, tiny_config):
+    path, gen, dis = trained
+    state = fresh(tiny_config(seed=1, ema_decay=0.5))
+    begun, lines = begin_with(state, str(path), replicated(data_mesh()))
+    assert lines == [f"{title}: all layers from {path}" for title in ("generator", "discriminator")]
+    jax.tree.map(same, (begun.gen.variables, begun.dis.variables), (gen, dis))
+    jax.tree.map(same, begun.gen_average, gen["params"])
+    jax.tree.map(same, (begun.gen.opt_state, begun.dis.opt_state), (state.gen.opt_state, state.dis.opt_state))
+    assert set(dis) == {"params", "batch_stats", "spectral"}
+    assert float(jnp.abs(gen["batch_stats"]["norm_0"]["mean"]).max()) > 0  # it was trained
+
+
+def test_what_does_not_fit_is_left_out_and_named(trained, tiny_config):
+    """Longer latents, grey images, no spectral norm: the first and last layers differ, the others are taken."""
+    path, gen, dis = trained
+    state = fresh(tiny_config(seed=1, latent_dim=9, channels=1, arch="dcgan"))
+    begun, lines = begin_with(state, str(path), replicated(data_mesh()))
+    assert lines == [
+        f"generator: conv_1, norm_0, norm_1 from {path}; left out, as they differ: "
+        "conv_0 ((4, 4, 8, 8) there, (4, 4, 9, 8) here), conv_2 ((4, 4, 4, 3) there, (4, 4, 4, 1) here)",
+        f"discriminator: conv_1, conv_2, norm_1 from {path}; left out, as they differ: "
+        "conv_0 ((4, 4, 3, 4) there, (4, 4, 1, 4) here)",
+    ]
+    for ours, theirs, own, taken in (
+        (begun.gen, gen, state.gen, ("conv_1", "norm_0", "norm_1")),
+        (begun.dis, dis, state.dis, ("conv_1", "conv_2", "norm_1")),
+    ):
+        for layer in ours.params:
+            jax.tree.map(same, ours.params[layer], (theirs if layer in taken else own.variables)["params"][layer])
+        jax.tree.map(same, ours.stats["batch_stats"], theirs["batch_stats"])
+        assert set(ours.stats) == {"batch_stats"}
+
+
+def test_one_network_of_pytorchs(tiny_config, tmp_path):
+    """The imported generator generates as before; the discriminator starts anew."""
+    path = FOLDER / "GENERATOR"
+    state = fresh(tiny_config(image_size=64, latent_dim=4, gen_features=2))
+    begun, lines = begin_with(state, str(path), replicated(data_mesh()))
+    assert lines == [f"generator: all layers from {path}", f"discriminator: none in {path}, so it starts anew"]
+    (found,) = load_networks(path, replicated(data_mesh()))
+    jax.tree.map(same, begun.gen.variables, found.variables)
+    jax.tree.map(same, begun.dis, state.dis)
+
+
+def test_nothing_that_fits_is_refused(trained, tiny_config):
+    with pytest.raises(UserError, match=r"no layer there has the shape.*conv_0 \(\(4, 4, 8, 8\) there.*set image_size"):
+        begin_with(fresh(tiny_config(gen_features=5, dis_features=5)), str(trained[0]), replicated(data_mesh()))
+
+
+def test_a_training_begins_with_them_and_resumes_without(trained, tiny_config, tmp_path, capsys):
+    path, gen, _ = trained
+    lent = tmp_path / "lent"
+    shutil.copytree(path, lent)
+    config = tiny_config(init_from=str(lent), seed=7, num_steps=4, checkpoint_every_steps=2, lr_gen=1e-9)
+    assert train(config, tmp_path / "run") == 0
+    assert f"generator: all layers from {lent}" in capsys.readouterr().out
+    (after, _) = load_networks(tmp_path / "run", replicated(data_mesh()))
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), after.variables["params"], gen["params"])
+    assert max(jax.tree.leaves(moved)) < 1e-6
+    shutil.rmtree(lent)
+    longer = tiny_config(init_from=str(lent), seed=7, num_steps=6, checkpoint_every_steps=2, lr_gen=1e-9)
+    assert train(longer, tmp_path / "run") == 0
+    with pytest.raises(UserError, match=f"init_from={lent}: no such folder or file"):
+        train(config, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    with pytest.raises(UserError, match="init_from"):  # another beginning is another training
+        train(tiny_config(init_from="", seed=7, num_steps=6, lr_gen=1e-9), tmp_path / "run")
