@@ -4,6 +4,7 @@
 flags of sample.py. All messages name the keys of the file.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
@@ -244,10 +245,10 @@ def _read_value(key: str, node: yaml.Node, problems: list[str]) -> str | int | f
     if not isinstance(node, yaml.ScalarNode):
         problems.append(f"{key} must be {_EXPECTED[kind]}, not a {node.id}")
         return None
-    try:
-        value = yaml.SafeLoader("").construct_object(node)
-    except (ValueError, LookupError, yaml.YAMLError):  # such as a date with month 13
-        value = node
+    value, type_name = None, node.tag.rpartition(":")[2]
+    if type_name in ("str", "int", "float"):
+        with contextlib.suppress(ValueError, LookupError):  # such as a number of 5,000 digits, or !!int of text
+            value = yaml.SafeLoader("").construct_object(node)
     if kind is float and isinstance(value, str) and _NUMBER.fullmatch(value):
         return float(value)  # to YAML 1.1, 2e-4 without a point is text
     if kind is float and type(value) is int:
@@ -255,8 +256,8 @@ def _read_value(key: str, node: yaml.Node, problems: list[str]) -> str | int | f
     if type(value) is kind:
         return value
     quote = node.style or ""
-    hint = " (put it in quotes)" if kind is str and value is not None else ""
-    shown = "empty" if value is None else quote + _shown(node.value) + quote
+    hint = " (put it in quotes)" if kind is str and type_name != "null" else ""
+    shown = "empty" if type_name == "null" else quote + _shown(node.value) + quote
     problems.append(f"{key} must be {_EXPECTED[kind]}, not {shown}{hint}")
     return None
 
