@@ -71,8 +71,8 @@ def test_what_does_not_fit_is_left_out_and_named(trained, tiny_config):
 
 def test_one_network_of_pytorchs(tiny_config, tmp_path):
     """The imported generator generates as before; the discriminator starts anew."""
-    path = FOLDER / "GENERATOR"
-    state = fresh(tiny_config(image_size=64, latent_dim=4, gen_features=2))
+    path = FOLDER / "netG16.pth"
+    state = fresh(tiny_config(channels=1, latent_dim=4, gen_features=2))
     begun, lines = begin_with(state, str(path), replicated(data_mesh()))
     assert lines == [f"generator: all layers from {path}", f"discriminator: none in {path}, so it starts anew"]
     (found,) = load_networks(path, replicated(data_mesh()))
