@@ -9,9 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medgan_jax.checkpoint import Checkpoints, digest, load_generator, save_generator
+from medgan_jax.checkpoint import (
+    Checkpoints,
+    TrainedDiscriminator,
+    TrainedGenerator,
+    digest,
+    load_discriminator,
+    load_either,
+    load_generator,
+    save_discriminator,
+    save_generator,
+)
 from medgan_jax.errors import UserError
-from medgan_jax.models.dcgan import Generator
+from medgan_jax.models.dcgan import Discriminator, Generator
 from medgan_jax.sharding import data_mesh, replicated
 
 
@@ -123,6 +133,28 @@ def test_generator_needs_only_its_folder(workdir, shared, tmp_path):
         assert (loaded.module, loaded.step, loaded.latent_dim) == (module, 40, 8)
         jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
         assert loaded.about["config"]["arch"] == "sngan"
+        architecture = {"image_size": 16, "channels": 3, "features": 4, "dtype": "float32", "latent_dim": 8}
+        assert loaded.about["generator"] == architecture  # as folders of earlier versions have it
+
+
+def test_a_discriminator_needs_only_its_folder(workdir, shared, tmp_path):
+    module = Discriminator(16, 2, spectral_norm=True, batch_norm=False)
+    images = jnp.zeros((1, 16, 16, 1))
+    variables = jax.jit(lambda: module.init(jax.random.key(3), images, training=True))()
+    checkpoints = Checkpoints(tmp_path / "run/discriminator", keep=1)
+    save_discriminator(checkpoints, 40, variables, module, 1, {"note": 1})
+    checkpoints.close()
+    for path in (tmp_path / "run", tmp_path / "run/discriminator"):
+        loaded = load_discriminator(path, shared)
+        assert (loaded.module, loaded.step, loaded.channels, loaded.about["note"]) == (module, 40, 1, 1)
+        jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
+        assert loaded.digest == digest(variables)
+    assert type(load_either(tmp_path / "run", shared)) is TrainedGenerator
+    assert type(load_either(tmp_path / "run/discriminator", shared)) is TrainedDiscriminator
+    with pytest.raises(UserError, match="holds a discriminator and no generator; give a training's workdir"):
+        load_generator(tmp_path / "run/discriminator", shared)
+    with pytest.raises(UserError, match="holds a generator and no discriminator; give a discriminator folder"):
+        load_discriminator(tmp_path / "run/generator", shared)
 
 
 def test_digest_sees_every_number_name_shape_and_type(workdir, shared):
@@ -169,6 +201,6 @@ def test_what_holds_no_generator_is_refused(tmp_path, shared, kind):
         path.write_text("hello")
     elif kind == "training without a step":
         (path / "generator").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"no such folder|holds no generator") as caught:
+    with pytest.raises(UserError, match=r"no such folder|holds no generator|no file of PyTorch") as caught:
         load_generator(path, shared)
     assert str(path) in str(caught.value)

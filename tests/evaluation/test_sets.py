@@ -4,6 +4,7 @@ import functools
 import os
 
 import numpy as np
+import published
 import pytest
 
 from configs import default
@@ -115,6 +116,18 @@ def test_a_generator_is_judged_by_what_its_training_held_out(choose, tiny_config
     train(tiny_config(**options), tmp_path / "all")
     with pytest.raises(UserError, match="give --reals=.*held none out"):
         choose(checkpoint=str(tmp_path / "all"))
+
+
+def test_a_generator_of_pytorchs_is_judged_by_reals_given(choose, folder):
+    """Its training is not known, so neither is what that held out."""
+    checkpoint = str(published.FOLDER / "netG16.pth")
+    fakes, reals, training = choose(checkpoint=checkpoint, reals=folder("reals", (16, 16, 1), number=4))
+    assert fakes.images.shape == (2, 16, 16, 1)
+    assert len(reals.images) == 4
+    assert training is None
+    assert fakes.title == checkpoint
+    with pytest.raises(UserError, match="^give --reals=..., the images to judge by$"):
+        choose(checkpoint=checkpoint)
 
 
 def test_images_of_a_training_may_move_but_not_change(choose, data, folder, tiny_config, tmp_path):
