@@ -147,7 +147,7 @@ def _configure_libraries() -> None:
     from medgan_jax.data.cache import default_cache_dir
 
     # Their errors reach us as exceptions; what they print beside that, tracebacks of threads included, is noise.
-    for name in ("absl", "asyncio"):
+    for name in ("absl", "asyncio", "matplotlib"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     threading.excepthook = sys.unraisablehook = lambda details: None
     warnings.filterwarnings("ignore", module=r"orbax|tensorflow_datasets|jax\._src\.compil")

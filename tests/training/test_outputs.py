@@ -1,13 +1,15 @@
 """The files of `output_prefix`."""
 
+import signal
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from medgan_jax.data import pipeline
 from medgan_jax.errors import UserError
+from medgan_jax.training import outputs
 from medgan_jax.training.loop import train
-from medgan_jax.training.outputs import missing
 
 
 @pytest.fixture
@@ -45,9 +47,9 @@ def test_a_finished_training_leaves_the_originals_files(config, tmp_path):
     train(c, tmp_path / "run")
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     (folder / images[2]).unlink()
-    assert missing(c.output_prefix, epoch=1, num_images=4)
+    assert outputs.missing(c.output_prefix, epoch=1, num_images=4)
     train(c, tmp_path / "run")
-    assert not missing(c.output_prefix, epoch=1, num_images=4)
+    assert not outputs.missing(c.output_prefix, epoch=1, num_images=4)
     assert (folder / "run_metrics_report.out").read_text() == report
 
 
@@ -59,6 +61,16 @@ def test_a_stopped_training_leaves_none(config, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="the disk is gone"):
         train(config(), tmp_path / "run")
     assert list((tmp_path / "out/deep").iterdir()) == []
+
+
+def test_a_signal_while_they_are_written_interrupts_and_the_same_command_completes_them(config, tmp_path, monkeypatch):
+    c = config()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(outputs, "published_scores", lambda *sets, seed: signal.raise_signal(signal.SIGINT))
+        train(c, tmp_path / "run")
+    assert outputs.missing(c.output_prefix, epoch=1, num_images=4)
+    assert train(c, tmp_path / "run") == 0
+    assert not outputs.missing(c.output_prefix, epoch=1, num_images=4)
 
 
 def test_a_folder_that_cannot_be_written_is_refused_before_training(config, tmp_path):
