@@ -300,6 +300,7 @@ def _translate(values: dict[str, Any], config: ConfigDict, problems: list[str]) 
     config.data.source = "folder"
     config.data.path = "missing"  # is among the problems already, where nothing replaces it
     config.num_sample_images = 64
+    config.log_every_steps = 10  # the original plots every step
     config.arch = _ARCHITECTURES.get(values.get("arch"), config.arch)
     for key, field in _FIELDS.items():
         if values.get(key) not in (None, ""):

@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         norms = f"{'with' if module.spectral_norm else 'no'} spectral norm"
         norms += f", {'with' if module.batch_norm else 'no'} batch norm"
         save, inputs = save_discriminator, f"{_counted(found.inputs, 'channel')}, {norms}"
-        kind, following = "discriminator", f"python -m medgan_jax.torch_export {args.out} --out=netD.pth"
+        kind, following = "discriminator", f"python train.py ... --config.init_from={args.out}"
     checkpoints = Checkpoints(out, keep=1)
     save(checkpoints, 0, found.variables, module, found.inputs, {"imported_from": path.name})
     checkpoints.close()

@@ -2,9 +2,9 @@
 
 python train.py --config=configs/experiments/matlab.py --workdir=runs/matlab --config.data.path=/data/isic
 
-Published: pictures, of flowers, and scores beside the training: those of our metrics.jsonl make them.
-Its discriminator's is (mean D(x) + mean(1 - D(G(z)))) / 2, (score_real + 1 - score_fake_before) / 2; its
-generator's is mean D(G(z)), score_fake_before. Both are 0.5 where neither wins.
+Published: pictures, of flowers, and scores beside the training, which are score_dis and score_gen in our metrics.jsonl:
+(mean D(x) + mean(1 - D(G(z)))) / 2 of the discriminator, and mean D(G(z)) of the generator. Both are 0.5 where neither
+wins.
 
 Its 5x5 kernels are not offered: the networks are the 4x4 ones of DCGAN (Radford et al. 2016, arXiv:1511.06434), so its
 pictures are not reproduced to the letter.
