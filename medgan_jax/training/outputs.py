@@ -124,5 +124,5 @@ def _enlarged(grid: np.ndarray) -> np.ndarray:
 
 def _png(figure: "Figure") -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=_DPI)
+    figure.savefig(file, format="png", dpi=_DPI, bbox_inches="tight", pad_inches=0.1)
     return file.getvalue()
