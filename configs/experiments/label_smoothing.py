@@ -8,13 +8,11 @@ Not known: how many images, of which classes. Batch 16 and 256 latents, as befor
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs.experiments import latent_256
 
 
 def get_config() -> ConfigDict:
     """DCGAN, 64 px, 200 epochs, batch 16, 256 latents, target 0.9 for reals."""
-    c = default.get_config()
-    c.batch_size = 16
-    c.latent_dim = 256
+    c = latent_256.get_config()
     c.real_label = 0.9
     return c

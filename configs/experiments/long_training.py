@@ -8,12 +8,11 @@ Not known: the number of epochs; 800, four times as many as in batch_128.py, is 
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs.experiments import batch_128
 
 
 def get_config() -> ConfigDict:
     """DCGAN, 64 px, 800 epochs, batch 128."""
-    c = default.get_config()
-    c.batch_size = 128
+    c = batch_128.get_config()
     c.num_epochs = 800
     return c

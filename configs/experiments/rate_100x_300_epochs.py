@@ -10,16 +10,11 @@ Two rates: Heusel et al. 2017, arXiv:1706.08500.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs.experiments import rate_100x
 
 
 def get_config() -> ConfigDict:
     """As rate_100x, 300 epochs."""
-    c = default.get_config()
-    c.arch = "sngan"
-    c.batch_size = 16
-    c.latent_dim = 256
-    c.real_label = 0.9
-    c.lr_dis = 2e-2
+    c = rate_100x.get_config()
     c.num_epochs = 300
     return c

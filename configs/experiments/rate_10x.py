@@ -9,15 +9,11 @@ Two rates: Heusel et al. 2017, arXiv:1706.08500.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs.experiments import spectral_norm
 
 
 def get_config() -> ConfigDict:
     """As spectral_norm, with the discriminator's rate 0.002."""
-    c = default.get_config()
-    c.arch = "sngan"
-    c.batch_size = 16
-    c.latent_dim = 256
-    c.real_label = 0.9
+    c = spectral_norm.get_config()
     c.lr_dis = 2e-3
     return c

@@ -9,17 +9,12 @@ was published: that is our choice.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs.experiments import rate_100x
 
 
 def get_config() -> ConfigDict:
     """SNGAN, 128 px, 500 epochs, the settings of rate_100x."""
-    c = default.get_config()
-    c.arch = "sngan"
-    c.batch_size = 16
-    c.latent_dim = 256
-    c.real_label = 0.9
+    c = rate_100x.get_config()
     c.image_size = 128
-    c.lr_dis = 2e-2
     c.num_epochs = 500
     return c

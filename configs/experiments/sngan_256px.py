@@ -3,22 +3,16 @@
 python train.py --config=configs/experiments/sngan_256px.py --workdir=runs/sngan_256px --config.data.path=/data/isic
 
 Published: nothing but the networks. The settings of sngan_128px.py are our choice.
-Wants a GPU: on 2 CPU cores a step of the full network takes 8 s and 5 GB.
+Wants a GPU: on 2 CPU cores a step of the full network takes 5.5 s and 5 GB.
 """
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs.experiments import sngan_128px
 
 
 def get_config() -> ConfigDict:
     """SNGAN, 256 px, 500 epochs, the settings of rate_100x."""
-    c = default.get_config()
-    c.arch = "sngan"
-    c.batch_size = 16
-    c.latent_dim = 256
-    c.real_label = 0.9
+    c = sngan_128px.get_config()
     c.image_size = 256
-    c.lr_dis = 2e-2
-    c.num_epochs = 500
     return c

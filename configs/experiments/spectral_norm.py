@@ -9,14 +9,11 @@ Not known: how many images, of which classes; what "the best parameters" before 
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs.experiments import label_smoothing
 
 
 def get_config() -> ConfigDict:
     """SNGAN, 64 px, 200 epochs, batch 16, 256 latents, target 0.9 for reals."""
-    c = default.get_config()
+    c = label_smoothing.get_config()
     c.arch = "sngan"
-    c.batch_size = 16
-    c.latent_dim = 256
-    c.real_label = 0.9
     return c
