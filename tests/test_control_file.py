@@ -83,7 +83,7 @@ def test_a_training_file(read):
     expected = default.get_config()
     expected.update(
         arch="sngan", image_size=64, latent_dim=256, gen_features=64, dis_features=32, batch_size=16, num_epochs=5,
-        lr_gen=2e-4, lr_dis=2e-4, seed=42, output_prefix="/data/results/melanoma",
+        lr_gen=2e-4, lr_dis=2e-4, seed=42, log_every_steps=10, output_prefix="/data/results/melanoma",
     )  # fmt: skip
     expected.data.path = "/data/lesions/"
     assert config == parse_config(expected)

@@ -207,13 +207,9 @@ def test_train_then_evaluate(run, tmp_path):
     assert "KID, by pyramid" in judged.stdout
     assert "not measured: MS-SSIM: needs images of 161 px, and these have 16" in judged.stdout
     result = tmp_path / "run/evaluation/evaluation.json"
-    first = result.read_bytes()
-    figures = json.loads(first)["figures"]
+    figures = json.loads(result.read_text())["figures"]
     assert {"ssim", "swd_16", "kid", "fid", "coverage", "checkerboard_2", "similarity", "copies"} <= set(figures)
     assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in figures.values())
-    again = run("evaluate.py", f"--checkpoint={tmp_path}/run")
-    assert again.returncode == 0
-    assert result.read_bytes() == first
     sampled = run(
         "sample.py", f"--checkpoint={tmp_path}/run/best", f"--out={tmp_path}/fakes", "--num_images=25", "--grid"
     )
