@@ -55,11 +55,14 @@ def test_outputs_are_pytorchs(case):
     discriminator = Discriminator(size, features=4, spectral_norm=case.startswith("sngan"))
     gen, dis = torch_oracle.variables(before, "gen"), torch_oracle.variables(before, "dis")
 
-    images = generator.apply(gen, step["latents"], training=False)
+    @jax.jit
+    def outputs(gen, dis, latents, reals):
+        fakes, _ = generator.apply(gen, latents, training=True, mutable=["batch_stats"])
+        return generator.apply(gen, latents, training=False), discriminator.apply(dis, reals, training=False), fakes
+
+    images, logits, fakes = outputs(gen, dis, step["latents"], torch_oracle.images(step["reals"]))
     np.testing.assert_allclose(images, torch_oracle.images(step["eval_images"]), atol=1e-5)
-    logits = discriminator.apply(dis, torch_oracle.images(step["reals"]), training=False)
     np.testing.assert_allclose(logits, step["eval_logits"], rtol=1e-5, atol=1e-5)
-    fakes, _ = generator.apply(gen, step["latents"], training=True, mutable=["batch_stats"])
     np.testing.assert_allclose(fakes, torch_oracle.images(step["fakes"]), atol=1e-5)
 
 
@@ -68,7 +71,7 @@ def test_batches_judged_together_are_judged_one_after_the_other(spectral_norm):
     """The same logits, gradients and statistics: each batch has its own, and its own power iteration."""
     module = Discriminator(16, 4, spectral_norm)
     images = jax.random.normal(jax.random.key(1), (4, 2, 16, 16, 3)) * jnp.array([1, 3]).reshape(1, 2, 1, 1, 1)
-    variables = module.init(jax.random.key(0), images[:, 0], training=True)
+    variables = jax.jit(lambda: module.init(jax.random.key(0), images[:, 0], training=True))()
     mutable = [name for name in variables if name != "params"]
 
     def together(params):
@@ -112,6 +115,8 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_parameters(network):
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
     jaxpr = str(jax.make_jaxpr(lambda v: module.apply(v, inputs, training=False))(variables))
     assert "bf16" in jaxpr
-    out = module.apply(variables, inputs, training=False)
+    out, expected = (
+        jax.jit(m.apply, static_argnames="training")(variables, inputs, training=False) for m in (module, plain)
+    )
     assert out.dtype == jnp.float32
-    np.testing.assert_allclose(out, plain.apply(variables, inputs, training=False), rtol=0.05, atol=0.02)
+    np.testing.assert_allclose(out, expected, rtol=0.05, atol=0.02)

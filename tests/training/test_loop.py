@@ -128,44 +128,25 @@ def test_a_step_updates_the_state_in_place(config, tmp_path, monkeypatch):
     assert programs[-1].memory_analysis().alias_size_in_bytes >= size
 
 
-def test_large_images_train(config, tmp_path):
-    c = config(image_size=256, gen_features=2, dis_features=2, batch_size=2, num_steps=2, num_sample_images=2)
+def test_larger_images_train(config, tmp_path):
+    c = config(image_size=64, gen_features=2, dis_features=2, batch_size=2, num_steps=2, num_sample_images=2)
     train(c, tmp_path / "run")
     (last,) = log(tmp_path / "run")
     assert last["step"] == 2
-    assert picture(Workdir(tmp_path / "run").picture(2)).shape == (260, 518, 3)
+    assert picture(Workdir(tmp_path / "run").picture(2)).shape == (68, 134, 3)
 
 
-def test_bfloat16_trains_and_keeps_float32_parameters(config, tmp_path):
-    c = config(dtype="bfloat16", num_steps=4)
+def test_grey_images_in_bfloat16_train_and_parameters_stay_float32(config, tmp_path):
+    c = config(dtype="bfloat16", channels=1, num_steps=2)
     train(c, tmp_path / "run")
     assert np.isfinite(log(tmp_path / "run")[-1]["loss_gen"])
+    assert picture(Workdir(tmp_path / "run").picture(2)).ndim == 2
     networks = build_networks(c)
-    images = jax.ShapeDtypeStruct((4, 16, 16, 3), np.uint8)
+    images = jax.ShapeDtypeStruct((4, 16, 16, 1), np.uint8)
     step = functools.partial(train_step, networks=networks, config=c)
     state, _ = jax.eval_shape(step, jax.eval_shape(lambda: initial_state(networks, c)), images)
     kept = state.gen.params, state.dis.params, state.gen.stats, state.dis.stats
     assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {np.dtype("float32")}
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_channels(config, tmp_path, channels):
-    train(config(channels=channels, num_steps=2), tmp_path / "run")
-    assert picture(Workdir(tmp_path / "run").picture(2)).ndim == {1: 2, 3: 3}[channels]
-
-
-def test_learning_rates_are_each_networks_own(config, tmp_path):
-    slow = config(lr_gen=1e-9, num_steps=2)
-    train(slow, tmp_path / "run")
-    start = jax.jit(lambda: initial_state(build_networks(slow), slow))()
-    end = final_state(tmp_path / "run", slow)
-
-    def moved(name):
-        pair = getattr(start, name).params, getattr(end, name).params
-        return max(jax.tree.leaves(jax.tree.map(lambda a, b: float(abs(a - b).max()), *pair)))
-
-    assert moved("gen") < 1e-7
-    assert moved("dis") > 1e-4
 
 
 def test_divergence_stops_at_its_step_and_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
