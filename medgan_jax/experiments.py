@@ -3,14 +3,15 @@
     python -m medgan_jax.experiments --data=/data/isic --out=runs/experiments
     python -m medgan_jax.experiments --data=/data/isic --only=batch_16,latent_128 --scale=0.05
 
-Run it again to go on where it stopped. OUT/table.md and OUT/table.json are the table, OUT/NAME.png reals above fakes,
-and OUT/NAME the workdir of a training, for sample.py and evaluate.py.
+Run it again to go on where it stopped. OUT/table.md and OUT/table.json are the table, OUT/table.png the first fakes of
+each, OUT/NAME.png reals above fakes, and OUT/NAME the workdir of a training, for sample.py and evaluate.py.
 """
 
 import argparse
 import dataclasses
 import difflib
 import importlib.metadata
+import io
 import itertools
 import json
 import math
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from medgan_jax import __version__, cli
 from medgan_jax.errors import ArgumentParser, UserError
@@ -47,7 +49,7 @@ PUBLISHED_FIGURES: dict[str, tuple[float, ...]] = {  # PSNR, SSIM, MS-GMSD, MDSI
     "matlab": (),
 }
 RECORD = "experiment.json"  # in the workdir, once the experiment is over
-TABLE, TABLE_JSON = "table.md", "table.json"
+TABLE, TABLE_JSON, TABLE_PICTURE = "table.md", "table.json", "table.png"
 _SETTINGS = "settings.json"
 _SHOWN_REALS, _SHOWN_FAKES, _COLUMNS = 8, 16, 8
 
@@ -289,6 +291,29 @@ def _write_table(out: Path, about: Mapping[str, Any]) -> None:
     replace_file(out / TABLE, table(records, about).encode())
     rows = [record | {"published": PUBLISHED_FIGURES.get(record["name"], ())} for record in records]
     _write(out / TABLE_JSON, {**about, "experiments": rows})
+    pictures = {record["name"]: out / f"{record['name']}.png" for record in records if "scores" in record}
+    if pictures:
+        replace_file(out / TABLE_PICTURE, _picture(pictures))
+
+
+def _picture(pictures: Mapping[str, Path]) -> bytes:
+    """The first row of fakes of each experiment, one below the other, beneath the reals."""
+    from matplotlib.figure import Figure
+
+    rows = {}
+    for name, path in pictures.items():
+        with Image.open(path) as image:
+            reals, fakes, _ = np.array_split(np.asarray(image.convert("RGB")), 3)
+        rows |= {name: fakes} if rows else {"reals": reals, name: fakes}
+    figure = Figure(figsize=(7, 0.75 * len(rows)), layout="constrained")
+    for axes, (name, row) in zip(figure.subplots(len(rows), 1), rows.items(), strict=True):
+        axes.imshow(row)
+        axes.set_ylabel(name, rotation=0, ha="right", va="center")
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=100, bbox_inches="tight", pad_inches=0.1)
+    return file.getvalue()
 
 
 def table(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> str:

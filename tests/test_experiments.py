@@ -103,6 +103,9 @@ def test_experiments_from_folder_to_table(run, folder, capsys):
             assert picture.size == (8 * 18 + 2, 3 * 18 + 2)
             np.testing.assert_array_equal(np.asarray(picture)[20:36, 2:18], fakes[0])
 
+    with Image.open(run.out / "table.png") as picture:  # reals, and two experiments
+        assert picture.width > picture.height > 200
+
     # Again: nothing is trained; what has other settings is refused.
     assert run("--scale=0.5") == 0
     assert run.trained == ["batch_16", "ours"]
