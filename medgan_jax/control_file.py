@@ -26,6 +26,7 @@ _MAX_BYTES = 65_536
 _GENERATOR = "Generator"
 _ARCHITECTURES = {"DCGAN": "dcgan", "SNGAN": "sngan", "WGAN": "dcgan"}
 _BASE_RATE = 2e-4  # which a learning_rate of 1 or more multiplies
+_TOO_LARGE = 2**63  # whole numbers of thousands of digits, which Python may refuse to write in a message
 
 _FIELDS = {  # what each key of a training is called here
     "path": "data.path",
@@ -143,7 +144,7 @@ def plan_sampling(
         for name, value in places.items():
             if not value:
                 raise UserError(f"give --{name}=..., or --config=configs/control_file.py:FILE.yaml")
-        return SamplingPlan(Path(checkpoint), Path(out), num_images, seed or 0)
+        return SamplingPlan(Path(checkpoint).expanduser(), Path(out).expanduser(), num_images, seed or 0)
     for name, value in places.items():
         if value is not None:
             raise UserError(f"--{name}={value}: the control file says that; leave out --{name} or --config")
@@ -253,6 +254,9 @@ def _read_value(key: str, node: yaml.Node, problems: list[str]) -> str | int | f
         return float(value)  # to YAML 1.1, 2e-4 without a point is text
     if kind is float and type(value) is int:
         return float(value) if abs(value) < 10**300 else math.inf
+    if kind is int and type(value) is int and abs(value) >= _TOO_LARGE:
+        problems.append(f"{key}={_shown(node.value)} is far too large")
+        return None
     if type(value) is kind:
         return value
     quote = node.style or ""

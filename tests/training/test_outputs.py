@@ -73,8 +73,10 @@ def test_a_signal_while_they_are_written_interrupts_and_the_same_command_complet
     assert not outputs.missing(c.output_prefix, epoch=1, num_images=4)
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_training(config, tmp_path):
-    (tmp_path / "out").write_text("")
-    with pytest.raises(UserError, match=r"output_prefix=.*out/deep/run: its folder cannot be written"):
-        train(config(), tmp_path / "run")
+@pytest.mark.parametrize("run", ["run", "x" * 240])
+def test_a_prefix_that_cannot_be_written_is_refused_before_training(config, tmp_path, run):
+    if run == "run":
+        (tmp_path / "out").write_text("")
+    with pytest.raises(UserError, match=rf"output_prefix=.*out/deep/{run}: cannot be written"):
+        train(config(output_prefix=f"{tmp_path}/out/deep/{run}"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
