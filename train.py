@@ -37,7 +37,7 @@ def main() -> int:
     workdir = cli.value_or("workdir", _CONFIG.value.get("output_prefix"))
     config = parse_config(_CONFIG.value)
     with joined(find_cluster(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)):
-        return train(config, Path(workdir))
+        return train(config, Path(workdir).expanduser())
 
 
 if __name__ == "__main__":

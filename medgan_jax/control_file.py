@@ -26,6 +26,7 @@ _MAX_BYTES = 65_536
 _GENERATOR = "Generator"
 _ARCHITECTURES = {"DCGAN": "dcgan", "SNGAN": "sngan", "WGAN": "dcgan"}
 _BASE_RATE = 2e-4  # which a learning_rate of 1 or more multiplies
+_TOO_LARGE = 2**63  # whole numbers of thousands of digits, which Python may refuse to write in a message
 
 _FIELDS = {  # what each key of a training is called here
     "path": "data.path",
@@ -80,12 +81,15 @@ def load(path: Path, training: ConfigDict) -> ConfigDict:
     values = {"seed": 0} | {key: value for key, value in values.items() if value is not None}
     if "arch" in values:
         problems += _arch_problems(values["arch"])
-    problems += _place_problems(values)
+    if places := _place_problems(values):
+        problems += places
+        values.pop("out", None)  # which may be no path at all
     if samples:
         problems += _sampling_problems(values)
         config = ConfigDict({key: values.get(key) for key in _SAMPLING if key not in ("arch", *_MEANINGLESS)})
     else:
         config = _translate(values, training.copy_and_resolve_references(), problems)
+        problems += _overlap_problems(values)
         problems += config_problems(config, {field: key for key, field in _FIELDS.items()})
     if problems:
         raise UserError(f"{path}: {'; '.join(problems)}")
@@ -143,7 +147,7 @@ def plan_sampling(
         for name, value in places.items():
             if not value:
                 raise UserError(f"give --{name}=..., or --config=configs/control_file.py:FILE.yaml")
-        return SamplingPlan(Path(checkpoint), Path(out), num_images, seed or 0)
+        return SamplingPlan(Path(checkpoint).expanduser(), Path(out).expanduser(), num_images, seed or 0)
     for name, value in places.items():
         if value is not None:
             raise UserError(f"--{name}={value}: the control file says that; leave out --{name} or --config")
@@ -253,6 +257,9 @@ def _read_value(key: str, node: yaml.Node, problems: list[str]) -> str | int | f
         return float(value)  # to YAML 1.1, 2e-4 without a point is text
     if kind is float and type(value) is int:
         return float(value) if abs(value) < 10**300 else math.inf
+    if kind is int and type(value) is int and abs(value) >= _TOO_LARGE:
+        problems.append(f"{key}={_shown(node.value)} is far too large")
+        return None
     if type(value) is kind:
         return value
     quote = node.style or ""
@@ -282,6 +289,16 @@ def _place_problems(values: Mapping[str, Any]) -> list[str]:
         if re.search(r"[\0\ud800-\udfff]", values.get(key) or ""):
             problems.append(f"{key}={values[key]!r} has a character that no file name can have")
     return problems
+
+
+def _overlap_problems(values: Mapping[str, Any]) -> list[str]:
+    """Of a training whose outputs would be among the images of the next."""
+    if not values.get("path") or "out" not in values:
+        return []
+    path, out = (os.path.realpath(os.path.expanduser(values[key])) for key in ("path", "out"))
+    if not Path(out).is_relative_to(path):
+        return []
+    return [f"out={values['out']} lies in path, where its pictures would be trained on: give another"]
 
 
 def _sampling_problems(values: Mapping[str, Any]) -> list[str]:

@@ -8,6 +8,7 @@ each, OUT/NAME.png reals above fakes, and OUT/NAME the workdir of a training, fo
 """
 
 import argparse
+import contextlib
 import dataclasses
 import difflib
 import importlib.metadata
@@ -51,6 +52,8 @@ PUBLISHED_FIGURES: dict[str, tuple[float, ...]] = {  # PSNR, SSIM, MS-GMSD, MDSI
 RECORD = "experiment.json"  # in the workdir, once the experiment is over
 TABLE, TABLE_JSON, TABLE_PICTURE = "table.md", "table.json", "table.png"
 _SETTINGS = "settings.json"
+_NOT_RUN_KEYS = {"name", "images", "problem"}  # of a record
+_RUN_KEYS = {"steps", "epochs", "seconds", "device", "versions", "digest"}  # besides
 _SHOWN_REALS, _SHOWN_FAKES, _COLUMNS = 8, 16, 8
 
 
@@ -60,13 +63,23 @@ def main(argv: list[str] | None = None) -> int:
     Returns:
       0 when all are over; 128 + the signal's number when a signal asked to stop.
     """
+    from medgan_jax.data.sources import open_source
+
     args = _arguments(argv)
+    if not args.out:
+        raise UserError("give --out=...")
     _check_data(args)
     configs = {name: _config(name, args) for name in _chosen(Path(args.configs), args.only)}
+    open_source(next(iter(configs.values())).data)  # the class, and the table against the folder
     out = Path(args.out)
-    settings = {"scale": args.scale, "seed": args.seed, "features": args.features}
-    _prepare(out, settings)
-    about = settings | {"data": Path(args.data).resolve().name + (f", {args.label}" if args.label else "")}
+    about = {
+        "data": Path(args.data).resolve().name,
+        "label": args.label,
+        "scale": args.scale,
+        "seed": args.seed,
+        "features": args.features,
+    }
+    _prepare(out, about)
     for name, config in configs.items():
         if code := _run(name, config, args.scale, out / name):
             return code
@@ -97,15 +110,17 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def _above_0(text: str) -> float:
-    if not 0 < (value := float(text)) < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} must be above 0")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 < (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} must be a number above 0")
 
 
 def _at_least_1(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be at least 1")
-    return value
+    with contextlib.suppress(ValueError):
+        if (value := int(text)) >= 1:
+            return value
+    raise argparse.ArgumentTypeError(f"{text} must be a whole number, at least 1")
 
 
 def _chosen(folder: Path, only: str) -> list[str]:
@@ -162,14 +177,18 @@ def _check_data(args: argparse.Namespace) -> None:
 
 
 def _prepare(out: Path, settings: Mapping[str, Any]) -> None:
-    """Makes the folder, or checks that what is in it was made with the same settings."""
+    """Makes the folder, or checks that the experiments in it were begun with the same settings: one caption has all."""
     from medgan_jax.evaluation import page
 
     page.prepare(out)
     path = out / _SETTINGS
-    if path.exists():
+    if path.exists() and any(entry.is_dir() for entry in out.iterdir()):
         before = _read(path)
-        changes = [f"--{name}={before.get(name)}" for name in settings if before.get(name) != settings[name]]
+        changes = [
+            f"no --{name}" if before.get(name) in (None, "") else f"--{name}={before[name]}"
+            for name in settings
+            if before.get(name) != settings[name]
+        ]
         if changes:
             raise UserError(f"--out={out}: holds experiments with {', '.join(changes)}; give that, or another --out")
     else:
@@ -228,7 +247,7 @@ def _is_over(workdir: Path, config: "Config", dataset: "CachedImages", steps: in
 
     if not (workdir / RECORD).exists():
         return False
-    record = _read(workdir / RECORD)
+    record = _read_record(workdir / RECORD)
     if "config" not in record:  # it could not be run
         return False
     changes = changed_fields(record["config"], config)
@@ -287,7 +306,7 @@ def _device() -> str:
 
 def _write_table(out: Path, about: Mapping[str, Any]) -> None:
     """Of all experiments in `out`, whichever were asked for this time."""
-    records = sorted(map(_read, out.glob(f"*/{RECORD}")), key=lambda record: _place(record["name"]))
+    records = sorted(map(_read_record, out.glob(f"*/{RECORD}")), key=lambda record: _place(record["name"]))
     replace_file(out / TABLE, table(records, about).encode())
     rows = [record | {"published": PUBLISHED_FIGURES.get(record["name"], ())} for record in records]
     _write(out / TABLE_JSON, {**about, "experiments": rows})
@@ -322,7 +341,7 @@ def table(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> str
     Args:
       records: what RECORD holds of each: "name", "images" and "problem"; "steps", "epochs", "seconds", "device" and
         "versions" where a training was begun; "scores", the fields of `PublishedScores`, where there are any.
-      about: "data", what the images are; "scale", "seed" and "features", the settings of all.
+      about: "data", "label", "scale", "seed" and "features", the settings of all.
     """
     from medgan_jax.evaluation.published import PUBLISHED, format_score
     from medgan_jax.metrics import METRICS
@@ -369,8 +388,9 @@ def _caption(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> 
     devices = sorted({record["device"] for record in run})
     packages = sorted({f"{name} {version}" for record in run for name, version in record["versions"].items()})
     scores = next((record["scores"] for record in records if "scores" in record), None)
+    data = ", ".join(filter(None, (about["data"], about["label"])))
     lines = [
-        f"MedImageGAN's experiments on {' or '.join(map(str, images))} images ({about['data']}); "
+        f"MedImageGAN's experiments on {' or '.join(map(str, images))} images ({data}); "
         f"scale {about['scale']:g}, seed {about['seed']}; {', '.join(devices) or 'nothing was run'}; "
         f"{', '.join(packages)}.",
     ]
@@ -395,6 +415,14 @@ def _caption(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> 
             "copies can be beyond it, and so can one without detail.",
         ]
     return lines
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    record = _read(path)
+    needed = _NOT_RUN_KEYS | (_RUN_KEYS if "config" in record else set())
+    if needed - record.keys():
+        raise UserError(f"{path}: is no record of an experiment; delete it to make it anew")
+    return record
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -54,6 +54,10 @@ def test_experiments_are_the_published_ones(name):
     assert c.image_size == {"sngan_128px": 128, "sngan_256px": 256}.get(name, 64)
     assert c.simultaneous == c.data.horizontal_flip == (name == "matlab")
     assert (c.label_flip, c.dis_dropout) == ((0.3, 0.5) if name == "matlab" else (0, 0))
+    assert (c.num_sample_images, c.sample_every_steps) == ((25, 100) if name == "matlab" else (64, 500))
+    if figures := PUBLISHED_FIGURES[name]:
+        said = "Published: PSNR {:.2f} dB, SSIM {:.2f}, MS-GMSD {:.2f}, MDSI {:.2f}, HaarPSI {:.2f}.".format(*figures)
+        assert said in importlib.import_module(f"configs.experiments.{name}").__doc__
 
 
 def test_every_experiment_has_its_place():

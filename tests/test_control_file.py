@@ -150,8 +150,10 @@ def test_what_means_nothing_here_is_reported_once(read, capsys):
 def test_home_folders(read, monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     assert read(changed(TRAINING, out="~/results")).output_prefix == "/home/someone/results/melanoma"
-    plan = plan_sampling(read(changed(SAMPLING, path="~/g", out="~/i")), **NO_FLAGS)
-    assert (str(plan.checkpoint), str(plan.out)) == ("/home/someone/g", "/home/someone/i")
+    by_file = plan_sampling(read(changed(SAMPLING, path="~/g", out="~/i")), **NO_FLAGS)
+    by_flags = plan_sampling(None, **NO_FLAGS | {"checkpoint": "~/g", "out": "~/i"})
+    for plan in (by_file, by_flags):
+        assert (str(plan.checkpoint), str(plan.out)) == ("/home/someone/g", "/home/someone/i")
 
 
 @pytest.mark.parametrize(
@@ -185,8 +187,12 @@ def test_home_folders(read, monkeypatch):
         ("beta_adam", "1", "beta_adam=1.0 must be at least 0 and below 1"),
         ("beta_adam", "2e-4x", "beta_adam must be a number, not 2e-4x"),
         ("seed", "-1", "seed=-1 must be from 0"),
+        ("seed", "0x" + "f" * 5000, "seed=0xfff"),
+        ("seed", "9" * 4000, "... is far too large"),
         ("n_gpu", "all", "n_gpu must be a whole number, not all"),
         ("path", "''", "path is empty"),
+        ("out", '"~\\ud800/x"', "out='~\\ud800/x' has a character that no file name can have"),
+        ("out", "/data/../data/lesions/results", "out=/data/../data/lesions/results lies in path"),
         ("path", "3", "path must be text, not 3 (put it in quotes)"),
         ("path", '"a\\0b"', "path='a\\x00b' has a character that no file name can have"),
         ("run", "2021-04-05", "run must be text, not 2021-04-05 (put it in quotes)"),
@@ -235,6 +241,7 @@ def test_all_problems_at_once(complaint):
     [
         ("quantity", "0", "quantity=0 must be at least 1"),
         ("quantity", "1.5", "quantity must be a whole number, not 1.5"),
+        ("quantity", "0x" + "f" * 5000, "... is far too large"),
         ("image_size", "-64", "image_size=-64 must be at least 1"),
         ("seed", "4294967296", "seed=4294967296 must be from 0 to 4294967295"),
         ("batch_size", "16", "batch_size is not a key"),

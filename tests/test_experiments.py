@@ -114,11 +114,16 @@ def test_experiments_from_folder_to_table(run, folder, capsys):
         run("--scale=0.25")
     with pytest.raises(UserError, match=r"holds experiments with --seed=0; give that"):
         run("--scale=0.5", "--seed=1")
+    with pytest.raises(UserError, match=r"holds experiments with --data=images; give that"):
+        run("--scale=0.5", f"--data={folder}")
     (folder / "configs/other.py").write_text(CONFIG.format(batch=4, epochs=6))
     record = json.loads((run.out / "ours" / RECORD).read_text())
     (run.out / "other").mkdir()
     (run.out / "other" / RECORD).write_text(json.dumps(record))
     with pytest.raises(UserError, match=r"other: .* differs in steps: 6 -> 9"):
+        run("--scale=0.5", "--only=other")
+    (run.out / "other" / RECORD).write_text("{}")
+    with pytest.raises(UserError, match=r"other/experiment.json: is no record of an experiment"):
         run("--scale=0.5", "--only=other")
     (folder / "configs/other.py").unlink()
 
@@ -145,7 +150,10 @@ def test_a_stop_and_a_divergence(run, monkeypatch, capsys):
     assert run.trained == ["batch_16", "ours", "ours"]  # what diverged would diverge again
 
 
-def test_other_errors_end_it(run, monkeypatch):
+def test_other_errors_end_it(run, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/settings.json").write_text('{"scale": 9}')  # of a start that began nothing, and binds nobody
+
     def train(config, workdir):
         raise UserError("the disk is full")
 
@@ -158,9 +166,12 @@ def test_other_errors_end_it(run, monkeypatch):
     ("arguments", "says"),
     [
         (["--only=batch_15"], "--only=batch_15: there is no such experiment; did you mean batch_16?"),
-        (["--scale=0"], "--scale: 0 must be above 0"),
-        (["--scale=nan"], "--scale: nan must be above 0"),
-        (["--features=0"], "--features: 0 must be at least 1"),
+        (["--scale=0"], "--scale: 0 must be a number above 0"),
+        (["--scale=nan"], "--scale: nan must be a number above 0"),
+        (["--scale=half"], "--scale: half must be a number above 0"),
+        (["--features=0"], "--features: 0 must be a whole number, at least 1"),
+        (["--label=mel"], "'mel'"),
+        (["--out="], "give --out="),
         (["--seed=-1"], "seed=-1 must be"),
         (["--data=no/such"], "--data=no/such"),
         (["--labels=no/such.csv"], "--labels=no/such.csv"),
@@ -190,11 +201,11 @@ def test_a_table_of_full_runs_says_nothing_of_scale():
     }  # fmt: skip
     run = {"steps": 1600, "epochs": 200, "seconds": 90, "device": "a", "versions": {"jax": "1"}, "images": 141}
     records = [{"name": "batch_64", "problem": "", "scores": scores, **run}]
-    text = table(records, {"data": "lesions", "scale": 1.0, "seed": 3, "features": None})
+    text = table(records, {"data": "lesions", "scale": 1.0, "seed": 3, "label": "malignant", "features": None})
     assert "Not the full" not in text
     assert "| batch_64 | PSNR | 12.46 | 12.35 | 12.35 | 20.00 |\n|  | SSIM | 0.23 | 0.50 | 0.50 | 0.50 |" in text
     assert "| batch_64 | 1600 | 200 | 141 | 90 s | finished |" in text
-    for words in ("141 images (lesions)", "seed 3", "64 fakes and unrelated", "nearest of 71", "Floor: 70 other"):
+    for words in ("141 images (lesions, malignant)", "seed 3", "64 fakes and", "nearest of 71", "Floor: 70 other"):
         assert words in text
 
 

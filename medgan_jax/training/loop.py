@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import shlex
 import signal
 import time
 from collections import Counter
@@ -373,9 +374,10 @@ class _Training:
             return 128 + self.signals.caught
         if (best := self.best.latest_step()) is not None:
             self._say(f"best by {self.config.best_measure}, of step {best}: {self.files.best}")
+        checkpoint = shlex.quote(f"--checkpoint={self.files.path}")
         self._say(
             f"finished step {self.step}. Look at {self.files.picture(self.step)} beside {self.files.reals}; "
-            f"sample with: python sample.py --checkpoint={self.files.path} --num_images=100 --out=samples"
+            f"sample with: python sample.py {checkpoint} --num_images=100 --out=samples"
         )
         return 0
 

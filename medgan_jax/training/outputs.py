@@ -23,16 +23,18 @@ _FEW_POINTS = 50  # up to so many are marked, as a line between two tells nothin
 
 
 def prepare(prefix: str) -> None:
-    """Makes the folder of `prefix`, before a training is spent on it. Raises UserError when it cannot be written to."""
-    folder = _path(prefix, "").parent
+    """Makes the folder of `prefix`, before a training is spent on it.
+
+    Raises:
+      UserError: the folder cannot be written to, or a name that begins with `prefix` is too long.
+    """
+    path = _path(prefix, "real_fake_grid.png")  # the longest name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}"):
             pass
     except OSError as error:
-        raise UserError(
-            f"output_prefix={prefix}: its folder cannot be written ({error.strerror}); give another"
-        ) from error
+        raise UserError(f"output_prefix={prefix}: cannot be written ({error.strerror}); give another") from error
 
 
 def missing(prefix: str, *, epoch: int, num_images: int) -> bool:

@@ -10,6 +10,7 @@ from medgan_jax.data import pipeline
 from medgan_jax.errors import UserError
 from medgan_jax.training import outputs
 from medgan_jax.training.loop import train
+from medgan_jax.training.workdir import read_lines
 
 
 @pytest.fixture
@@ -21,8 +22,10 @@ def config(tiny_config, tmp_path):
     return make
 
 
-def test_a_finished_training_leaves_the_originals_files(config, tmp_path):
+def test_a_finished_training_leaves_the_originals_files(config, tmp_path, monkeypatch):
     c = config()
+    figures, png = [], outputs._png
+    monkeypatch.setattr(outputs, "_png", lambda figure: figures.append(figure) or png(figure))
     train(c, tmp_path / "run")
     folder = tmp_path / "out/deep"
     fixed = ["run_loss_plot.png", "run_metrics_report.out", "run_real_fake_grid.png"]
@@ -39,6 +42,17 @@ def test_a_finished_training_leaves_the_originals_files(config, tmp_path):
         top, left = 2 + 18 * (j // 2), 2 + 18 * (j % 2)
         with Image.open(folder / name) as image:
             np.testing.assert_array_equal(np.asarray(image), grid[top : top + 16, left : left + 16])
+    curves, pictures = figures
+    log = list(read_lines(tmp_path / "run/metrics.jsonl"))
+    for line, field in zip(curves.axes[0].lines, ("loss_gen", "loss_dis"), strict=True):
+        assert list(line.get_xdata()) == [2, 4, 6]
+        assert list(line.get_ydata()) == [entry[field] for entry in log]
+        assert line.get_label() == {"loss_gen": "generator", "loss_dis": "discriminator"}[field]
+    reals = pipeline.load_dataset(c.data, image_size=16, channels=3)[0].images
+    first = {"Real images": reals[np.random.default_rng(c.seed).permutation(12)[0]], "Fake images": grid[2:18, 2:18]}
+    for axes, factor in zip(pictures.axes, (8, 3), strict=True):  # of 3 rows and of 8, to reach 400 px
+        shown = np.asarray(axes.images[0].get_array())[::factor, ::factor]
+        np.testing.assert_array_equal(shown[2:18, 2:18], first.pop(axes.get_title()))
     report = (folder / "run_metrics_report.out").read_text()
     assert report.startswith("The generator of step 6 and the 12 images it was trained on\n")
     assert "12 pairs" in report
@@ -73,8 +87,10 @@ def test_a_signal_while_they_are_written_interrupts_and_the_same_command_complet
     assert not outputs.missing(c.output_prefix, epoch=1, num_images=4)
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_training(config, tmp_path):
-    (tmp_path / "out").write_text("")
-    with pytest.raises(UserError, match=r"output_prefix=.*out/deep/run: its folder cannot be written"):
-        train(config(), tmp_path / "run")
+@pytest.mark.parametrize("run", ["run", "x" * 240])
+def test_a_prefix_that_cannot_be_written_is_refused_before_training(config, tmp_path, run):
+    if run == "run":
+        (tmp_path / "out").write_text("")
+    with pytest.raises(UserError, match=rf"output_prefix=.*out/deep/{run}: cannot be written"):
+        train(config(output_prefix=f"{tmp_path}/out/deep/{run}"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
