@@ -239,11 +239,19 @@ def load_either(path: Path, sharding: Sharding) -> TrainedGenerator | TrainedDis
 def load_networks(path: Path, sharding: Sharding) -> list[TrainedGenerator | TrainedDiscriminator]:
     """Loads the newest generator, discriminator, or both, of a workdir or of what the others load.
 
+    A crash may have left one of a workdir's folders without a step; then the other is loaded alone.
+
     Raises:
       UserError: nothing is there, or it is damaged.
     """
-    folders = [path / name for name in _KINDS if (path / name).is_dir()]
+    folders = [path / name for name in _KINDS if (path / name).is_dir() and _has_step(path / name)]
     return [_load(folder, list(_KINDS), sharding) for folder in folders or [path]]
+
+
+def _has_step(folder: Path) -> bool:
+    checkpoints = Checkpoints(folder, keep=None)
+    with contextlib.closing(checkpoints):
+        return checkpoints.latest_step() is not None
 
 
 def _load(path: Path, wanted: list[str], sharding: Sharding) -> Any:

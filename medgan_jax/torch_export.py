@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> None:
     from medgan_jax.torch_writer import write_state_dict
 
     out = Path(args.out)
+    if args.out.endswith("/"):
+        raise UserError(f"--out={args.out}: is the name of a folder; give that of a new file")
     if not args.out or out.exists():
         raise UserError(f"--out={args.out}: exists already; give the name of a new file")
     load = {"generator": load_generator, "discriminator": load_discriminator, None: load_either}[args.network]

@@ -8,6 +8,7 @@ take the file itself.
 """
 
 import os
+import shlex
 from pathlib import Path
 
 from medgan_jax import cli
@@ -31,15 +32,15 @@ def main(argv: list[str] | None = None) -> None:
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out={args.out}: is not empty; give another folder")
     found = read_network(path)
-    module = found.module
+    module, shown = found.module, shlex.quote(args.out)
     if isinstance(module, Generator):
         save, inputs = save_generator, f"latents of {found.inputs}, {_counted(module.channels, 'channel')}"
-        kind, following = "generator", f"python sample.py --checkpoint={args.out} --out=images --num_images=64"
+        kind, following = "generator", f"python sample.py --checkpoint={shown} --out=images --num_images=64"
     else:
         norms = f"{'with' if module.spectral_norm else 'no'} spectral norm"
         norms += f", {'with' if module.batch_norm else 'no'} batch norm"
         save, inputs = save_discriminator, f"{_counted(found.inputs, 'channel')}, {norms}"
-        kind, following = "discriminator", f"python train.py ... --config.init_from={args.out}"
+        kind, following = "discriminator", f"python train.py ... --config.init_from={shown}"
     checkpoints = Checkpoints(out, keep=1)
     save(checkpoints, 0, found.variables, module, found.inputs, {"imported_from": path.name})
     checkpoints.close()

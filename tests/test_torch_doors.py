@@ -15,7 +15,7 @@ import published
 import pytest
 
 from medgan_jax import torch_export, torch_import
-from medgan_jax.checkpoint import load_discriminator, load_generator
+from medgan_jax.checkpoint import load_discriminator, load_generator, load_networks
 from medgan_jax.errors import UserError
 from medgan_jax.sampling import sample_to_folder
 from medgan_jax.sharding import data_mesh, replicated
@@ -67,7 +67,10 @@ def test_a_discriminator_there_and_back(tmp_path, capsys):
 
 def test_which_network_is_exported(tmp_path):
     torch_import.main([str(G), f"--out={tmp_path}/generator"])
+    (tmp_path / "discriminator").mkdir()  # as a crash during the first save may leave it
+    assert len(load_networks(tmp_path, replicated(data_mesh()))) == 1
     torch_import.main([str(D), f"--out={tmp_path}/discriminator"])
+    assert len(load_networks(tmp_path, replicated(data_mesh()))) == 2
     for options, wanted in (([], G), (["--network=generator"], G), (["--network=discriminator"], D)):
         out = tmp_path / f"{len(list(tmp_path.iterdir()))}.pth"
         torch_export.main([str(tmp_path), f"--out={out}", *options])
@@ -88,6 +91,8 @@ def test_nothing_is_overwritten(tmp_path):
     for out in (tmp_path, tmp_path / "netG.pth", ""):
         with pytest.raises(UserError, match=f"--out={out}: exists already"):
             torch_export.main([str(G), f"--out={out}"])
+    with pytest.raises(UserError, match="new/: is the name of a folder"):
+        torch_export.main([str(G), f"--out={tmp_path}/new/"])
     assert [path.name for path in tmp_path.iterdir()] == ["netG.pth"]
     assert (tmp_path / "netG.pth").read_bytes() == before
 

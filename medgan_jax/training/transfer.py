@@ -9,6 +9,7 @@ from jax.sharding import Sharding
 
 from medgan_jax.checkpoint import TrainedGenerator, load_networks
 from medgan_jax.errors import UserError
+from medgan_jax.models.spectral_norm import power_iteration
 from medgan_jax.training.state import GANState, NetworkState
 
 
@@ -79,7 +80,15 @@ def _transplanted(
         for collection, layers in stats.items():
             if layer in layers and _shapes(theirs.get(collection, {}).get(layer)) == _shapes(layers[layer]):
                 layers[layer] = theirs[collection][layer]
+            elif layer in layers and collection == "spectral":
+                layers[layer] = {"spectral_norm": _fitted(layers[layer]["spectral_norm"]["u"], other["kernel"])}
     return params, stats, taken, left_out
+
+
+def _fitted(u: jax.Array, kernel: jax.Array) -> dict[str, jax.Array]:
+    """Singular vectors for a kernel that came without; those of another kernel would divide by next to nothing."""
+    u, v, _ = power_iteration(kernel.reshape(-1, kernel.shape[-1]), u)
+    return {"u": u, "v": v}
 
 
 def _shapes(layer: Any) -> Any:

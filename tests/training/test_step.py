@@ -246,9 +246,14 @@ def test_networks_that_learn_at_the_same_time(tiny_config):
     @jax.jit
     def update():
         fakes, backward, stats = step_module.generator_forward(state.gen, latents, networks=networks)
-        return step_module.generator_update(state.gen, state.dis, fakes, backward, stats, KEY, **bound)[0]
+        gen = step_module.generator_update(state.gen, state.dis, fakes, backward, stats, KEY, **bound)[0]
+        reals = uint8_to_signed(batch(config))
+        return gen, step_module.discriminator_update(state.dis, reals, fakes, jnp.ones(4), KEY, **bound)[0]
 
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), update().params, after.gen.params)
+    expected = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
+    gen, dis = update()
+    jax.tree.map(expected, gen.params, after.gen.params)
+    jax.tree.map(expected, dis.stats, after.dis.stats)  # of its own update, not of the generator's look at it
     assert not same(alternating.gen.params, after.gen.params)
 
 

@@ -10,7 +10,9 @@ from published import FOLDER
 
 from medgan_jax.checkpoint import load_networks
 from medgan_jax.errors import UserError
+from medgan_jax.models.torch_layout import to_state_dict
 from medgan_jax.sharding import data_mesh, replicated
+from medgan_jax.torch_writer import write_state_dict
 from medgan_jax.training.loop import train
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.transfer import begin_with
@@ -79,6 +81,20 @@ def test_one_network_of_pytorchs(tiny_config, tmp_path):
     (found,) = load_networks(path, replicated(data_mesh()))
     jax.tree.map(same, begun.gen.variables, found.variables)
     jax.tree.map(same, begun.dis, state.dis)
+
+
+def test_spectral_norm_fits_a_kernel_that_came_without(tiny_config, tmp_path):
+    """The gradient penalty divides by it before any training forward has improved it."""
+    plain, config = (tiny_config(arch=arch, loss="wgan-gp", seed=seed) for arch, seed in (("dcgan", 1), ("sngan", 2)))
+    networks, origin = build_networks(plain), fresh(plain)
+    write_state_dict(tmp_path / "netD.pth", to_state_dict(networks.discriminator, origin.dis.variables))
+    begun, _ = begin_with(fresh(config), str(tmp_path / "netD.pth"), replicated(data_mesh()))
+    for layer, spectral in begun.dis.stats["spectral"].items():
+        kernel = np.asarray(origin.dis.params[layer]["kernel"])
+        matrix = kernel.reshape(-1, kernel.shape[-1])
+        u, v = (np.asarray(spectral["spectral_norm"][name]) for name in "uv")
+        same(kernel, begun.dis.params[layer]["kernel"])
+        assert 0.6 < v @ matrix @ u / np.linalg.norm(matrix, 2) < 1 + 1e-5
 
 
 def test_nothing_that_fits_is_refused(trained, tiny_config):
