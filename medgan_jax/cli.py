@@ -1,5 +1,6 @@
 """What the doors share: parsing flags, one line for a user's error, exit codes, quiet libraries, compiled programs."""
 
+import contextlib
 import difflib
 import itertools
 import logging
@@ -9,7 +10,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from absl import flags
@@ -43,8 +44,8 @@ def define_data(values: ConfigDict) -> flags.FlagHolder:
 def run(main: Callable[[], int | None], *, doc: str | None = None) -> None:
     """Parses the flags, runs `main` and exits.
 
-    A UserError becomes one line on stderr and exit code 2; so does a system error such as a full disk. `main` may
-    return another exit code.
+    A UserError becomes one line on stderr and exit code 2; so does a system error such as a full disk, and a device
+    without the memory asked for. `main` may return another exit code.
 
     Args:
       main: reads `absl.flags.FLAGS`; imports what is slow to import itself, so that --help is fast.
@@ -55,7 +56,8 @@ def run(main: Callable[[], int | None], *, doc: str | None = None) -> None:
             if doc is not None:
                 _parse_flags(doc)
             _configure_libraries()
-            code = main() or 0
+            with _explained_memory():
+                code = main() or 0
     except KeyboardInterrupt as interrupt:
         number = interrupt.args[0] if interrupt.args else 2
         print("stopped; what was saved before is as it was", file=sys.stderr)
@@ -74,6 +76,20 @@ def run(main: Callable[[], int | None], *, doc: str | None = None) -> None:
     if (code and "jax" in sys.modules) or _is_distributed():
         os._exit(code)
     sys.exit(code)
+
+
+@contextlib.contextmanager
+def _explained_memory() -> Iterator[None]:
+    """Makes a UserError of the one error of XLA's that a user can mend."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory")):
+            raise
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"the device has too little memory ({reason}); lower batch_size, feature maps or image_size"
+        ) from error
 
 
 def _is_distributed() -> bool:

@@ -89,7 +89,6 @@ def load(path: Path, training: ConfigDict) -> ConfigDict:
         config = ConfigDict({key: values.get(key) for key in _SAMPLING if key not in ("arch", *_MEANINGLESS)})
     else:
         config = _translate(values, training.copy_and_resolve_references(), problems)
-        problems += _overlap_problems(values)
         problems += config_problems(config, {field: key for key, field in _FIELDS.items()})
     if problems:
         raise UserError(f"{path}: {'; '.join(problems)}")
@@ -289,16 +288,6 @@ def _place_problems(values: Mapping[str, Any]) -> list[str]:
         if re.search(r"[\0\ud800-\udfff]", values.get(key) or ""):
             problems.append(f"{key}={values[key]!r} has a character that no file name can have")
     return problems
-
-
-def _overlap_problems(values: Mapping[str, Any]) -> list[str]:
-    """Of a training whose outputs would be among the images of the next."""
-    if not values.get("path") or "out" not in values:
-        return []
-    path, out = (os.path.realpath(os.path.expanduser(values[key])) for key in ("path", "out"))
-    if not Path(out).is_relative_to(path):
-        return []
-    return [f"out={values['out']} lies in path, where its pictures would be trained on: give another"]
 
 
 def _sampling_problems(values: Mapping[str, Any]) -> list[str]:

@@ -106,6 +106,16 @@ def test_programs_are_kept_for_the_next_start(command_environment, tmp_path):
         assert list(folder.iterdir())
 
 
+def test_a_device_without_the_memory_is_one_line(command_environment):
+    code = (
+        "import jax, medgan_jax.cli as cli; cli.run(lambda: jax.numpy.ones((10**7, 10**7)).block_until_ready() and 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=command_environment, capture_output=True, text=True, timeout=120
+    )
+    assert_refused(done, "too little memory", "lower batch_size")
+
+
 def test_train_then_sample(run, tmp_path):
     trained = run("train.py", SNGAN, f"--workdir={tmp_path}/run", num_steps=3, **TINY)
     assert trained.returncode == 0, trained.stderr

@@ -58,7 +58,7 @@ def train(config: Config, workdir: Path) -> int:
         files = Workdir(workdir, writes=is_leader())
         files.check(config)  # before the images are decoded
         if config.output_prefix and is_leader():
-            outputs.prepare(config.output_prefix)
+            outputs.prepare(config.output_prefix, new=not files.config.exists())
         if config.init_from and not files.config.exists():
             transfer.check_origin(config.init_from)
         dataset, held_out = _load_dataset(config)

@@ -16,18 +16,30 @@ from medgan_jax.training.workdir import read_lines
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_FILES = ("loss_plot.png", "real_fake_grid.png", "metrics_report.out")
 _GRID_IMAGES = 64
 _GRID_SIDE = 400  # px at least, so that titles fit above small images
 _DPI = 100
 _FEW_POINTS = 50  # up to so many are marked, as a line between two tells nothing
 
 
-def prepare(prefix: str) -> None:
+def prepare(prefix: str, *, new: bool) -> None:
     """Makes the folder of `prefix`, before a training is spent on it.
 
+    Args:
+      prefix: folder and first part of every name.
+      new: the training has not begun, so what is there already is another's.
+
     Raises:
-      UserError: the folder cannot be written to, or a name that begins with `prefix` is too long.
+      UserError: the folder cannot be written to, a name that begins with `prefix` is too long, or another training's
+        files are there.
     """
+    present = [name for name in _FILES if _path(prefix, name).exists()]
+    if new and present:
+        raise UserError(
+            f"output_prefix={prefix}: {_path(prefix, present[0])} is there already, of another training; move it, or "
+            "give another prefix (in a control file, another run)"
+        )
     path = _path(prefix, "real_fake_grid.png")  # the longest name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,8 +51,7 @@ def prepare(prefix: str) -> None:
 
 def missing(prefix: str, *, epoch: int, num_images: int) -> bool:
     """Whether any file that `write_outputs` would write is not there."""
-    names = ["loss_plot.png", "real_fake_grid.png", "metrics_report.out"]
-    names += [_image_name(epoch, j) for j in range(num_images)]
+    names = [*_FILES, *(_image_name(epoch, j) for j in range(num_images))]
     return not all(_path(prefix, name).exists() for name in names)
 
 

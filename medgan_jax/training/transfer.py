@@ -26,7 +26,7 @@ def begin_with(state: GANState, origin: str, sharding: Sharding) -> tuple[GANSta
     """Puts weights and statistics of other networks into a state that has not been trained yet.
 
     A layer is taken whole, and only where all its parameters have the shapes of ours; others keep their initial values.
-    The optimizers start anew.
+    A layer that was divided by its kernel's singular value, and is not here, comes divided. The optimizers start anew.
 
     Args:
       state: the initial state.
@@ -40,19 +40,20 @@ def begin_with(state: GANState, origin: str, sharding: Sharding) -> tuple[GANSta
       UserError: `origin` cannot be read, or no layer at all fits.
     """
     networks = load_networks(Path(origin).expanduser(), sharding)
-    found = {"gen" if isinstance(network, TrainedGenerator) else "dis": network.variables for network in networks}
+    found = {"gen" if isinstance(network, TrainedGenerator) else "dis": network for network in networks}
     lines, fits = [], False
     for name, title in (("gen", "generator"), ("dis", "discriminator")):
         if name not in found:
             lines.append(f"{title}: none in {origin}, so it starts anew")
             continue
         own: NetworkState = getattr(state, name)
-        params, stats, taken, left_out = _transplanted(own, found[name])
+        params, stats, taken, left_out = _transplanted(own, found[name].variables)
         state = state.replace(**{name: own.replace(params=params, stats=stats)})
         fits = fits or bool(taken)
         which = ", ".join(taken) or "nothing"
         kept = f"; left out, as they differ: {', '.join(left_out)}" if left_out else ""
-        lines.append(f"{title}: {which if left_out else 'all layers'} from {origin}{kept}")
+        step = "" if "imported_from" in found[name].about else f" at step {found[name].step}"
+        lines.append(f"{title}: {which if left_out else 'all layers'} from {origin}{step}{kept}")
     if not fits:
         raise UserError(
             f"init_from={origin}: no layer there has the shape of one of this training ({'; '.join(lines)}); "
@@ -76,7 +77,8 @@ def _transplanted(
             left_out.append(f"{layer} ({_spoken(other)} there, {_spoken(ours)} here)")
             continue
         taken.append(layer)
-        params[layer] = other
+        vectors = theirs.get("spectral", {}).get(layer)
+        params[layer] = other if vectors is None or "spectral" in stats else _divided(other, **vectors["spectral_norm"])
         for collection, layers in stats.items():
             if layer in layers and _shapes(theirs.get(collection, {}).get(layer)) == _shapes(layers[layer]):
                 layers[layer] = theirs[collection][layer]
@@ -89,6 +91,12 @@ def _fitted(u: jax.Array, kernel: jax.Array) -> dict[str, jax.Array]:
     """Singular vectors for a kernel that came without; those of another kernel would divide by next to nothing."""
     u, v, _ = power_iteration(kernel.reshape(-1, kernel.shape[-1]), u)
     return {"u": u, "v": v}
+
+
+def _divided(layer: dict[str, jax.Array], u: jax.Array, v: jax.Array) -> dict[str, jax.Array]:
+    """What spectral normalisation makes of a kernel."""
+    kernel = layer["kernel"]
+    return {"kernel": kernel / (v @ kernel.reshape(-1, kernel.shape[-1]) @ u)}
 
 
 def _shapes(layer: Any) -> Any:

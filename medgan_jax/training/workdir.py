@@ -105,8 +105,16 @@ class Workdir:
           dataset: describes its images; leave it out where they are not known yet.
 
         Raises:
-          UserError: the path is a file, or a training with other hyperparameters or images is here.
+          UserError: the path is a file, or lies among the images; or a training with other hyperparameters or images is
+            here.
         """
+        if config.data.source == "folder":
+            for field, place in (("--workdir", self.path), ("output_prefix", config.output_prefix)):
+                if place and _resolved(place).is_relative_to(_resolved(config.data.path)):
+                    raise UserError(
+                        f"{field}={place}: lies within data.path={config.data.path}, where its pictures would be "
+                        "trained on; give another"
+                    )
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--workdir={self.path}: is a file; give a folder")
         if not self.config.exists():
@@ -165,6 +173,10 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             line = json.loads(text)
             if isinstance(line, dict) and isinstance(line.get("step"), int):
                 yield line
+
+
+def _resolved(path: str | Path) -> Path:
+    return Path(path).expanduser().resolve()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -87,6 +87,15 @@ def test_a_signal_while_they_are_written_interrupts_and_the_same_command_complet
     assert not outputs.missing(c.output_prefix, epoch=1, num_images=4)
 
 
+def test_another_trainings_files_are_not_overwritten(config, tmp_path):
+    (tmp_path / "out/deep").mkdir(parents=True)
+    (tmp_path / "out/deep/run_metrics_report.out").write_text("theirs")
+    with pytest.raises(UserError, match=r"output_prefix=.*run_metrics_report.out is there already"):
+        train(config(), tmp_path / "run")
+    assert (tmp_path / "out/deep/run_metrics_report.out").read_text() == "theirs"
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("run", ["run", "x" * 240])
 def test_a_prefix_that_cannot_be_written_is_refused_before_training(config, tmp_path, run):
     if run == "run":

@@ -43,7 +43,7 @@ def test_all_layers_are_taken_from_an_equal_training(trained, tiny_config):
     path, gen, dis = trained
     state = fresh(tiny_config(seed=1, ema_decay=0.5))
     begun, lines = begin_with(state, str(path), replicated(data_mesh()))
-    assert lines == [f"{title}: all layers from {path}" for title in ("generator", "discriminator")]
+    assert lines == [f"{title}: all layers from {path} at step 3" for title in ("generator", "discriminator")]
     jax.tree.map(same, (begun.gen.variables, begun.dis.variables), (gen, dis))
     jax.tree.map(same, begun.gen_average, gen["params"])
     jax.tree.map(same, (begun.gen.opt_state, begun.dis.opt_state), (state.gen.opt_state, state.dis.opt_state))
@@ -52,14 +52,14 @@ def test_all_layers_are_taken_from_an_equal_training(trained, tiny_config):
 
 
 def test_what_does_not_fit_is_left_out_and_named(trained, tiny_config):
-    """Longer latents, grey images, no spectral norm: the first and last layers differ, the others are taken."""
+    """Longer latents, grey images: the first and last layers differ, the others are taken."""
     path, gen, dis = trained
-    state = fresh(tiny_config(seed=1, latent_dim=9, channels=1, arch="dcgan"))
+    state = fresh(tiny_config(seed=1, latent_dim=9, channels=1))
     begun, lines = begin_with(state, str(path), replicated(data_mesh()))
     assert lines == [
-        f"generator: conv_1, norm_0, norm_1 from {path}; left out, as they differ: "
+        f"generator: conv_1, norm_0, norm_1 from {path} at step 3; left out, as they differ: "
         "conv_0 ((4, 4, 8, 8) there, (4, 4, 9, 8) here), conv_2 ((4, 4, 4, 3) there, (4, 4, 4, 1) here)",
-        f"discriminator: conv_1, conv_2, norm_1 from {path}; left out, as they differ: "
+        f"discriminator: conv_1, conv_2, norm_1 from {path} at step 3; left out, as they differ: "
         "conv_0 ((4, 4, 3, 4) there, (4, 4, 1, 4) here)",
     ]
     for ours, theirs, own, taken in (
@@ -69,7 +69,19 @@ def test_what_does_not_fit_is_left_out_and_named(trained, tiny_config):
         for layer in ours.params:
             jax.tree.map(same, ours.params[layer], (theirs if layer in taken else own.variables)["params"][layer])
         jax.tree.map(same, ours.stats["batch_stats"], theirs["batch_stats"])
-        assert set(ours.stats) == {"batch_stats"}
+    for layer, vectors in begun.dis.stats["spectral"].items():
+        jax.tree.map(same, vectors, (dis if layer != "conv_0" else state.dis.variables)["spectral"][layer])
+
+
+def test_without_spectral_norm_the_same_is_computed(trained, tiny_config):
+    path, _, dis = trained
+    plain, config = tiny_config(arch="dcgan", seed=1), tiny_config()
+    begun, _ = begin_with(fresh(plain), str(path), replicated(data_mesh()))
+    assert set(begun.dis.stats) == {"batch_stats"}
+    images = jax.random.uniform(jax.random.key(0), (3, 16, 16, 3))
+    ours = build_networks(plain).discriminator.apply(begun.dis.variables, images, training=False)
+    theirs = build_networks(config).discriminator.apply(dis, images, training=False)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
 
 def test_one_network_of_pytorchs(tiny_config, tmp_path):
@@ -108,7 +120,7 @@ def test_a_training_begins_with_them_and_resumes_without(trained, tiny_config, t
     shutil.copytree(path, lent)
     config = tiny_config(init_from=str(lent), num_steps=4)
     assert train(config, tmp_path / "run") == 0
-    assert f"generator: all layers from {lent}" in capsys.readouterr().out
+    assert f"generator: all layers from {lent} at step 3" in capsys.readouterr().out
     first, last = Workdir(tmp_path / "run").picture(0), Workdir(path).picture(3)
     assert first.read_bytes() == last.read_bytes()
     shutil.rmtree(lent)

@@ -124,3 +124,20 @@ def test_metrics_after_a_step_are_forgotten(tmp_path):
     lines = [json.loads(text) for text in files.metrics.read_text().splitlines()]
     assert [entry["step"] for entry in lines] == [2, 4, 6]
     assert lines[0] == line(2)
+
+
+@pytest.mark.parametrize("field", ["--workdir", "output_prefix"])
+def test_pictures_do_not_become_images(tmp_path, tiny_config, field):
+    """Beside the images is well; within their folder the next training would see them."""
+    (tmp_path / "images").mkdir()
+
+    def check(place):
+        inside = {"--workdir": tmp_path / "run", "output_prefix": ""} | {field: place}
+        config = tiny_config(
+            data_source="folder", data_path=str(tmp_path / "images"), output_prefix=str(inside["output_prefix"])
+        )
+        Workdir(inside["--workdir"]).check(config)
+
+    check(tmp_path / "images_run")
+    with pytest.raises(UserError, match=f"{field}=.*lies within data.path"):
+        check(tmp_path / "images/../images/deep/run")
