@@ -343,20 +343,20 @@ def table(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> str
         "versions" where a training was begun; "scores", the fields of `PublishedScores`, where there are any.
       about: "data", "label", "scale", "seed" and "features", the settings of all.
     """
-    from medgan_jax.evaluation.published import PUBLISHED, format_score
+    from medgan_jax.evaluation.published import COLUMNS, PUBLISHED, format_score
     from medgan_jax.metrics import METRICS
 
     lines = [
         *_caption(records, about),
         "",
-        "| experiment | metric | published | ours, original's protocol | ours, nearest real | floor: real and real |",
-        "|---|---|---|---|---|---|",
+        f"| experiment | metric | published | {' | '.join(COLUMNS.values())} |",
+        "|---|---|---|---|---|---|---|",
     ]
     for record in records:
         published = dict(zip(PUBLISHED, PUBLISHED_FIGURES.get(record["name"], ()), strict=False))
         scores = record.get("scores", {})
         for i, name in enumerate(PUBLISHED):
-            columns = [published, *(scores.get(column, {}) for column in ("as_published", "nearest", "floor"))]
+            columns = [published, *(scores.get(column, {}) for column in COLUMNS)]
             title = "" if i else record["name"]
             cells = (title, METRICS[name].title, *(format_score(column, name) for column in columns))
             lines.append(f"| {' | '.join(cells)} |")
@@ -411,8 +411,8 @@ def _caption(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> 
             f"Original's protocol: {scores['num_as_published']} fakes and unrelated training images, each stretched to "
             "its own range; such pairs tell little of a generator, and the published ones were fewer than a batch.",
             f"Nearest real: {scores['num_each']} fakes, each with the nearest of {scores['num_reference']} training "
-            f"images. Floor: {scores['num_each']} other training images in the place of the fakes. A generator that "
-            "copies can be beyond it, and so can one without detail.",
+            f"images. Reals: {scores['num_each']} other training images in the place of the fakes, the floor. A "
+            "generator that copies can be beyond it, and so can one without detail.",
         ]
     return lines
 

@@ -145,7 +145,7 @@ def test_a_stop_and_a_divergence(run, monkeypatch, capsys):
     assert not (run.out / "ours" / RECORD).exists()
     text = (run.out / "table.md").read_text()
     assert re.search(r"\| batch_16 \| 6 \| 2 \| 12 \| 0 s \| training diverged at step 2: loss_gen is nan \|", text)
-    assert "| batch_16 | PSNR | 12.76 | - | - | - |" in text
+    assert "| batch_16 | PSNR | 12.76 | - | - | - | - |" in text
     assert run("--only=ours,batch_16") == 130
     assert run.trained == ["batch_16", "ours", "ours"]  # what diverged would diverge again
 
@@ -196,16 +196,20 @@ def test_a_broken_config_is_named(run, tmp_path):
 def test_a_table_of_full_runs_says_nothing_of_scale():
     column = dict(zip(PUBLISHED, (12.345, 0.5, 0.25, 0.4, 0.3), strict=True))
     scores = {
-        "as_published": column, "nearest": column, "floor": column | {"psnr": 20}, "num_as_published": 64,
+        "as_published": column, "as_published_floor": column | {"psnr": 15}, "nearest": column,
+        "nearest_floor": column | {"psnr": 20}, "num_as_published": 64,
         "num_each": 70, "num_reference": 71, "skipped": [],
     }  # fmt: skip
     run = {"steps": 1600, "epochs": 200, "seconds": 90, "device": "a", "versions": {"jax": "1"}, "images": 141}
     records = [{"name": "batch_64", "problem": "", "scores": scores, **run}]
     text = table(records, {"data": "lesions", "scale": 1.0, "seed": 3, "label": "malignant", "features": None})
     assert "Not the full" not in text
-    assert "| batch_64 | PSNR | 12.46 | 12.35 | 12.35 | 20.00 |\n|  | SSIM | 0.23 | 0.50 | 0.50 | 0.50 |" in text
+    assert (
+        "| batch_64 | PSNR | 12.46 | 12.35 | 15.00 | 12.35 | 20.00 |\n|  | SSIM | 0.23 | 0.50 | 0.50 | 0.50 | 0.50 |"
+        in text
+    )
     assert "| batch_64 | 1600 | 200 | 141 | 90 s | finished |" in text
-    for words in ("141 images (lesions, malignant)", "seed 3", "64 fakes and", "nearest of 71", "Floor: 70 other"):
+    for words in ("141 images (lesions, malignant)", "seed 3", "64 fakes and", "nearest of 71", "Reals: 70 other"):
         assert words in text
 
 

@@ -2,8 +2,8 @@
 
 Its protocol compares the i-th fake with the i-th real of a shuffled batch, each stretched to its own range. The two
 have nothing to do with one another, so its figures tell how much two images of the data set have in common, and little
-of the generator. Beside them stand the same metrics of each fake and the real that it is nearest to, and the floor:
-what other reals get in the place of the fakes.
+of the generator. Beside them stand the same metrics of each fake and the real that it is nearest to, and beside both
+their floor: what other reals get in the place of the fakes.
 """
 
 import dataclasses
@@ -15,6 +15,12 @@ from medgan_jax.evaluation.protocol import PAIRINGS, paired_scores
 from medgan_jax.metrics import METRICS
 
 PUBLISHED = ("psnr", "ssim", "ms_gmsd", "mdsi", "haarpsi")  # in the published order
+COLUMNS = {  # of `PublishedScores`, and their titles
+    "as_published": "fakes, original's protocol",
+    "as_published_floor": "reals, original's protocol",
+    "nearest": "fakes, nearest real",
+    "nearest_floor": "reals, nearest real",
+}
 MAX_AS_PUBLISHED = 64  # pairs; published were those of one batch, less one
 MAX_IMAGES = 500  # of each set, for the nearest pairs
 _MIN_REALS = 4
@@ -26,18 +32,20 @@ class PublishedScores:
 
     Attributes:
       as_published: of fakes, under the original's protocol.
+      as_published_floor: of other reals in the place of the fakes, and the reference.
       nearest: of fakes, each with the real of the reference that it is nearest to.
-      floor: of the other reals, paired with the same reference in the same way.
-      num_as_published: pairs in the first column.
-      num_each: fakes in the second column, and other reals in the third.
+      nearest_floor: of the other reals, paired with the same reference in the same way.
+      num_as_published: pairs in the first column; in the second, as far as there are `num_each` reals.
+      num_each: fakes in the third column, and other reals in the fourth.
       num_reference: reals that both were compared with.
       seed: of the order of the reals, and of their halves.
       skipped: what could not be taken, each as "WHAT: reason".
     """
 
     as_published: dict[str, float]
+    as_published_floor: dict[str, float]
     nearest: dict[str, float]
-    floor: dict[str, float]
+    nearest_floor: dict[str, float]
     num_as_published: int
     num_each: int
     num_reference: int
@@ -78,7 +86,7 @@ def published_scores(fakes: np.ndarray, reals: np.ndarray, *, seed: int) -> Publ
         return np.asarray(reals[np.sort(chosen)])
 
     num_as_published = min(len(fakes), len(reals), MAX_AS_PUBLISHED)
-    as_published, nearest, floor = {}, {}, {}
+    as_published, as_published_floor, nearest, nearest_floor = {}, {}, {}, {}
     if num_as_published and names:
         partners = np.asarray(reals[order[:num_as_published]])  # unsorted: classes lie together
         as_published = means(fakes[:num_as_published], partners, "medimagegan")
@@ -90,7 +98,9 @@ def published_scores(fakes: np.ndarray, reals: np.ndarray, *, seed: int) -> Publ
     if len(reals) >= _MIN_REALS and num_each and names:
         reference = some(first[:num_reference])
         nearest = means(fakes[:num_each], reference, "nearest")
-        floor = means(some(second[:num_each]), reference, "nearest")
+        nearest_floor = means(some(second[:num_each]), reference, "nearest")
+        paired = [np.asarray(reals[half[: min(num_as_published, num_each)]]) for half in (second, first)]
+        as_published_floor = means(*paired, "medimagegan")
     else:
         num_each = num_reference = 0
         skipped.append(
@@ -98,8 +108,9 @@ def published_scores(fakes: np.ndarray, reals: np.ndarray, *, seed: int) -> Publ
         )
     return PublishedScores(
         as_published=as_published,
+        as_published_floor=as_published_floor,
         nearest=nearest,
-        floor=floor,
+        nearest_floor=nearest_floor,
         num_as_published=num_as_published,
         num_each=num_each,
         num_reference=num_reference,
@@ -110,11 +121,11 @@ def published_scores(fakes: np.ndarray, reals: np.ndarray, *, seed: int) -> Publ
 
 def published_report(scores: PublishedScores, *, title: str) -> str:
     """The scores as a small table in plain text, with what must be known to read it; ends in a newline."""
-    rows = [("", "original's protocol", "nearest real", "floor: real and real")]
+    rows = [("", *COLUMNS.values())]
     for name in PUBLISHED:
         metric = METRICS[name]
         label = metric.title + (f", {metric.unit}" if metric.unit else "")
-        cells = (format_score(column, name) for column in (scores.as_published, scores.nearest, scores.floor))
+        cells = (format_score(getattr(scores, column), name) for column in COLUMNS)
         rows.append((label + (" (higher is better)" if metric.higher_is_better else " (lower is better)"), *cells))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -125,12 +136,12 @@ def published_report(scores: PublishedScores, *, title: str) -> str:
     if scores.as_published:
         notes.append(
             f"Original's protocol: {scores.num_as_published} pairs, {PAIRINGS['medimagegan']}. The two images "
-            "of a pair are unrelated: these figures measure little."
+            "of a pair are unrelated: these figures measure little; compare them with those of two reals."
         )
     if scores.nearest:
         notes += [
             f"Nearest real: {scores.num_each} fakes, {PAIRINGS['nearest']}, of {scores.num_reference}.",
-            f"Floor: {scores.num_each} other reals in the place of the fakes, what a perfect generator would get. "
+            f"Reals: {scores.num_each} others in the place of the fakes: the floor, what a perfect generator would get. "
             "Fakes beyond it may be copies, or without detail.",
         ]
     notes += [f"Skipped: {reason}." for reason in scores.skipped]
