@@ -141,7 +141,7 @@ def published_report(scores: PublishedScores, *, title: str) -> str:
     if scores.nearest:
         notes += [
             f"Nearest real: {scores.num_each} fakes, {PAIRINGS['nearest']}, of {scores.num_reference}.",
-            f"Reals: {scores.num_each} others in the place of the fakes, as a perfect generator would score: the floor. "
+            f"Reals: {scores.num_each} others in the place of the fakes, as a perfect generator would score. "
             "Fakes beyond it may be copies, or without detail.",
         ]
     notes += [f"Skipped: {reason}." for reason in scores.skipped]
