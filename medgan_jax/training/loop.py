@@ -330,7 +330,7 @@ class _Training:
         c, epoch = self.config, (self.step - 1) // self.steps_per_epoch
         due = c.output_prefix and self.step >= self.total_steps and not self.signals.caught
         if due and again:
-            due = outputs.missing(c.output_prefix, epoch=epoch, num_images=c.num_sample_images)
+            due = outputs.missing(c.output_prefix, epoch=epoch, step=self.step, num_images=c.num_sample_images)
         if not from_leader(bool(due)):
             return
         self.signals.resume()

@@ -16,7 +16,7 @@ from medgan_jax.training.workdir import read_lines
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_FILES = ("loss_plot.png", "real_fake_grid.png", "metrics_report.out")
+_FILES = ("loss_plot.png", "real_fake_grid.png", "metrics_report.out")  # in the order in which they are written
 _GRID_IMAGES = 64
 _GRID_SIDE = 400  # px at least, so that titles fit above small images
 _DPI = 100
@@ -49,10 +49,16 @@ def prepare(prefix: str, *, new: bool) -> None:
         raise UserError(f"output_prefix={prefix}: cannot be written ({error.strerror}); give another") from error
 
 
-def missing(prefix: str, *, epoch: int, num_images: int) -> bool:
-    """Whether any file that `write_outputs` would write is not there."""
+def missing(prefix: str, *, epoch: int, step: int, num_images: int) -> bool:
+    """Whether any file that `write_outputs` would write is not there, or of another step."""
     names = [*_FILES, *(_image_name(epoch, j) for j in range(num_images))]
-    return not all(_path(prefix, name).exists() for name in names)
+    if not all(_path(prefix, name).exists() for name in names):
+        return True
+    return not _path(prefix, _FILES[-1]).read_text(errors="replace").startswith(_title(step))
+
+
+def _title(step: int) -> str:
+    return f"The generator of step {step} and the "
 
 
 def fakes_needed(num_reals: int, num_images: int) -> int:
@@ -87,7 +93,7 @@ def write_outputs(
     replace_file(_path(prefix, "real_fake_grid.png"), _side_by_side(np.asarray(reals[shown]), fakes[:_GRID_IMAGES]))
     report = published_report(
         published_scores(fakes, reals, seed=seed),
-        title=f"The generator of step {step} and the {len(reals)} images it was trained on",
+        title=f"{_title(step)}{len(reals)} images it was trained on",
     )
     replace_file(_path(prefix, "metrics_report.out"), report.encode())
 

@@ -61,10 +61,11 @@ def test_a_finished_training_leaves_the_originals_files(config, tmp_path, monkey
     train(c, tmp_path / "run")
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     (folder / images[2]).unlink()
-    assert outputs.missing(c.output_prefix, epoch=1, num_images=4)
+    assert outputs.missing(c.output_prefix, epoch=1, step=6, num_images=4)
     train(c, tmp_path / "run")
-    assert not outputs.missing(c.output_prefix, epoch=1, num_images=4)
+    assert not outputs.missing(c.output_prefix, epoch=1, step=6, num_images=4)
     assert (folder / "run_metrics_report.out").read_text() == report
+    assert outputs.missing(c.output_prefix, epoch=1, step=5, num_images=4)  # of another step of the same epoch
 
 
 def test_a_stopped_training_leaves_none(config, tmp_path, monkeypatch):
@@ -82,9 +83,9 @@ def test_a_signal_while_they_are_written_interrupts_and_the_same_command_complet
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(outputs, "published_scores", lambda *sets, seed: signal.raise_signal(signal.SIGINT))
         train(c, tmp_path / "run")
-    assert outputs.missing(c.output_prefix, epoch=1, num_images=4)
+    assert outputs.missing(c.output_prefix, epoch=1, step=6, num_images=4)
     assert train(c, tmp_path / "run") == 0
-    assert not outputs.missing(c.output_prefix, epoch=1, num_images=4)
+    assert not outputs.missing(c.output_prefix, epoch=1, step=6, num_images=4)
 
 
 def test_another_trainings_files_are_not_overwritten(config, tmp_path):
