@@ -66,7 +66,6 @@ SNGAN = "--config=configs/sngan64.py"
         ([SNGAN, "--workdir="], {}, ["--workdir"]),
         ([SNGAN, "--workdir=W"], {"batchsize": 3}, ["--config.batchsize: there is no such field", "batch_size"]),
         ([SNGAN, "--workdir=W"], {"data.pth": 3}, ["--config.data.pth: there is no such field", "data.path"]),
-        ([SNGAN, "--workdir=W"], {"learning_rate": 3}, ["--config.learning_rate: there is no such field"]),
         ([SNGAN, "--workdir=W"], {"batch_size": "many"}, ["batch_size", "many"]),
         ([SNGAN, "--workdir=W", "--wrkdir=X"], {}, ["wrkdir"]),
         ([SNGAN, "--workdir=W", "surplus"], {}, ["surplus"]),
