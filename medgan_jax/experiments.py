@@ -14,7 +14,6 @@ import difflib
 import importlib.metadata
 import io
 import itertools
-import json
 import math
 import os
 import runpy
@@ -426,17 +425,15 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text())
-        if not isinstance(values, dict):
-            raise ValueError("not an object")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: is damaged ({error}); delete it to make it anew") from error
-    return values
+    from medgan_jax.training.workdir import read_json
+
+    return read_json(path, remedy="delete it to make it anew")
 
 
 def _write(path: Path, values: Mapping[str, Any]) -> None:
-    replace_file(path, (json.dumps(values, indent=1) + "\n").encode())
+    from medgan_jax.training.workdir import write_json
+
+    write_json(path, values)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ Not known: how many images, of which classes.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from configs.experiments import batch_16
 
 
 def get_config() -> ConfigDict:
     """DCGAN, 64 px, 200 epochs, batch 16, 128 latents."""
-    c = default.get_config()
-    c.batch_size = 16
+    c = batch_16.get_config()
     c.latent_dim = 128
     return c

@@ -7,7 +7,7 @@ import math
 import os
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,8 @@ class Workdir:
         if not self.writes:
             return
         self.samples.mkdir(exist_ok=True)
-        _write_json(self.dataset, dataset)
-        _write_json(self.config, config.to_dict())
+        write_json(self.dataset, dataset)
+        write_json(self.config, config.to_dict())
 
     def check(self, config: Config, dataset: dict[str, Any] | None = None) -> None:
         """Checks that what is in the workdir, if anything, may be continued; changes nothing.
@@ -121,9 +121,9 @@ class Workdir:
             if self.checkpoints.exists():
                 raise UserError(f"--workdir={self.path}: has checkpoints but no config.json; give another")
             return
-        changes = changed_fields(_read_json(self.config), config)
+        changes = changed_fields(read_json(self.config), config)
         if dataset:
-            before = _read_json(self.dataset)
+            before = read_json(self.dataset)
             if before.get("digest") != dataset["digest"]:
                 changes.append(
                     f"the images: {before.get('num_images')} with digest {before.get('digest')} -> "
@@ -179,15 +179,17 @@ def _resolved(path: str | Path) -> Path:
     return Path(path).expanduser().resolve()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, *, remedy: str = "restore it or give another --workdir") -> dict[str, Any]:
+    """The object in a JSON file. Raises UserError, ending in `remedy`, when there is none."""
     try:
         values = json.loads(path.read_text())
         if not isinstance(values, dict):
             raise ValueError("not an object")
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: is missing or damaged ({error}); restore it or give another --workdir") from error
+        raise UserError(f"{path}: is missing or damaged ({error}); {remedy}") from error
     return values
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes an object as JSON: whole, or not at all."""
     replace_file(path, (json.dumps(values, indent=2) + "\n").encode())
