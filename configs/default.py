@@ -49,6 +49,15 @@ def get_config() -> ConfigDict:
     c.num_sample_images = 64  # images in a picture
     c.evaluate_every_steps = 0  # a line of evaluations.jsonl, needs data.holdout_fraction; 0: never
     c.best_measure = "swd"  # swd | kid: of which the best generator so far is kept, in best/
+    c.tensorboard = True  # also log for TensorBoard, in tensorboard/
+    c.report_every_minutes = 10.0  # make report.html anew while training; 0: only at the end
+
+    # What goes wrong: a look every so many steps, and what to do about an alarm. docs/alarms.md explains each.
+    c.monitor_every_steps = 100  # diversity, copies, held-out scores, spectral norms, in health.jsonl; 0: no alarms
+    c.alarm_patience = 500  # steps that bad signs must last to be an alarm
+    c.on_alarm = "warn"  # warn | stop | rollback: back to the last healthy checkpoint, with a lower lr_dis
+    c.rollback_factor = 0.5  # by which each rollback multiplies lr_dis; 0 to 1, both excluded
+    c.max_rollbacks = 3  # after so many, alarms only warn
 
     c.output_prefix = ""  # at the end also PREFIX_loss_plot.png, _real_fake_grid.png, _metrics_report.out, images
 

@@ -19,9 +19,11 @@ DTYPES = ("float32", "bfloat16")
 SOURCES = ("folder", "csv", "tfds", "phantom")
 ON_BAD_IMAGE = ("refuse", "skip")
 BEST_MEASURES = ("swd", "kid")
+ON_ALARM = ("warn", "stop", "rollback")
 IMAGE_SIZES = tuple(2**n for n in range(4, 10))
 
-# A training may be continued with these changed: none of them alters a step. That the images are the same ones,
+# A training may be continued with these changed: none of them alters a step, except that of a rollback, which the
+# workdir notes. That the images are the same ones,
 # wherever they lie, is checked by their digest.
 CHANGEABLE = frozenset(
     {
@@ -34,6 +36,13 @@ CHANGEABLE = frozenset(
         "num_sample_images",
         "evaluate_every_steps",
         "best_measure",
+        "tensorboard",
+        "report_every_minutes",
+        "monitor_every_steps",
+        "alarm_patience",
+        "on_alarm",
+        "rollback_factor",
+        "max_rollbacks",
         "output_prefix",
         "data.path",
         "data.labels",
@@ -100,6 +109,13 @@ class Config:
     num_sample_images: int
     evaluate_every_steps: int
     best_measure: str
+    tensorboard: bool
+    report_every_minutes: float
+    monitor_every_steps: int
+    alarm_patience: int
+    on_alarm: str
+    rollback_factor: float
+    max_rollbacks: int
     output_prefix: str
     data: DataConfig
 
@@ -256,6 +272,14 @@ def _constraint_problems(c: Config, names: Mapping[str, str]) -> list[str]:
     require(0 <= c.seed < 2**32, "seed", c.seed, "from 0 to 4294967295")
     require(c.evaluate_every_steps >= 0, "evaluate_every_steps", c.evaluate_every_steps, "0 or more")
     one_of(BEST_MEASURES, "best_measure", c.best_measure)
+    require(0 <= c.report_every_minutes < math.inf, "report_every_minutes", c.report_every_minutes, "0 or more")
+    for name in ("monitor_every_steps", "max_rollbacks"):
+        require(getattr(c, name) >= 0, name, getattr(c, name), "0 or more")
+    require(c.alarm_patience >= 1, "alarm_patience", c.alarm_patience, "at least 1")
+    one_of(ON_ALARM, "on_alarm", c.on_alarm)
+    require(0 < c.rollback_factor < 1, "rollback_factor", c.rollback_factor, "above 0 and below 1")
+    if c.on_alarm != "warn" and not c.monitor_every_steps:
+        rules.problems.append(f"on_alarm={c.on_alarm} needs monitor_every_steps above 0, such as 100")
     if c.evaluate_every_steps and not c.data.holdout_fraction:
         rules.problems.append(
             f"evaluate_every_steps={c.evaluate_every_steps} needs images that are not trained on: set "

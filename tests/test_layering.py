@@ -9,18 +9,22 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS = (
-    {"errors"},
+    {"errors", "progress"},
     {"images", "torch_files", "streams", "losses", "sharding", "distributed", "compilation"},
     {"config", "data", "models", "metrics", "torch_writer"},
     {"measures", "control_file"},
-    {"checkpoint"},
+    {"checkpoint", "movie"},
     {"sampling"},
     {"evaluation"},
-    {"training.state", "training.workdir"},
+    {"training.state", "training.workdir", "training.monitor", "training.tensorboard"},
+    {"report.plots"},
+    {"report.page"},
     {"training.step", "training.outputs", "training.transfer"},
+    {"training.probe"},
     {"training.loop"},
     {"cli"},
-    {"torch_import", "torch_export", "experiments"},
+    {"torch_import", "torch_export", "experiments", "report.server"},
+    {"report.__main__"},
 )
 WITHIN = {  # between the files of one folder, in the same sense
     "data": ("phantom", "labels", "sources", "isic", "split", "cache", "pipeline"),
@@ -51,7 +55,7 @@ def dotted(path):
 
 
 def group(module):
-    return module if module.startswith("training.") else module.split(".")[0]
+    return module if module.startswith(("training.", "report.")) else module.split(".")[0]
 
 
 def rank(module):

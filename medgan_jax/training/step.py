@@ -23,6 +23,7 @@ from medgan_jax.training.state import GANState, Networks, NetworkState
 Metrics = dict[str, jax.Array]
 METRICS = (
     "loss_dis", "loss_gen", "score_real", "score_fake_before", "score_fake_after", "score_dis", "score_gen",
+    "grad_norm_dis", "grad_norm_gen",
 )  # fmt: skip
 
 
@@ -48,7 +49,8 @@ def discriminator_update(
       config: the loss.
 
     Returns:
-      The updated discriminator, and `loss_dis`, `score_real`, `score_fake_before`, `score_dis`, `score_gen`, scalars.
+      The updated discriminator, and `loss_dis`, `score_real`, `score_fake_before`, `score_dis`, `score_gen`,
+      `grad_norm_dis`, scalars.
     """
     dropout_key, penalty_key = jax.random.split(key)
     fakes = jax.lax.stop_gradient(fakes)
@@ -68,7 +70,7 @@ def discriminator_update(
     dis = _optimise(dis, grads, stats, networks.dis_optimizer)
     real, fake = _score(real_logits), _score(fake_logits)
     scores = {"score_real": real, "score_fake_before": fake, "score_dis": (real + 1 - fake) / 2, "score_gen": fake}
-    return dis, {"loss_dis": loss, **scores}
+    return dis, {"loss_dis": loss, **scores, "grad_norm_dis": optax.global_norm(grads)}
 
 
 def generator_forward(
@@ -112,11 +114,12 @@ def generator_update(
 
     Returns:
       The updated generator; the discriminator's statistics after this training forward (batch statistics and spectral
-      vectors move in it too, as in PyTorch); `loss_gen` and `score_fake_after`, scalars.
+      vectors move in it too, as in PyTorch); `loss_gen`, `score_fake_after` and `grad_norm_gen`, scalars.
     """
     deceive = functools.partial(_deceive, dis, key=key, networks=networks, config=config)
     (_, (dis_stats, metrics)), fakes_grad = jax.value_and_grad(deceive, has_aux=True)(fakes)
     (grads,) = backward(fakes_grad)
+    metrics["grad_norm_gen"] = optax.global_norm(grads)
     return _optimise(gen, grads, stats, networks.gen_optimizer), dis_stats, metrics
 
 
@@ -139,8 +142,9 @@ def train_step(state: GANState, reals: jax.Array, *, networks: Networks, config:
       config: the hyperparameters.
 
     Returns:
-      The next state and METRICS, the scalars of metrics.jsonl: losses, and scores as mean probabilities. `score_dis` is
-      (mean D(x) + mean(1 - D(G(z)))) / 2 and `score_gen` mean D(G(z)), as MATLAB's example plots them.
+      The next state and METRICS, the scalars of metrics.jsonl: losses, scores as mean probabilities, and the norm of
+      each network's gradient. `score_dis` is (mean D(x) + mean(1 - D(G(z)))) / 2 and `score_gen` mean D(G(z)), as
+      MATLAB's example plots them.
     """
     key = jax.random.fold_in(stream_key(config.seed, Stream.TRAINING), state.step)
     latent_key, target_key, augment_key = jax.random.split(key, 3)
@@ -165,6 +169,7 @@ def train_step(state: GANState, reals: jax.Array, *, networks: Networks, config:
 
     def wait() -> tuple[NetworkState, Any, dict[str, Any], Metrics]:
         _, (_, metrics) = _deceive(opponent, fakes, key=gen_key, **bound)
+        metrics["grad_norm_gen"] = jnp.float32(0)  # it has none in this step
         return state.gen.replace(stats=gen_stats), state.gen_average, dis.stats, metrics
 
     if config.dis_steps == 1:
