@@ -7,6 +7,8 @@ python train.py --config=configs/control_file.py:input.yaml    a control file of
 Every field of the config is explained in configs/default.py; set any with --config.FIELD=VALUE.
 """
 
+import shlex
+import sys
 from pathlib import Path
 
 from absl import flags
@@ -37,7 +39,7 @@ def main() -> int:
     workdir = cli.value_or("workdir", _CONFIG.value.get("output_prefix"))
     config = parse_config(_CONFIG.value)
     with joined(find_cluster(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)):
-        return train(config, Path(workdir).expanduser())
+        return train(config, Path(workdir).expanduser(), command=shlex.join(["python", *sys.argv]))
 
 
 if __name__ == "__main__":

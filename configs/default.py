@@ -50,7 +50,8 @@ def get_config() -> ConfigDict:
     c.evaluate_every_steps = 0  # a line of evaluations.jsonl, needs data.holdout_fraction; 0: never
     c.best_measure = "swd"  # swd | kid: of which the best generator so far is kept, in best/
     c.tensorboard = True  # also log for TensorBoard, in tensorboard/
-    c.report_every_minutes = 10.0  # make report.html anew while training; 0: only at the end
+    c.report = True  # leave report.html and plots/, one look at all of this
+    c.report_every_minutes = 10.0  # make the report anew while training; 0: only at the end
 
     # What goes wrong: a look every so many steps, and what to do about an alarm. docs/alarms.md explains each.
     c.monitor_every_steps = 100  # diversity, copies, held-out scores, spectral norms, in health.jsonl; 0: no alarms

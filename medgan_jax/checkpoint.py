@@ -73,13 +73,23 @@ class Checkpoints:
         """
         with self._explained(f"cannot save step {step}", _SAVING_REMEDY):
             self.folder.mkdir(parents=True, exist_ok=True)
-            for stale in self._manager.all_steps():  # a training that fell back writes its later steps again
-                if stale >= step:
-                    self._manager.delete(stale)
+            self._forget_from(step)  # a training that fell back writes its later steps again
             about = about | {"digest": digest(tree)}
             self._manager.save(
                 step, args=ocp.args.Composite(tree=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about))
             )
+
+    def fall_back(self, step: int) -> int | None:
+        """Deletes the checkpoints after `step`; the step of the newest that is left, None when none is."""
+        self.wait()
+        with self._explained(f"cannot fall back to step {step}", _SAVING_REMEDY):
+            self._forget_from(step + 1)
+        return self.latest_step()
+
+    def _forget_from(self, step: int) -> None:
+        for stale in sorted(self._manager.all_steps(), reverse=True):  # at each moment the newest is to be trusted
+            if stale >= step:
+                self._manager.delete(stale)
 
     def wait(self) -> None:
         """Returns when all saves are committed. Raises UserError when one failed."""

@@ -37,6 +37,7 @@ CHANGEABLE = frozenset(
         "evaluate_every_steps",
         "best_measure",
         "tensorboard",
+        "report",
         "report_every_minutes",
         "monitor_every_steps",
         "alarm_patience",
@@ -110,6 +111,7 @@ class Config:
     evaluate_every_steps: int
     best_measure: str
     tensorboard: bool
+    report: bool
     report_every_minutes: float
     monitor_every_steps: int
     alarm_patience: int

@@ -35,6 +35,14 @@ def power_iteration(matrix: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Arr
     return u, v, row @ u
 
 
+def largest_singular_value(kernel: jax.Array, *, iterations: int = 20) -> jax.Array:
+    """Of a kernel (..., C_out), seen as a matrix of inputs by outputs: (), from below, by power iteration."""
+    matrix = kernel.reshape(-1, kernel.shape[-1]).astype(jnp.float32)
+    u = _normalise(jax.random.normal(jax.random.key(0), matrix.shape[1:]))
+    u = jax.lax.fori_loop(1, iterations, lambda _, u: power_iteration(matrix, u)[0], u)
+    return power_iteration(matrix, u)[2]
+
+
 class SpectralNorm(nn.Module):
     """Estimates a kernel's largest singular value, the kernel seen as a matrix of inputs by outputs.
 

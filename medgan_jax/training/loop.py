@@ -4,19 +4,18 @@ import contextlib
 import dataclasses
 import functools
 import shlex
-import signal
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
+from medgan_jax import __version__
 from medgan_jax.checkpoint import Checkpoints, save_discriminator, save_generator
 from medgan_jax.compilation import compiled
 from medgan_jax.config import Config
@@ -25,34 +24,56 @@ from medgan_jax.data.pipeline import epoch_permutation, load_dataset, open_batch
 from medgan_jax.distributed import agree, from_leader, is_leader
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation.quick import QuickEvaluation, check_enough
-from medgan_jax.images import image_grid, write_png
+from medgan_jax.progress import Progress
 from medgan_jax.sampling import sample_batches, seeded_latents
 from medgan_jax.sharding import check_batch_size, data_mesh, local_copy, local_mesh, replicated
 from medgan_jax.training import outputs, transfer
+from medgan_jax.training.journal import Journal
+from medgan_jax.training.monitor import Alarm, Monitor
+from medgan_jax.training.probe import Probe
+from medgan_jax.training.signals import Signals
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import METRICS, Metrics, generator_to_sample, train_steps
-from medgan_jax.training.workdir import Workdir
+from medgan_jax.training.workdir import Workdir, read_lines
 
 # Short enough for a lively progress bar and an answer to Ctrl-C. On CPU the system maps a call's workspace anew, page
 # by page, which was 8 % of the time at a second a call.
 _SECONDS_PER_CALL = 3.0
 
 
+STOPPED_BY_ALARM = 3  # exit code
+
+
 class Diverged(UserError):
     """A loss or a parameter is no longer finite."""
 
 
-def train(config: Config, workdir: Path) -> int:
+class _RollBack(Exception):
+    """Alarms were raised, and the training is to go on from a step before them."""
+
+    def __init__(self, alarms: list[Alarm], step: int) -> None:
+        super().__init__()
+        self.alarms = alarms
+        self.step = step
+
+
+def train(config: Config, workdir: Path, *, command: str = "") -> int:
     """Trains in `workdir` from where it stands to the end that `config` sets.
 
+    Args:
+      config: the training.
+      workdir: its folder.
+      command: what started it, for the report.
+
     Returns:
-      0 when the end is reached; 128 + the signal's number when SIGINT or SIGTERM asked to stop and the state was saved.
+      0 when the end is reached; 128 + the signal's number when SIGINT or SIGTERM asked to stop and the state was saved;
+      3 when an alarm stopped it, and the state was saved.
 
     Raises:
       UserError: the data, the config or the workdir do not allow it.
       Diverged: the training diverged.
     """
-    with _Signals() as signals:
+    with Signals() as signals:
         mesh = data_mesh()
         check_batch_size(config.batch_size, mesh)
         files = Workdir(workdir, writes=is_leader())
@@ -72,7 +93,7 @@ def train(config: Config, workdir: Path) -> int:
                 )
             training = _Training(config, dataset, held_out, epoch, files, mesh, signals)
             try:
-                return training.run()
+                return training.run(command)
             except (UserError, OSError):
                 training.abandon()
                 raise
@@ -89,7 +110,7 @@ class _Training:
         epoch: int,
         files: Workdir,
         mesh: Mesh,
-        signals: "_Signals",
+        signals: Signals,
     ) -> None:
         """Builds the networks and restores the latest checkpoint, or draws initial weights."""
         self.config = config
@@ -104,21 +125,34 @@ class _Training:
         self.generators = Checkpoints(files.generator, keep=1)
         self.discriminators = Checkpoints(files.discriminator, keep=1)
         self.best = Checkpoints(files.best, keep=1)
-        self.networks = build_networks(config)
-        bound = {"networks": self.networks, "config": config}
-        shared = replicated(mesh)
+        self.bar: Progress | None = None
+        self.journal: Journal | None = None
+        self.quick: QuickEvaluation | None = None
+        self.probe: Probe | None = None
+        self.stopped_by_alarm = False
+        self.rollbacks = from_leader(list(read_lines(files.rollbacks)))
+        self._begin()
 
-        initialise = jax.jit(functools.partial(initial_state, self.networks, config), out_shardings=shared)
+    def _begin(self) -> None:
+        """Restores the latest checkpoint, or draws initial weights."""
+        self.lr_dis = self.rollbacks[-1]["lr_dis"] if self.rollbacks else self.config.lr_dis
+        self.networks = build_networks(dataclasses.replace(self.config, lr_dis=self.lr_dis))
+        self.monitor = Monitor(self.config, self.lr_dis)
+        self.unsaved_networks: tuple[int, dict[str, Any], dict[str, Any]] | None = None
+        bound = {"networks": self.networks, "config": self.config}
+        shared = replicated(self.mesh)
+
+        initialise = jax.jit(functools.partial(initial_state, self.networks, self.config), out_shardings=shared)
         self.saved_step = from_leader(self.checkpoints.latest_step())
         if self.saved_step is None:
             if self.generators.latest_step() is not None:  # a generator is saved after the state it comes from
                 raise UserError(
-                    f"{files.path}: holds a trained generator but no checkpoint to go on from; restore "
-                    f"{files.checkpoints}, or give another --workdir"
+                    f"{self.files.path}: holds a trained generator but no checkpoint to go on from; restore "
+                    f"{self.files.checkpoints}, or give another --workdir"
                 )
             self.state = compiled(initialise)()
-            if config.init_from:
-                self.state, lines = transfer.begin_with(self.state, config.init_from, shared)
+            if self.config.init_from:
+                self.state, lines = transfer.begin_with(self.state, self.config.init_from, shared)
                 for line in lines:
                     self._say(line)
         else:
@@ -130,11 +164,9 @@ class _Training:
             lambda state: jax.tree.map(jnp.copy, generator_to_sample(state, **bound)), out_shardings=shared
         )
         self.copied = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shared)
-        self.unsaved_networks: tuple[int, dict[str, Any], dict[str, Any]] | None = None
-        self.quick: QuickEvaluation | None = None
 
-    def run(self) -> int:
-        """Runs to the end, or until a signal asks to stop; the exit code."""
+    def run(self, command: str) -> int:
+        """Runs to the end, or until a signal or an alarm asks to stop; the exit code."""
         self.files.record(self.config, _describe(self.dataset))
         if self.saved_step and self._saved_networks() != {self.saved_step}:
             self._take_networks()  # a crash came between
@@ -143,24 +175,38 @@ class _Training:
             self._write_outputs(again=True)
             self._say(f"{self.files.path}: already at step {self.step} of {self.total_steps}; raise num_steps to go on")
             return 0
-        self.files.forget_lines_after(self.step)
-        if self.step == 0:
-            self._write_reals()
-            self._write_picture()
+        self.files.append(self.files.runs, {"step": self.step, "command": command, **_versions()})
+        self._open_journal()
         self.signals.postpone()
-        self._run_until_stopped()
-        if self.step > (self.saved_step or 0):
-            self._save()
+        while True:
+            try:
+                self._run_until_stopped()
+                if self.step > (self.saved_step or 0):
+                    self._save()
+                break
+            except _RollBack as back:
+                self._roll_back(back)
         self._close()
+        self.signals.resume()
+        if self.journal:
+            self.journal.close(report=True)
         self._write_outputs()
         return self._report()
 
+    def _open_journal(self) -> None:
+        """Goes on with what the training tells of itself; the monitor learns what it has missed."""
+        if self.files.writes:
+            self.journal = Journal(self.files, self.config, first_step=self.step if self.saved_step else -1)
+            self.monitor.follow(read_lines(self.files.metrics), read_lines(self.files.health))
+        if self.step == 0:
+            self._write_reals()
+            self._write_picture()
+
     def _run_until_stopped(self) -> None:
         config = self.config
-        bar = tqdm(
-            total=self.total_steps, initial=self.step, unit="step", desc="compiling", dynamic_ncols=True,
-            disable=not self.files.writes,
-        )  # fmt: skip
+        bar = Progress(
+            self.total_steps, initial=self.step, unit="step", desc="compiling", disable=not self.files.writes
+        )
         batches = open_batches(
             self.dataset.images,
             device_budget_mb=config.data.device_budget_mb,
@@ -172,12 +218,15 @@ class _Training:
         with bar, contextlib.closing(batches):
             steps = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(self.mesh))
             run = compiled(self.train_steps, self.state, *batches.shapes, steps)
+            self.bar = bar
             bar.unpause()
             bar.set_description("training")
             self.logged_step, self.logged_at = self.step, time.perf_counter()
             count, running = 1, None
+            if self.step == 0 and config.monitor_every_steps:
+                self._look()  # what later looks are compared with
             called_at = time.perf_counter()
-            while self.step < self.total_steps:
+            while self.step < self.total_steps and not self.stopped_by_alarm:
                 count, stop = agree(min(count, self._steps_to_next_stop()), self.signals.caught)
                 if stop:
                     self.signals.caught = stop
@@ -189,36 +238,44 @@ class _Training:
                 self.step += count
                 self._save_networks()
                 if finished:
-                    self._take_in(*finished, bar)
+                    self._take_in(*finished)
                     now = time.perf_counter()
                     seconds_per_step = (now - called_at) / finished[1]
                     called_at = now
                     count = max(1, int(_SECONDS_PER_CALL / seconds_per_step))
                 wants_picture = self._is_due(config.sample_every_steps)
                 wants_evaluation = self._is_due(config.evaluate_every_steps)
+                wants_look = self._is_due(config.monitor_every_steps)
                 wants_checkpoint = self._is_due(config.checkpoint_every_steps)
-                if wants_picture or wants_evaluation or wants_checkpoint:
-                    self._take_in(*running, bar)
+                if wants_picture or wants_evaluation or wants_look or wants_checkpoint:
+                    self._take_in(*running)
                     running = None
                     if wants_picture:  # first, so that no picture of a saved step is ever missing
                         self._write_picture()
                     if wants_evaluation:
                         self._evaluate()
+                    if wants_look:
+                        self._look()
                     if wants_checkpoint:
                         self._save()
                     called_at = time.perf_counter()
+                if self.journal:
+                    self.journal.refresh_report()
             if running:
-                self._take_in(*running, bar)
+                self._take_in(*running)
 
     def _is_due(self, interval: int) -> bool:
         return interval > 0 and (self.step % interval == 0 or self.step == self.total_steps)
 
     def _steps_to_next_stop(self) -> int:
         c = self.config
-        intervals = (c.log_every_steps, c.sample_every_steps, c.evaluate_every_steps, c.checkpoint_every_steps)
+        intervals = (
+            c.log_every_steps, c.sample_every_steps, c.evaluate_every_steps, c.monitor_every_steps,
+            c.checkpoint_every_steps,
+        )  # fmt: skip
         return min([self.total_steps - self.step] + [n - self.step % n for n in intervals if n])
 
-    def _take_in(self, first_step: int, count: int, history: Metrics, bar: tqdm) -> None:
+    def _take_in(self, first_step: int, count: int, history: Metrics) -> None:
         """Waits for a call's metrics, stops a diverged training, shows and logs."""
         values = {name: np.asarray(history[name])[:count] for name in METRICS}
         for name in ("loss_dis", "loss_gen"):
@@ -227,22 +284,24 @@ class _Training:
                 self._diverged(f"{name} is {values[name][bad.argmax()]}", first_step + int(bad.argmax()) + 1)
         step = first_step + count
         last = {name: float(value[-1]) for name, value in values.items()}
-        bar.set_postfix(
+        self.bar.set_postfix(
             {
                 "loss D": f"{last['loss_dis']:.3f}",
                 "G": f"{last['loss_gen']:.3f}",
                 "D(x)": f"{last['score_real']:.2f}",
                 "D(G(z))": f"{last['score_fake_before']:.2f}/{last['score_fake_after']:.2f}",
-            },
-            refresh=False,
+            }
         )
-        bar.update(count)
+        self.bar.update(count)
         if step % self.config.log_every_steps == 0 or step == self.total_steps:
             now = time.perf_counter()
             rate = (step - self.logged_step) * self.config.batch_size / (now - self.logged_at)
             self.logged_step, self.logged_at = step, now
             epoch = (step - 1) // self.steps_per_epoch
-            self.files.append_metrics({"step": step, "epoch": epoch, **last, "images_per_s": round(rate, 2)})
+            line = {"step": step, "epoch": epoch, **last, "images_per_s": round(rate, 2)}
+            self.monitor.take_metrics(line)
+            if self.journal:
+                self.journal.metrics(line)
 
     def _save(self) -> None:
         if not _all_finite(self.state):
@@ -288,9 +347,62 @@ class _Training:
             figures = self.quick.figures(self._sample(variables, self.quick.num_fakes))
             measure = self.config.best_measure
             best = figures[measure] < self.files.lowest(measure)
-            self.files.append_evaluation({"step": self.step, "best_by": measure, **figures})
+            self.journal.evaluation({"step": self.step, "best_by": measure, **figures})
         if from_leader(best):
             self._save_generator_to(self.best, self.step, variables, best_by=self.config.best_measure)
+
+    def _look(self) -> None:
+        """Looks at the training's health, and does about the alarms what `on_alarm` says."""
+        generator = self.generator_to_sample(self.state)
+        alarms: list[Alarm] = []
+        if self.journal:
+            if self.probe is None:
+                held_out = self.held_out.images if self.held_out else None
+                self.probe = Probe(self.networks, self.config, self.dataset.images, held_out, mesh=local_mesh())
+            line = {"step": self.step, **self.probe.figures(generator, self.state.dis.variables)}
+            self.journal.health(line)
+            alarms = self.monitor.take_health(line)
+        since = from_leader(min((alarm.since for alarm in alarms), default=None))
+        if since is None:
+            return
+        if self._may_roll_back():
+            raise _RollBack(alarms, since)
+        self.stopped_by_alarm = self.config.on_alarm == "stop"
+        for alarm in alarms:
+            self._tell(alarm, "stopped" if self.stopped_by_alarm else "warned")
+
+    def _tell(self, alarm: Alarm, action: str, **about: Any) -> None:
+        if self.journal:
+            self.journal.alarm(alarm.line(action) | about)
+        remedies = "; or ".join(alarm.remedies)
+        self._say(
+            f"ALARM at step {alarm.step}, {action}: {alarm.title}. {alarm.sentence} {alarm.evidence}. Try {remedies}"
+        )
+
+    def _may_roll_back(self) -> bool:
+        return self.config.on_alarm == "rollback" and len(self.rollbacks) < self.config.max_rollbacks
+
+    def _roll_back(self, back: _RollBack) -> None:
+        """Goes back to the last checkpoint at or before a step, with a slower discriminator."""
+        stood, lr_dis = self.step, self.lr_dis * self.config.rollback_factor
+        # The state is the last to go: a crash before it leaves the training where it stood, a crash after it at the
+        # earlier step and as fast as it was, to run into the alarm once more.
+        self.unsaved_networks = None
+        self.generators.fall_back(back.step)
+        self.discriminators.fall_back(back.step)
+        self.best.fall_back(back.step)
+        step = from_leader(self.checkpoints.fall_back(back.step)) or 0
+        for alarm in back.alarms:
+            self._tell(alarm, f"rolled back to step {step}, lr_dis={lr_dis:g}", rolled_back_to=step)
+        if self.journal:
+            self.journal.close()
+        names = ", ".join(alarm.name for alarm in back.alarms)
+        self.rollbacks.append({"step": stood, "to_step": step, "alarm": names, "lr_dis": lr_dis})
+        self.files.append(self.files.rollbacks, self.rollbacks[-1])
+        self._begin()
+        if self.saved_step:
+            self._take_networks()
+        self._open_journal()
 
     def _close(self) -> None:
         self._save_networks()
@@ -301,6 +413,8 @@ class _Training:
 
     def abandon(self) -> None:
         """After an error: what is being saved still gets to the disk, as far as it can without the other processes."""
+        if self.journal:
+            self.journal.close()
         with contextlib.suppress(UserError):
             if jax.process_count() == 1:
                 self._close()
@@ -311,19 +425,23 @@ class _Training:
                 self.best.wait()
 
     def _diverged(self, what: str, step: int) -> NoReturn:
+        alarm = self.monitor.not_finite(what, step, self.saved_step or 0)
+        if self._may_roll_back():
+            raise _RollBack([alarm], alarm.since)
+        if self.journal:
+            self.journal.alarm(alarm.line("stopped"))
+            self.journal.close(report=True)
         kept = (
             f"the checkpoint of step {self.saved_step} is kept" if self.saved_step else "no checkpoint was written yet"
         )
         raise Diverged(
-            f"training diverged at step {step}: {what}; {kept}. "
-            "Lower lr_gen and lr_dis in a new workdir, or try arch=sngan"
+            f"training diverged at step {step}: {what}; {kept}. In a new workdir, {'; or '.join(alarm.remedies)}"
         )
 
     def _write_picture(self) -> None:
         variables = self.generator_to_sample(self.state)
-        if not self.files.writes:
-            return
-        write_png(self.files.picture(self.step), image_grid(self._sample(variables, self.config.num_sample_images)))
+        if self.journal:
+            self.journal.picture(self.step, self._sample(variables, self.config.num_sample_images))
 
     def _write_outputs(self, *, again: bool = False) -> None:
         """At the end of a training, what `output_prefix` asks for; `again`: where a file of it is missing."""
@@ -333,7 +451,6 @@ class _Training:
             due = outputs.missing(c.output_prefix, epoch=epoch, step=self.step, num_images=c.num_sample_images)
         if not from_leader(bool(due)):
             return
-        self.signals.resume()
         variables = self.generator_to_sample(self.state)
         if self.files.writes:
             outputs.write_outputs(
@@ -361,29 +478,35 @@ class _Training:
         return np.concatenate(list(batches))
 
     def _write_reals(self) -> None:
-        if not self.files.writes:
-            return
-        chosen = epoch_permutation(len(self.dataset.images), seed=self.config.seed, epoch=0)
-        chosen = chosen[: self.config.num_sample_images]
-        write_png(self.files.reals, image_grid(np.asarray(self.dataset.images[chosen])))
+        if self.journal:
+            chosen = epoch_permutation(len(self.dataset.images), seed=self.config.seed, epoch=0)
+            self.journal.reals(np.asarray(self.dataset.images[chosen[: self.config.num_sample_images]]))
 
     def _report(self) -> int:
+        """Says how it went and what to look at next; the exit code."""
         if self.signals.caught:
             saved = f"stopped at step {self.step} of {self.total_steps}, saved"
             self._say(f"{saved if self.step else 'stopped before the first step'}; the same command goes on from there")
             return 128 + self.signals.caught
+        self._say(f"{'stopped by an alarm at' if self.stopped_by_alarm else 'finished'} step {self.step}")
+        alarms = Counter(line["title"] for line in read_lines(self.files.alarms))
+        if self.config.monitor_every_steps:
+            raised = ", ".join(f"{title} ({number})" if number > 1 else title for title, number in alarms.items())
+            self._say(f"  alarms:   {raised or 'none'}")
+        if self.config.report:
+            self._say(f"  look at:  {self.files.report}")
+        self._say(f"  pictures: {self.files.picture(self.step)} beside {self.files.reals}")
         if (best := self.best.latest_step()) is not None:
-            self._say(f"best by {self.config.best_measure}, of step {best}: {self.files.best}")
+            self._say(f"  best by {self.config.best_measure}: of step {best}, in {self.files.best}")
         checkpoint = shlex.quote(f"--checkpoint={self.files.path}")
-        self._say(
-            f"finished step {self.step}. Look at {self.files.picture(self.step)} beside {self.files.reals}; "
-            f"sample with: python sample.py {checkpoint} --num_images=100 --out=samples"
-        )
-        return 0
+        self._say(f"  sample:   python sample.py {checkpoint} --num_images=100 --out=samples")
+        if self.stopped_by_alarm:
+            self._say("  go on:    the same command; this alarm is not raised again while its sign lasts")
+        return STOPPED_BY_ALARM if self.stopped_by_alarm else 0
 
     def _say(self, line: str) -> None:
         if self.files.writes:
-            print(line)
+            (self.bar.say if self.bar else print)(line)
 
 
 def _load_dataset(config: Config) -> tuple[CachedImages, CachedImages | None]:
@@ -411,36 +534,17 @@ def _describe(dataset: CachedImages) -> dict[str, Any]:
     return {"digest": dataset.digest, "num_images": len(dataset.images), "labels": dict(sorted(labels.items()))}
 
 
+def _versions() -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": __version__,
+        "jax": jax.__version__,
+        "device": device.device_kind,
+        "num_devices": jax.device_count(),
+    }
+
+
 @jax.jit
 def _all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-class _Signals:
-    """SIGINT and SIGTERM: they interrupt at once while there is nothing to save, and are kept for later after that."""
-
-    def __init__(self) -> None:
-        """Not in force before `with`."""
-        self.caught = 0  # the number of the first signal that was postponed
-        self._postponed = False
-
-    def postpone(self) -> None:
-        """From here on signals are only noted in `caught`: a call of the device, or a save, is not to be cut short."""
-        self._postponed = True
-
-    def resume(self) -> None:
-        """From here on signals interrupt at once again: all is saved."""
-        self._postponed = False
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self._postponed:
-            raise KeyboardInterrupt(number)
-        self.caught = self.caught or number
-
-    def __enter__(self) -> Self:
-        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)

@@ -5,6 +5,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterator, Mapping
@@ -141,29 +142,32 @@ class Workdir:
                 "Undo the change to continue it, or give another workdir"
             )
 
-    def forget_lines_after(self, step: int) -> None:
-        """Drops the lines of both logs past `step`, which a restored training will write again."""
-        for path in (self.metrics, self.evaluations):
-            if self.writes and path.exists():
-                kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
-                replace_file(path, "".join(kept).encode())
+    def forget_after(self, step: int) -> None:
+        """Drops what the logs and pictures tell past `step`, which a restored training will write again.
 
-    def append_metrics(self, line: dict[str, Any]) -> None:
-        """Adds one line to metrics.jsonl, on the disk when this returns: no checkpoint is newer than its log."""
-        self._append(self.metrics, line)
+        Alarms that led back to an earlier step stay, as what they tell of is not written again.
+        """
+        if not self.writes:
+            return
+        for path in (self.metrics, self.evaluations, self.health, self.alarms):
+            if path.exists():
+                kept = [line for line in read_lines(path) if line["step"] <= step or "rolled_back_to" in line]
+                replace_file(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        for later, path in self.pictures().items():
+            if later > step:
+                path.unlink()
 
-    def append_evaluation(self, line: dict[str, Any]) -> None:
-        """Adds one line to evaluations.jsonl, on the disk when this returns."""
-        self._append(self.evaluations, line)
+    def pictures(self) -> dict[int, Path]:
+        """The grids of fixed latents that are there, by their steps, in order."""
+        found = (
+            (int(match[1]), path)
+            for path in self.samples.glob("step_*.png")
+            if (match := re.fullmatch(r"step_(\d{8,})\.png", path.name))
+        )
+        return dict(sorted(found))
 
-    def lowest(self, measure: str) -> float:
-        """The value by which `best` was chosen, in evaluations.jsonl; infinity where that was another measure."""
-        values: list[float] = []
-        for line in read_lines(self.evaluations) if self.evaluations.exists() else ():
-            values = [*values, line[measure]] if line.get("best_by") == measure else []
-        return min(values, default=math.inf)
-
-    def _append(self, path: Path, line: dict[str, Any]) -> None:
+    def append(self, path: Path, line: dict[str, Any]) -> None:
+        """Adds one line to a log, on the disk when this returns: no checkpoint is newer than its log."""
         if not self.writes:
             return
         with naming(path), open(path, "a") as file:
@@ -171,10 +175,19 @@ class Workdir:
             file.flush()
             os.fsync(file.fileno())
 
+    def lowest(self, measure: str) -> float:
+        """The value by which `best` was chosen, in evaluations.jsonl; infinity where that was another measure."""
+        values: list[float] = []
+        for line in read_lines(self.evaluations):
+            values = [*values, line[measure]] if line.get("best_by") == measure else []
+        return min(values, default=math.inf)
+
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log that hold a step; others were cut short by a crash."""
-    for text in path.read_text().splitlines():
+    """The lines of a log that hold a step; others were cut short by a crash. None where there is no such file."""
+    if not path.exists():
+        return
+    for text in path.read_text(errors="replace").splitlines():
         with contextlib.suppress(ValueError):
             line = json.loads(text)
             if isinstance(line, dict) and isinstance(line.get("step"), int):

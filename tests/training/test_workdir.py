@@ -35,12 +35,12 @@ def test_without_writing_nothing_is_locked_or_written(tmp_path, tiny_config):
     files = Workdir(tmp_path / "run", writes=False)
     with files.opened(tiny_config(), IMAGES):
         files.record(tiny_config(), IMAGES)
-        files.append_metrics(line(1))
+        files.append(files.metrics, line(1))
     assert not files.path.exists()
     leader = begun(tmp_path, tiny_config)
     with leader.opened(tiny_config(), IMAGES), files.opened(tiny_config(), IMAGES):
-        leader.append_metrics(line(1))
-        files.forget_lines_after(0)
+        leader.append(files.metrics, line(1))
+        files.forget_after(0)
     assert len(files.metrics.read_text().splitlines()) == 1
 
 
@@ -108,19 +108,19 @@ def test_checkpoints_without_a_config_are_refused(tmp_path, tiny_config):
 
 def test_metrics_after_a_step_are_forgotten(tmp_path):
     files = Workdir(tmp_path)
-    files.forget_lines_after(0)
+    files.forget_after(0)
     assert not files.metrics.exists()
     for step in (2, 4, 6):
-        files.append_metrics(line(step))
+        files.append(files.metrics, line(step))
     with files.metrics.open("a") as file:
         file.write('{"step": 8, "epo')  # the crash came here
     for step, value in ((2, 5.0), (4, 7.0), (6, 3.0)):
-        files.append_evaluation({"step": step, "swd": value, "kid": -value, "best_by": "swd"})
+        files.append(files.evaluations, {"step": step, "swd": value, "kid": -value, "best_by": "swd"})
     assert files.lowest("swd") == 3
-    files.forget_lines_after(4)
+    files.forget_after(4)
     assert files.lowest("swd") == 5
     assert files.lowest("kid") == float("inf")  # it was not by this one that the best was chosen
-    files.append_metrics(line(6))
+    files.append(files.metrics, line(6))
     lines = [json.loads(text) for text in files.metrics.read_text().splitlines()]
     assert [entry["step"] for entry in lines] == [2, 4, 6]
     assert lines[0] == line(2)
