@@ -21,7 +21,7 @@ from medgan_jax.report.plots import draw_plots, measure_names, with_scores
 from medgan_jax.report.record import Record, number, read_record
 from medgan_jax.training.workdir import Workdir
 
-REFRESH_SECONDS = 3  # after which a served page asks whether there is a newer one
+_REFRESH_SECONDS = 3  # after which a served page asks whether there is a newer one
 
 _MAX_TEXT = 4000  # characters shown of one value
 _MAX_LABELS, _MAX_ALARMS = 40, 100  # shown
@@ -113,7 +113,7 @@ def render(files: Workdir, *, version: str = "") -> str:
         "tiny": plan.cell * plan.images <= 400 if plan.cell else False,
         "alarms": [{"step": line["step"], "title": _alarm_title(line)} for line in record.logs["alarms"]],
         "live": version,
-        "seconds": REFRESH_SECONDS,
+        "seconds": _REFRESH_SECONDS,
     }
     title = files.path.resolve().name or str(files.path.resolve())
     body = [
@@ -329,7 +329,7 @@ def _player(record: Record, frames: Sequence[Frame], reals: str, shown_images: i
         else '<p class="empty">samples/reals.png is missing</p>'
     )
     buttons = {
-        name: f'<button type="button" id="{name}" aria-label="{title}" title="{title}">{_icon(shape, name=f"{name}-icon")}</button>'
+        name: f'<button type="button" id="{name}" aria-label="{title}" title="{title}">{_icon(shape, name)}</button>'
         for name, (title, shape) in _BUTTONS.items()
     }
     speeds = "".join(
@@ -345,7 +345,7 @@ def _player(record: Record, frames: Sequence[Frame], reals: str, shown_images: i
     return f"""<section class="panel" id="player" tabindex="-1" aria-labelledby="player-title">
 <h2 id="player-title">Pictures over the training</h2>
 <div class="stage">
-<figure><figcaption><span>Generated, always from the same latents</span>
+<figure><figcaption><span>Generated from fixed latents</span>
 <span>step <b id="step">{last.step}</b></span></figcaption><div class="screen" id="screen">{picture}</div></figure>
 <figure><figcaption><span>Real images</span></figcaption>{real_side}</figure>
 </div>
@@ -354,17 +354,18 @@ def _player(record: Record, frames: Sequence[Frame], reals: str, shown_images: i
 <div class="track"><input type="range" id="scrub" min="0" max="{len(frames) - 1}" value="{len(frames) - 1}"
 aria-label="Picture of the training"><div class="marks" id="marks"></div></div>
 <div class="buttons" role="group" aria-label="Player">{buttons["first"]}{buttons["back"]}
-<button type="button" class="play" id="play">{_icon("M4 2l10 6-10 6z", name="play-icon")}
+<button type="button" class="play" id="play">{_icon("M4 2l10 6-10 6z", "play")}
 <span id="play-label">Play</span></button>
-{buttons["forward"]}{buttons["last"]}<label>Speed <select id="speed" aria-label="Pictures a second">{speeds}</select> /s</label>
+{buttons["forward"]}{buttons["last"]}
+<label>Speed <select id="speed" aria-label="Pictures a second">{speeds}</select> /s</label>
 <label><input type="checkbox" id="loop" checked> Loop</label>
 <span class="keys">In the player: <kbd>Space</kbd> <kbd>&larr;</kbd> <kbd>&rarr;</kbd> <kbd>Home</kbd> <kbd>End</kbd>,
 speed <kbd>&uarr;</kbd> <kbd>&darr;</kbd></span></div>
 </div>{note}</section>"""
 
 
-def _icon(path: str, *, name: str) -> str:
-    return f'<svg viewBox="0 0 16 16" aria-hidden="true"><path id="{name}" d="{path}"/></svg>'
+def _icon(path: str, name: str) -> str:
+    return f'<svg viewBox="0 0 16 16" aria-hidden="true"><path id="{name}-icon" d="{path}"/></svg>'
 
 
 def _alarm_title(line: dict[str, Any]) -> str:

@@ -95,7 +95,10 @@ def spectral_norms(health: Lines, alarms: Lines = ()) -> bytes | None:
             [{"step": step, "norm": norms[layer]} for step, norms in lists if layer < len(norms)]
             for layer in range(depth)
         ]
-        series = [(f"{layer + 1}", *_points(lines, "norm")) for layer, lines in enumerate(layers)]
+        series = [
+            (f"layer {layer + 1}" if layer == 0 else f"{layer + 1}", *_points(lines, "norm"))
+            for layer, lines in enumerate(layers)
+        ]
         networks += [(name, [each for each in series if len(each[1])])] if any(len(s[1]) for s in series) else []
     if not networks:
         return None
@@ -104,10 +107,9 @@ def spectral_norms(health: Lines, alarms: Lines = ()) -> bytes | None:
         for (layer, x, y), colour, style, marker in zip(series, *_LOOKS, strict=False):
             _curve(axes, x, y, color=colour, linestyle=style, marker=marker, label=layer)
         axes.set(ylabel=f"{name}'s\nlargest singular value")
-        axes.legend(
-            title="layer", fontsize=7, title_fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5)
-        )
-    all_axes[0].set_title("Spectral norms of the layers, from the input on", loc="left", fontsize=10.5)
+        axes.set_ylim(bottom=0)
+        _legend(axes)
+    _title(figure, "Spectral norms of the layers, from the input on")
     _finish(all_axes, alarms)
     return png(figure)
 
@@ -121,11 +123,11 @@ def diversity(health: Lines, alarms: Lines = ()) -> bytes | None:
     _curve(axes, x, y, color=_BLUE, marker="o", label="fakes")
     x, y = _points(health, "diversity_reals")
     if len(x):
-        axes.plot(x, y, color=_BLUE, linestyle="--", linewidth=1, label="reals: the floor")
+        axes.plot(x, y, color=_BLUE, linestyle="--", linewidth=1, label="reals")
     axes.set_ylim(bottom=0)
     axes.set(ylabel="mean distance of two images")
-    axes.set_title("Diversity of the fakes", loc="left", fontsize=10.5)
-    axes.legend(fontsize=8, frameon=False)
+    _title(figure, "Diversity of the fakes")
+    _legend(axes)
     _finish([axes], alarms)
     return png(figure)
 
@@ -156,8 +158,8 @@ def measures(evaluations: Lines, alarms: Lines = ()) -> bytes | None:
                 axes.plot(*ends, color=colour, linestyle="--", linewidth=1, alpha=0.8)
         axes.plot([], [], color="#555555", linestyle="--", linewidth=1, label="floor: reals")
         axes.set(ylabel=family.upper())
-        axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
-    all_axes[0].set_title("Distance to held-out reals, lower is better", loc="left", fontsize=10.5)
+        _legend(axes)
+    _title(figure, "Distances to held-out reals, lower is better")
     _finish(all_axes, alarms)
     return png(figure)
 
@@ -213,7 +215,7 @@ def measure_names(evaluations: Lines) -> list[str]:
 def png(figure: "Figure", *, dpi: int = _DPI) -> bytes:
     """A figure as a PNG file."""
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi, bbox_inches="tight", pad_inches=0.1)
+    figure.savefig(file, format="png", dpi=dpi)
     return file.getvalue()
 
 
@@ -234,8 +236,8 @@ def _both_networks(
         _curve(axes, x, y, color=colour, linestyle=style, marker=marker, label=name)
     finish(axes)
     axes.set(ylabel=ylabel)
-    axes.set_title(title, loc="left", fontsize=10.5)
-    axes.legend(fontsize=8, frameon=False)
+    _title(figure, title)
+    _legend(axes)
     _finish([axes], alarms)
     return png(figure)
 
@@ -245,6 +247,18 @@ def _figure(rows: int = 1, height: float = _HEIGHT) -> tuple["Figure", list["Axe
 
     figure = Figure(figsize=(_WIDTH, height), layout="constrained")
     return figure, list(figure.subplots(rows, 1, sharex=True, squeeze=False)[:, 0])
+
+
+def _title(figure: "Figure", text: str) -> None:
+    figure.suptitle(text, x=0.015, ha="left", fontsize=10.5)
+
+
+def _legend(axes: "Axes") -> None:
+    """Above the axes, where no curve and no alarm is."""
+    axes.legend(
+        fontsize=7.5, frameon=False, ncols=8, loc="lower right", bbox_to_anchor=(1.01, 1.01), borderaxespad=0,
+        handlelength=1.8, handletextpad=0.5, columnspacing=1.2,
+    )  # fmt: skip
 
 
 def _points(lines: Lines, key: str) -> tuple[np.ndarray, np.ndarray]:
@@ -300,4 +314,5 @@ def _finish(all_axes: Sequence["Axes"], alarms: Lines) -> None:
                 va="top",
                 fontsize=7,
                 color="#444444",
+                bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
             )
