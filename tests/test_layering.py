@@ -17,6 +17,7 @@ LAYERS = (
     {"sampling"},
     {"evaluation"},
     {"training.state", "training.workdir", "training.monitor", "training.tensorboard"},
+    {"report.record", "report.frames"},
     {"report.plots"},
     {"report.page"},
     {"training.step", "training.outputs", "training.transfer"},

@@ -1,26 +1,21 @@
 """The files that MedImageGAN leaves after a training: a loss plot, reals beside fakes, a report, and images."""
 
-import io
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation.published import num_fakes, published_report, published_scores
 from medgan_jax.images import image_grid, replace_file, write_png
+from medgan_jax.report import plots
 from medgan_jax.training.workdir import read_lines
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 _FILES = ("loss_plot.png", "real_fake_grid.png", "metrics_report.out")  # in the order in which they are written
 _GRID_IMAGES = 64
 _GRID_SIDE = 400  # px at least, so that titles fit above small images
 _DPI = 100
-_FEW_POINTS = 50  # up to so many are marked, as a line between two tells nothing
 
 
 def prepare(prefix: str, *, new: bool) -> None:
@@ -88,7 +83,7 @@ def write_outputs(
     """
     for j, image in enumerate(fakes[:num_images]):
         write_png(_path(prefix, _image_name(epoch, j)), image)
-    replace_file(_path(prefix, "loss_plot.png"), _loss_plot(log))
+    replace_file(_path(prefix, "loss_plot.png"), plots.losses(list(read_lines(log))))
     shown = np.random.default_rng(seed).permutation(len(reals))[:_GRID_IMAGES]  # classes lie together
     replace_file(_path(prefix, "real_fake_grid.png"), _side_by_side(np.asarray(reals[shown]), fakes[:_GRID_IMAGES]))
     report = published_report(
@@ -106,22 +101,6 @@ def _image_name(epoch: int, number: int) -> str:
     return f"{epoch}_{number}_img.png"
 
 
-def _loss_plot(log: Path) -> bytes:
-    from matplotlib.figure import Figure  # slow to import, and wanted by few trainings
-
-    lines = list(read_lines(log))
-    steps = [line["step"] for line in lines]
-    marker = "." if len(steps) <= _FEW_POINTS else ""
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    axes = figure.add_subplot()
-    # Colours of Okabe and Ito, told apart by colour-blind eyes; the styles serve grey prints.
-    axes.plot(steps, [line["loss_gen"] for line in lines], "-", marker=marker, color="#0072B2", label="generator")
-    axes.plot(steps, [line["loss_dis"] for line in lines], "--", marker=marker, color="#D55E00", label="discriminator")
-    axes.set(xlabel="iteration", ylabel="loss", title="Losses during training")
-    axes.legend()
-    return _png(figure)
-
-
 def _side_by_side(reals: np.ndarray, fakes: np.ndarray) -> bytes:
     from matplotlib.figure import Figure
 
@@ -133,15 +112,9 @@ def _side_by_side(reals: np.ndarray, fakes: np.ndarray) -> bytes:
         axes.imshow(np.broadcast_to(grid, (*grid.shape[:2], 3)), interpolation="nearest")
         axes.set_title(title)
         axes.set_axis_off()
-    return _png(figure)
+    return plots.png(figure, dpi=_DPI)
 
 
 def _enlarged(grid: np.ndarray) -> np.ndarray:
     factor = -(-_GRID_SIDE // min(grid.shape[:2]))
     return grid.repeat(factor, axis=0).repeat(factor, axis=1)
-
-
-def _png(figure: "Figure") -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=_DPI, bbox_inches="tight", pad_inches=0.1)
-    return file.getvalue()

@@ -18,6 +18,7 @@ from medgan_jax.errors import UserError, naming
 from medgan_jax.images import replace_file
 
 _MARK_TRIES = 10  # a second apart
+_PICTURE = re.compile(r"step_([0-9]{8,15})\.png")
 
 
 class Workdir:
@@ -48,6 +49,11 @@ class Workdir:
     def picture(self, step: int) -> Path:
         """The grid of fixed latents at `step`."""
         return self.samples / f"step_{step:08d}.png"
+
+    def pictures(self) -> dict[int, Path]:
+        """The grids of fixed latents that are there, by step, in order."""
+        matches = ((_PICTURE.fullmatch(path.name), path) for path in self.samples.glob("step_*.png"))
+        return dict(sorted((int(match[1]), path) for match, path in matches if match and path.is_file()))
 
     @contextlib.contextmanager
     def opened(self, config: Config, dataset: dict[str, Any]) -> Iterator[None]:
