@@ -3,6 +3,7 @@
 
 python sample.py --checkpoint=runs/melanoma --num_images=1000 --out=synthetic --seed=0
 python sample.py --config=configs/control_file.py:generate.yaml   a control file of MedImageGAN, as it is
+python sample.py --checkpoint=runs/melanoma --interpolate=walk.mp4 --num_images=8   a movie from image to image
 
 Image i depends on the generator, the seed and i alone, whatever the batch size and the number of devices.
 """
@@ -24,6 +25,9 @@ _SEED = flags.DEFINE_integer("seed", None, "Decides the latents; 0 by default.",
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at once, over all devices; changes speed and memory.", 1)
 _GRID = flags.DEFINE_bool("grid", False, "Also write the first 64 images as one picture, grid.png.")
 _LATENTS = flags.DEFINE_string("latents", None, "A .npy file of (N, latent_dim) latents to use instead of a seed.")
+_INTERPOLATE = flags.DEFINE_string(
+    "interpolate", None, "A .webp, .gif or .mp4 file, instead of --out: each image turns into the next; 8 by default."
+)
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Remove an earlier run's files from the output folder first.")
 
 
@@ -31,28 +35,31 @@ def main() -> None:
     """Flags to generator to images."""
     from medgan_jax.checkpoint import load_generator
     from medgan_jax.control_file import plan_sampling
+    from medgan_jax.interpolation import movie_path, write_walk
     from medgan_jax.sampling import load_latents, sample_to_folder
     from medgan_jax.sharding import check_batch_size, data_mesh, replicated
 
+    movie = movie_path(_INTERPOLATE.value, grid=_GRID.value, overwrite=_OVERWRITE.value)
     plan = plan_sampling(
-        _CONFIG.value, checkpoint=_CHECKPOINT.value, out=_OUT.value, num_images=_NUM_IMAGES.value, seed=_SEED.value
+        _CONFIG.value,
+        checkpoint=_CHECKPOINT.value,
+        out=_OUT.value,
+        num_images=_NUM_IMAGES.value,
+        seed=_SEED.value,
+        movie=movie is not None,
     )
     mesh = data_mesh()
     check_batch_size(_BATCH_SIZE.value, mesh)
     generator = load_generator(plan.checkpoint, replicated(mesh))
     plan.check_size(generator.module.image_size)
     latents = load_latents(Path(_LATENTS.value), generator.latent_dim) if _LATENTS.value else None
+    of = {"num_images": plan.num_images, "seed": plan.seed, "batch_size": _BATCH_SIZE.value, "latents": latents}
+    if movie:
+        write_walk(generator, movie, **of, mesh=mesh)
+        print(f"wrote {movie}")
+        return
     manifest = sample_to_folder(
-        generator,
-        plan.out,
-        num_images=plan.num_images,
-        seed=plan.seed,
-        batch_size=_BATCH_SIZE.value,
-        mesh=mesh,
-        latents=latents,
-        grid=_GRID.value,
-        overwrite=_OVERWRITE.value,
-        prefix=plan.prefix,
+        generator, plan.out, **of, mesh=mesh, grid=_GRID.value, overwrite=_OVERWRITE.value, prefix=plan.prefix
     )
     print(f"wrote the images that {manifest} names{', and a grid of them' if _GRID.value else ''}")
 

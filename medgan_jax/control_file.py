@@ -102,7 +102,7 @@ class SamplingPlan:
 
     Attributes:
       checkpoint: of the generator.
-      out: the folder for the images.
+      out: the folder for the images; None where a movie is wanted instead of them.
       num_images: how many; None where nobody said.
       seed: decides the latents.
       prefix: what the names of the files begin with; "" for nothing.
@@ -110,7 +110,7 @@ class SamplingPlan:
     """
 
     checkpoint: Path
-    out: Path
+    out: Path | None
     num_images: int | None
     seed: int
     prefix: str = ""
@@ -126,7 +126,13 @@ class SamplingPlan:
 
 
 def plan_sampling(
-    config: ConfigDict | None, *, checkpoint: str | None, out: str | None, num_images: int | None, seed: int | None
+    config: ConfigDict | None,
+    *,
+    checkpoint: str | None,
+    out: str | None,
+    num_images: int | None,
+    seed: int | None,
+    movie: bool = False,
 ) -> SamplingPlan:
     """Joins a control file for sampling with the flags of sample.py.
 
@@ -136,17 +142,21 @@ def plan_sampling(
       out: the flag in place of the file's out.
       num_images: comes before the file's quantity.
       seed: comes before the file's seed; 0 where nobody says.
+      movie: what is wanted is no folder of images, so neither `out` nor the file's out and quantity mean anything.
 
     Raises:
-      UserError: checkpoint and out are missing, or are given beside a control file; or what the file says was
-        overridden by something impossible.
+      UserError: checkpoint and out are missing, or are given beside a control file or a movie; or what the file says
+        was overridden by something impossible.
     """
+    if movie and out is not None:
+        raise UserError(f"--out={out}: --interpolate writes its movie only; leave out one of them")
     places = {"checkpoint": checkpoint, "out": out}
     if config is None:
         for name, value in places.items():
-            if not value:
+            if not value and not (movie and name == "out"):
                 raise UserError(f"give --{name}=..., or --config=configs/control_file.py:FILE.yaml")
-        return SamplingPlan(Path(checkpoint).expanduser(), Path(out).expanduser(), num_images, seed or 0)
+        folder = None if movie else Path(out).expanduser()
+        return SamplingPlan(Path(checkpoint).expanduser(), folder, num_images, seed or 0)
     for name, value in places.items():
         if value is not None:
             raise UserError(f"--{name}={value}: the control file says that; leave out --{name} or --config")
@@ -155,8 +165,8 @@ def plan_sampling(
         raise UserError("; ".join(problems))
     return SamplingPlan(
         checkpoint=Path(config.path).expanduser(),
-        out=Path(config.out).expanduser(),
-        num_images=config.quantity if num_images is None else num_images,
+        out=None if movie else Path(config.out).expanduser(),
+        num_images=config.quantity if num_images is None and not movie else num_images,
         seed=config.seed if seed is None else seed,
         prefix=config.run,
         image_size=config.image_size,

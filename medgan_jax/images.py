@@ -283,7 +283,18 @@ def encode_png(image: np.ndarray) -> bytes:
 
 
 def replace_file(path: str | os.PathLike, data: bytes) -> None:
-    """Writes a file under a temporary name beside `path`, and renames it: no reader ever sees half of it.
+    """Writes a file whole, or not at all.
+
+    Raises:
+      OSError: the file cannot be written; what stood at `path` is as it was.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a temporary name beside `path` to write to, and renames it at the end: no reader ever sees half of it.
 
     Raises:
       OSError: the file cannot be written; what stood at `path` is as it was.
@@ -292,7 +303,7 @@ def replace_file(path: str | os.PathLike, data: bytes) -> None:
     temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with naming(path):
-            temporary.write_bytes(data)
+            yield temporary
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

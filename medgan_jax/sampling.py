@@ -13,12 +13,12 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from medgan_jax.checkpoint import TrainedGenerator
 from medgan_jax.errors import UserError, naming
 from medgan_jax.images import image_grid, signed_to_uint8, write_png
 from medgan_jax.models.dcgan import Generator
+from medgan_jax.progress import Progress
 from medgan_jax.sharding import sharded
 from medgan_jax.streams import Stream, stream_key
 
@@ -131,7 +131,7 @@ def sample_to_folder(
         naming(manifest_path),
         ThreadPoolExecutor(workers) as pool,
         open(manifest_path, "w", newline="") as file,
-        tqdm(total=num_images, unit="image", desc="sampling") as bar,
+        Progress(num_images, unit="image", desc="sampling") as bar,
     ):
         manifest = csv.writer(file)
         manifest.writerow(("file", "seed", "index", "step", "digest"))

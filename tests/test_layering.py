@@ -15,7 +15,7 @@ LAYERS = (
     {"measures", "control_file"},
     {"checkpoint", "movie"},
     {"sampling"},
-    {"evaluation"},
+    {"evaluation", "interpolation"},
     {"training.state", "training.workdir", "training.monitor", "training.tensorboard"},
     {"report.record", "report.frames"},
     {"report.plots"},

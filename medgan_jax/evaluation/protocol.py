@@ -16,7 +16,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from medgan_jax.evaluation.sets import MAX_IMAGES, ImageSet
 from medgan_jax.images import uint8_to_unit
@@ -30,6 +29,7 @@ from medgan_jax.measures.kid import kid
 from medgan_jax.measures.manifold import manifold
 from medgan_jax.measures.sliced_wasserstein import sliced_wasserstein
 from medgan_jax.metrics import METRICS
+from medgan_jax.progress import Progress
 
 MIN_IMAGES = 10  # of each set, for measures between sets
 PAIRINGS = {
@@ -135,10 +135,11 @@ def evaluate(
         skipped.append("copies: needs the training images")
 
     figures: list[Figure] = []
-    with tqdm(tasks, desc="evaluating", unit="measure", disable=not progress) as bar:
-        for name, task in bar:
-            bar.set_postfix_str(name)
+    with Progress(len(tasks), desc="evaluating", unit="measure", disable=not progress) as bar:
+        for name, task in tasks:
+            bar.set_postfix(name)
             figures.extend(task())
+            bar.update()
 
     closest_of = train or reals
     return Evaluation(

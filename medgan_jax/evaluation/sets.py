@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from medgan_jax.checkpoint import TrainedGenerator, load_generator
 from medgan_jax.config import DataConfig, parse_data
@@ -20,6 +19,7 @@ from medgan_jax.data.sources import FileSource, list_images, open_source
 from medgan_jax.errors import UserError
 from medgan_jax.images import ImageError, image_shape
 from medgan_jax.measures.features import PIXELS, PYRAMID, Features, inception_features
+from medgan_jax.progress import Progress
 from medgan_jax.sampling import GRID, MANIFEST, sample_batches, seeded_latents
 from medgan_jax.sharding import data_mesh, replicated
 
@@ -134,7 +134,7 @@ def sampled(
     latents = functools.partial(seeded_latents, seed, latent_dim=generator.latent_dim)
     batch_size = -(-_BATCH // mesh.size) * mesh.size
     done = 0
-    with tqdm(total=number, unit="image", desc="sampling", disable=not progress) as bar:
+    with Progress(number, unit="image", desc="sampling", disable=not progress) as bar:
         for batch in sample_batches(module, generator.variables, latents, number, batch_size=batch_size, mesh=mesh):
             images[done : done + len(batch)] = batch
             done += len(batch)

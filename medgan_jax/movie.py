@@ -1,0 +1,145 @@
+"""Movies of uint8 frames: WebP and GIF, which loop, and MP4. One frame at a time is in memory, whatever the length."""
+
+import contextlib
+import itertools
+import math
+import tempfile
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from medgan_jax.errors import UserError, reason_of
+from medgan_jax.images import convert_channels, replacing
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+SUFFIXES = (".webp", ".gif", ".mp4")
+
+# By suffix: the encoder, its pixels, and its options. Of H.264 no other pixels are played everywhere; a constant rate
+# factor of 18 is where its losses begin to be seen.
+_ENCODERS = {
+    ".webp": ("libwebp_anim", "bgra", {"quality": "80"}),
+    ".gif": ("gif", "pal8", {}),
+    ".mp4": ("libx264", "yuv420p", {"crf": "18"}),
+}
+_CONTAINER_OPTIONS = {
+    ".webp": {"loop": "0"},  # without end, as GIF's default
+    ".gif": {},
+    ".mp4": {"movflags": "+faststart"},  # its index first, so that a browser shows it while it loads
+}
+_BT709 = 1  # in H.264's tables of primaries and matrices
+_SRGB = 13  # in its table of transfer functions
+_PALETTE_PIXELS = 20_000  # of a frame are enough to choose its colours by
+
+
+def check_movie_path(path: Path) -> None:
+    """Checks that a movie can be written there, before its frames are made; leaves nothing.
+
+    Raises:
+      UserError: the suffix is none of ours, or the place cannot be written to.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{path}: a movie is a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file; give such a name")
+    try:
+        if path.is_dir():
+            raise UserError(f"{path}: is a folder; give the name of a file")
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}"):
+            pass
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({reason_of(error)}); give another place") from error
+
+
+def write_movie(path: Path, frames: Iterable[np.ndarray], *, frames_per_second: float) -> None:
+    """Writes a movie: whole, or not at all.
+
+    WebP and MP4 lose detail that is hardly seen. GIF has 256 colours in each frame, chosen for that frame and not
+    dithered: dots would flicker, and cost more than they hide. MP4 needs even sizes, so an odd frame's last row or
+    column is repeated.
+
+    Args:
+      path: a .webp, .gif or .mp4 file.
+      frames: uint8, (H, W, 1 or 3), all of one shape; taken one by one.
+      frames_per_second: GIF rounds the time of a frame to 1/100 s.
+
+    Raises:
+      UserError: there are no frames, they differ in shape, the path has another suffix, or it cannot be written. What
+        stood there is as it was.
+    """
+    check_movie_path(path)
+    import av  # slow to load, and wanted by few
+    from av.video.reformatter import ColorRange
+
+    suffix = path.suffix.lower()
+    encoder, pixels, options = _ENCODERS[suffix]
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None:
+        raise UserError(f"{path}: there are no pictures to make a movie of")
+    height, width = (size + (size % 2 if suffix == ".mp4" else 0) for size in first.shape[:2])
+    with (
+        replacing(path) as temporary,
+        _told(path, temporary),
+        av.open(str(temporary), "w", format=suffix[1:], container_options=_CONTAINER_OPTIONS[suffix]) as container,
+    ):
+        stream = container.add_stream(encoder, rate=Fraction(frames_per_second).limit_denominator(1000))
+        stream.height, stream.width, stream.pix_fmt, stream.options = height, width, pixels, options
+        if suffix == ".mp4":
+            stream.color_range, stream.colorspace = ColorRange.MPEG, _BT709
+            stream.color_primaries, stream.color_trc = _BT709, _SRGB
+        for number, frame in enumerate(itertools.chain([first], frames)):
+            if frame.shape != first.shape:
+                raise UserError(
+                    f"{path}: picture {number} is of {_spoken(frame)} and those before it of {_spoken(first)}; give "
+                    "pictures of one size"
+                )
+            container.mux(stream.encode(_converted(convert_channels(frame, 3), suffix, height, width)))
+        container.mux(stream.encode())
+
+
+def _converted(frame: np.ndarray, suffix: str, height: int, width: int) -> "VideoFrame":
+    from av import VideoFrame
+    from av.video.reformatter import Colorspace
+
+    if suffix == ".gif":
+        return VideoFrame.from_ndarray(_palettized(frame), format="pal8")
+    padding = ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0))
+    converted = VideoFrame.from_ndarray(np.pad(frame, padding, "edge"), format="rgb24")
+    if suffix == ".mp4":
+        return converted.reformat(format="yuv420p", dst_colorspace=Colorspace.ITU709)
+    return converted
+
+
+def _palettized(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """RGB (H, W, 3) to indices (H, W) and their colours (256, 4) as alpha, red, green and blue."""
+    stride = max(1, math.isqrt(frame.shape[0] * frame.shape[1] // _PALETTE_PIXELS))
+    sample = Image.fromarray(np.ascontiguousarray(frame[::stride, ::stride])).quantize(256)
+    indices = Image.fromarray(frame).quantize(palette=sample, dither=Image.Dither.NONE)
+    colours = np.reshape(sample.getpalette("RGB"), (-1, 3)).astype(np.uint8)
+    palette = np.full((256, 4), 255, np.uint8)
+    palette[: len(colours), 1:] = colours
+    return np.asarray(indices), palette
+
+
+def _spoken(frame: np.ndarray) -> str:
+    height, width, channels = frame.shape
+    return f"{width} x {height} px in {'colour' if channels == 3 else 'grey'}"
+
+
+@contextlib.contextmanager
+def _told(path: Path, temporary: Path) -> Iterator[None]:
+    """Makes a UserError of what the encoder or the disk refuses; what is wrong with other files passes."""
+    import av
+
+    try:
+        yield
+    except (av.error.FFmpegError, OSError) as error:
+        if not isinstance(error, av.error.FFmpegError) and error.filename not in (None, str(temporary)):
+            raise
+        raise UserError(
+            f"{path}: cannot be written ({reason_of(error)}); make room, give another place, or smaller pictures"
+        ) from error
