@@ -219,12 +219,12 @@ class _Training:
             steps = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(self.mesh))
             run = compiled(self.train_steps, self.state, *batches.shapes, steps)
             self.bar = bar
+            if self.step == 0 and config.monitor_every_steps:
+                self._look()  # what later looks are compared with
             bar.unpause()
             bar.set_description("training")
             self.logged_step, self.logged_at = self.step, time.perf_counter()
             count, running = 1, None
-            if self.step == 0 and config.monitor_every_steps:
-                self._look()  # what later looks are compared with
             called_at = time.perf_counter()
             while self.step < self.total_steps and not self.stopped_by_alarm:
                 count, stop = agree(min(count, self._steps_to_next_stop()), self.signals.caught)

@@ -31,6 +31,7 @@ _RUNAWAY = 100.0  # a loss, in nats
 _GROWN = 8.0  # times the first weights, layer by layer; 1 to 3 in ten thousand steps that are sound
 _OVERFITTED = 0.6  # r_v of Karras et al. 2020 (arXiv:2006.06676), who keep theirs below it
 _CERTAIN = 1.0  # logits between reals and fakes, below which r_v is noise
+_USUAL_RATE = 2e-4  # of the published networks
 _COPIES = 0.25  # share of the fakes
 
 
@@ -229,7 +230,8 @@ def _variety(c: Config) -> Iterator[str]:
 def _oscillation(look: _Look) -> _Found:
     if look.config.loss == "wgan-gp":
         return None
-    told = [line["score_real"] - line["score_fake_before"] for line in look.metrics]
+    scored = (line for line in look.metrics if "score_real" in line)
+    told = [line["score_real"] - line["score_fake_before"] for line in scored]
     sides = [value > _TOLD_APART for value in told if not _NOT_TOLD_APART <= value <= _TOLD_APART]
     swings = sum(a != b for a, b in itertools.pairwise(sides))
     if swings < _SWINGS:
@@ -258,7 +260,10 @@ def _divergence(look: _Look) -> _Found:
 
 
 def _slower(c: Config) -> Iterator[str]:
-    yield f"lower lr_gen, now {c.lr_gen:g}, and lr_dis, now {c.lr_dis:g}: 2e-4 is usual"
+    for name in ("lr_dis", "lr_gen"):
+        rate = getattr(c, name)
+        if rate >= max(c.lr_dis, c.lr_gen) / 10:  # the other is not at fault
+            yield f"lower {name}, now {rate:g}, to {min(rate / 4, _USUAL_RATE):g}"
     if c.adam_beta1 > 0.5:
         yield f"lower adam_beta1, now {c.adam_beta1:g}, to 0.5 or 0"
     if c.dtype != "float32":

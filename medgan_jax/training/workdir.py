@@ -163,15 +163,6 @@ class Workdir:
             if later > step:
                 path.unlink()
 
-    def pictures(self) -> dict[int, Path]:
-        """The grids of fixed latents that are there, by their steps, in order."""
-        found = (
-            (int(match[1]), path)
-            for path in self.samples.glob("step_*.png")
-            if (match := re.fullmatch(r"step_(\d{8,})\.png", path.name))
-        )
-        return dict(sorted(found))
-
     def append(self, path: Path, line: dict[str, Any]) -> None:
         """Adds one line to a log, on the disk when this returns: no checkpoint is newer than its log."""
         if not self.writes:

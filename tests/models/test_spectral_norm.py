@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medgan_jax.models import spectral_norm
 from medgan_jax.models.spectral_norm import SpectralNorm, power_iteration
 
 LAYER = SpectralNorm()
@@ -40,6 +41,13 @@ def test_converges_to_the_singular_value():
     out, _ = iterate(initial(k), k, 100)
     assert largest_singular_value(out) == pytest.approx(1, abs=1e-5)
     np.testing.assert_allclose(out, k / largest_singular_value(k), rtol=1e-4)
+
+
+def test_the_singular_value_from_afresh():
+    for seed in range(3):
+        assert spectral_norm.largest_singular_value(kernel(seed), iterations=100) == pytest.approx(
+            largest_singular_value(kernel(seed)), rel=1e-5
+        )
 
 
 def test_follows_a_perturbed_kernel():

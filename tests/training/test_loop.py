@@ -15,9 +15,10 @@ from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training import loop
 from medgan_jax.training.loop import train
+from medgan_jax.training.monitor import Alarm
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import METRICS, train_step
-from medgan_jax.training.workdir import Workdir
+from medgan_jax.training.workdir import Workdir, read_lines
 
 
 @pytest.fixture
@@ -157,6 +158,122 @@ def test_divergence_stops_at_its_step_and_keeps_the_last_good_checkpoint(config,
     assert [line["step"] for line in log(tmp_path / "run")] == [2, 4, 6]
 
 
+def raises_alarms(monkeypatch, *steps, since):
+    """A monitor that raises an alarm at these steps, whatever it sees; the lines of metrics that it was given."""
+    seen = []
+
+    def take_health(self, line):
+        due = line["step"] in steps
+        return [Alarm("copies", "Copies", line["step"], since, "Sentence.", "evidence", ("one", "two"))] if due else []
+
+    monkeypatch.setattr(loop.Monitor, "take_health", take_health)
+    monkeypatch.setattr(loop.Monitor, "take_metrics", lambda self, line: seen.append(line["step"]))
+    return seen
+
+
+def lines(path):
+    return list(read_lines(path))
+
+
+def test_an_alarm_warns_and_the_training_goes_on(config, tmp_path, monkeypatch, capsys):
+    seen = raises_alarms(monkeypatch, 6, since=2)
+    assert train(config(monitor_every_steps=3), tmp_path / "run") == 0
+    files = Workdir(tmp_path / "run")
+    assert [line["step"] for line in lines(files.health)] == [0, 3, 6, 8]
+    (alarm,) = lines(files.alarms)
+    assert (alarm["step"], alarm["since"], alarm["alarm"], alarm["action"]) == (6, 2, "copies", "warned")
+    assert alarm["remedies"] == ["one", "two"]
+    assert seen == [2, 4, 6, 8]
+    out = capsys.readouterr().out
+    assert "ALARM at step 6, warned: Copies. Sentence. evidence. Try one; or two" in out
+    assert "alarms:   Copies" in out
+
+
+def test_an_alarm_stops_a_training_which_can_go_on(config, tmp_path, monkeypatch, capsys):
+    raises_alarms(monkeypatch, 6, since=2)
+    c = config(monitor_every_steps=3, on_alarm="stop")
+    assert train(c, tmp_path / "run") == loop.STOPPED_BY_ALARM == 3
+    assert int(final_state(tmp_path / "run", c).step) == 6
+    assert lines(Workdir(tmp_path / "run").alarms)[0]["action"] == "stopped"
+    assert "stopped by an alarm at step 6" in capsys.readouterr().out
+    assert train(c, tmp_path / "run") == 0
+    train(config(), tmp_path / "whole")
+    jax.tree.map(
+        np.testing.assert_array_equal, final_state(tmp_path / "run", c), final_state(tmp_path / "whole", config())
+    )
+
+
+def test_rolling_back_goes_on_from_the_last_healthy_checkpoint_with_a_slower_discriminator(
+    config, tmp_path, monkeypatch
+):
+    """Against the two halves by hand; also where it is stopped after that, and started again."""
+    raises_alarms(monkeypatch, 9, since=6)
+    c = config(monitor_every_steps=9, on_alarm="rollback", rollback_factor=0.25, max_rollbacks=1, num_steps=13)
+    train(config(num_steps=4), tmp_path / "run")
+    slower = config(num_steps=13, lr_dis=c.lr_dis / 4)
+    shutil.copytree(tmp_path / "run", tmp_path / "by_hand")
+    (tmp_path / "by_hand/config.json").write_text(json.dumps(slower.to_dict()))
+    train(slower, tmp_path / "by_hand")
+
+    assert train(c, tmp_path / "run") == 0
+    files = Workdir(tmp_path / "run")
+    expected = final_state(tmp_path / "by_hand", slower)
+    jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / "run", c), expected)
+    assert lines(files.rollbacks) == [{"step": 9, "to_step": 4, "alarm": "copies", "lr_dis": c.lr_dis / 4}]
+    first, second = lines(files.alarms)  # of step 9, twice: no rollback is left for the second
+    assert (first["action"], first["rolled_back_to"]) == ("rolled back to step 4, lr_dis=5e-05", 4)
+    assert second["action"] == "warned"
+    assert [line["step"] for line in lines(files.metrics)] == [2, 4, 6, 8, 10, 12, 13]
+    assert list(files.pictures()) == [0, 4, 8, 12, 13]
+    jax.tree.map(np.testing.assert_array_equal, log(tmp_path / "run"), log(tmp_path / "by_hand"))
+    generator = load_generator(tmp_path / "run", replicated(data_mesh()))
+    assert generator.digest == load_generator(tmp_path / "by_hand", replicated(data_mesh())).digest
+
+    longer = {"num_steps": 15}
+    train(config(**{**longer, "lr_dis": c.lr_dis / 4}), tmp_path / "by_hand")
+    train(config(monitor_every_steps=0, **longer), tmp_path / "run")  # its rate is still the lower one
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        final_state(tmp_path / "run", c),
+        final_state(tmp_path / "by_hand", slower),
+    )
+
+
+def test_without_a_healthy_checkpoint_a_rollback_begins_anew(config, tmp_path, monkeypatch):
+    raises_alarms(monkeypatch, 6, since=2)
+    c = config(monitor_every_steps=6, on_alarm="rollback", max_rollbacks=1)
+    train(c, tmp_path / "run")
+    slower = config(lr_dis=c.lr_dis / 2)
+    train(slower, tmp_path / "by_hand")
+    jax.tree.map(
+        np.testing.assert_array_equal, final_state(tmp_path / "run", c), final_state(tmp_path / "by_hand", slower)
+    )
+    assert [line["step"] for line in lines(Workdir(tmp_path / "run").health)] == [0, 6, 8]
+    assert Workdir(tmp_path / "run").reals.exists()
+
+
+def test_divergence_rolls_back_as_often_as_it_may(config, tmp_path):
+    c = config(
+        arch="dcgan", lr_gen=1e38, lr_dis=1e38, monitor_every_steps=4, on_alarm="rollback", max_rollbacks=2
+    )  # fmt: skip
+    with pytest.raises(UserError, match="diverged at step"):
+        train(c, tmp_path / "run")
+    files = Workdir(tmp_path / "run")
+    assert [line["lr_dis"] for line in lines(files.rollbacks)] == pytest.approx([5e37, 2.5e37])
+    assert [line["alarm"] for line in lines(files.alarms)] == ["divergence"] * 3
+    assert [line["action"].split()[0] for line in lines(files.alarms)] == ["rolled", "rolled", "stopped"]
+
+
+def test_looking_changes_not_a_bit(config, tmp_path):
+    for name, every in (("never", 0), ("often", 3)):
+        train(config(monitor_every_steps=every, data_holdout_fraction=0.0), tmp_path / name)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        final_state(tmp_path / "never", config()),
+        final_state(tmp_path / "often", config()),
+    )
+
+
 def test_parameters_that_are_not_finite_are_never_saved(config, tmp_path):
     with pytest.raises(UserError, match="diverged at step"):
         train(config(arch="dcgan", lr_gen=1e38, lr_dis=1e38), tmp_path / "run")
@@ -207,7 +324,7 @@ def test_the_best_generator_is_kept(config, tmp_path, capsys):
     assert kept.about["best_by"] == "swd"
     train(config(num_steps=12, **evaluated(best_measure="kid")), tmp_path / "run")
     assert load_generator(Workdir(tmp_path / "run").best, replicated(data_mesh())).step == 12  # chosen anew
-    assert f"best by swd, of step {best['step']}: {Workdir(tmp_path / 'run').best}" in capsys.readouterr().out
+    assert f"best by swd: of step {best['step']}, in {Workdir(tmp_path / 'run').best}" in capsys.readouterr().out
 
 
 def test_evaluation_and_resuming_change_not_a_bit(config, tmp_path):

@@ -1,0 +1,181 @@
+"""Each alarm by its own sign, none by sound figures, and the same ones however often a training is stopped."""
+
+import re
+
+import pytest
+
+from medgan_jax.config import field_names
+from medgan_jax.training.monitor import Monitor
+
+SOUND_METRICS = {
+    "loss_dis": 0.6, "loss_gen": 1.9, "score_real": 0.8, "score_fake_before": 0.2, "score_fake_after": 0.15,
+    "grad_norm_gen": 50.0,
+}  # fmt: skip
+SOUND_HEALTH = {
+    "diversity": 0.05, "diversity_reals": 0.2, "near_duplicates": 0.02, "copies": 0.02, "copies_reals": 0.01,
+    "logit_train": 2.0, "logit_held_out": 1.5, "logit_fakes": -2.0, "norms_gen": [1.0, 2.0], "norms_dis": [1.0, 2.0],
+}  # fmt: skip
+
+
+def metrics(steps, **changes):
+    return [{"step": step, **SOUND_METRICS, **changes} for step in steps]
+
+
+def health(steps, **changes):
+    return [{"step": step, **SOUND_HEALTH, **changes} for step in steps]
+
+
+def in_order(*lines):
+    return sorted((line for part in lines for line in part), key=lambda line: (line["step"], "diversity" in line))
+
+
+def watch(monitor, lines):
+    """The alarms that lines of both logs raise, in their order."""
+    raised = []
+    for line in lines:
+        if "diversity" in line:
+            raised += monitor.take_health(line)
+        else:
+            monitor.take_metrics(line)
+    return raised
+
+
+def alarms(config, metrics_changes=None, health_changes=None, steps=1500):
+    lines = in_order(
+        metrics(range(50, steps + 1, 50), **metrics_changes or {}),
+        health([0]),
+        health(range(100, steps + 1, 100), **health_changes or {}),
+    )
+    return watch(Monitor(config, config.lr_dis), lines)
+
+
+DISCRIMINATOR_WINS = {"score_real": 0.999, "score_fake_before": 1e-3, "score_fake_after": 1e-3}
+FAILURES = {  # name of the alarm, and what differs in the config, the metrics and the looks
+    "the discriminator wins": ("non_convergence", {}, DISCRIMINATOR_WINS, {}),
+    "against smoothed and flipped labels": (
+        "non_convergence",
+        {"real_label": 0.9, "label_flip": 0.1},
+        {"score_real": 0.805, "score_fake_before": 0.01, "score_fake_after": 0.01},
+        {},
+    ),
+    "by the hinge loss": ("non_convergence", {"loss": "hinge"}, {"loss_dis": 0.01}, {}),
+    "the generator wins": ("non_convergence", {}, {"score_real": 0.5, "score_fake_after": 0.95}, {}),
+    "one image": ("mode_collapse", {}, {}, {"diversity": 0.005}),
+    "few images": ("mode_collapse", {}, {}, {"near_duplicates": 0.8}),
+    "runaway losses": ("divergence", {}, {"loss_gen": 300.0}, {}),
+    "runaway weights": ("divergence", {"loss": "wgan-gp"}, {}, {"norms_dis": [9.0, 40.0]}),
+    "images known by heart": ("overfitting", {}, {}, {"logit_held_out": -1.0}),
+    "copies": ("copies", {}, {}, {"copies": 0.4}),
+}
+
+
+@pytest.mark.parametrize("case", FAILURES)
+def test_a_sign_that_lasts_raises_its_alarm_once(tiny_config, case):
+    name, config, metrics_changes, health_changes = FAILURES[case]
+    (alarm,) = alarms(tiny_config(**config), metrics_changes, health_changes)
+    assert alarm.name == name
+    assert alarm.step in (500, 600)
+    assert 0 <= alarm.since <= 100
+    assert 2 <= len(alarm.remedies) <= 3
+    named = set(re.findall(r"[a-z_.]+(?==)|(?<=lower )\w+|(?<=raise )\w+", " ".join(alarm.remedies)))
+    assert named & set(field_names())
+    assert named <= set(field_names())
+    line = alarm.line("warned")
+    assert (line["step"], line["alarm"], line["action"]) == (alarm.step, name, "warned")
+
+
+@pytest.mark.parametrize("loss", ["bce", "hinge", "wgan-gp"])
+def test_sound_figures_raise_nothing(tiny_config, loss):
+    assert alarms(tiny_config(loss=loss)) == []
+
+
+def test_a_vanishing_gradient_is_non_convergence(tiny_config):
+    lines = in_order(
+        metrics(range(50, 501, 50)), metrics(range(550, 1501, 50), grad_norm_gen=1e-3), health(range(0, 1501, 100))
+    )
+    (alarm,) = watch(Monitor(tiny_config(), 2e-4), lines)
+    assert (alarm.name, alarm.step) == ("non_convergence", 800)  # most of the window
+    assert "0.001, at first 50" in alarm.evidence
+
+
+def test_shrinking_diversity_is_mode_collapse(tiny_config):
+    """0.03 alone is sound, early in a training; after 0.1 it is not."""
+    assert alarms(tiny_config(), {}, {"diversity": 0.03}) == []
+    lines = in_order(
+        metrics(range(50, 2001, 50)),
+        health(range(0, 1001, 100), diversity=0.1),
+        health(range(1100, 2001, 100), diversity=0.03),
+    )
+    (alarm,) = watch(Monitor(tiny_config(), 2e-4), lines)
+    assert (alarm.name, alarm.since) == ("mode_collapse", alarm.step - 500)
+
+
+def test_swings_are_an_oscillation(tiny_config):
+    lines = metrics(range(50, 1001, 50))
+    for line in lines[::2]:
+        line["score_fake_before"] = 0.7
+    for line in lines[1::2]:
+        line["score_fake_before"] = 0.01
+    (alarm,) = watch(Monitor(tiny_config(), 2e-4), in_order(lines, health(range(0, 1001, 100))))
+    assert (alarm.name, alarm.step) == ("oscillation", 500)
+
+
+def test_a_few_bad_lines_raise_nothing(tiny_config):
+    bad = {**DISCRIMINATOR_WINS, "loss_gen": 1e4}
+    lines = in_order(
+        metrics(range(50, 1001, 50)), metrics(range(1050, 1201, 50), **bad), metrics(range(1250, 2001, 50)),
+        health(range(0, 1001, 100)), health([1100, 1200], diversity=0.0, copies=1.0), health(range(1300, 2001, 100)),
+    )  # fmt: skip
+    assert watch(Monitor(tiny_config(), 2e-4), lines) == []
+
+
+def test_an_alarm_comes_again_after_its_sign_has_gone(tiny_config):
+    spans = [(0, 0.4), (1000, 0.0), (2000, 0.4)]
+    lines = in_order(*(health(range(start + 100, start + 1001, 100), copies=copies) for start, copies in spans))
+    assert [alarm.step for alarm in watch(Monitor(tiny_config(), 2e-4), lines)] == [500, 2300]
+
+
+def test_patience_is_a_field(tiny_config):
+    for patience in (400, 1000):
+        (alarm,) = alarms(tiny_config(alarm_patience=patience), {}, {"copies": 0.9})
+        assert (alarm.step, alarm.since) == (patience, 0)
+
+
+@pytest.mark.parametrize("cut", [250, 700, 1300])
+def test_stopping_changes_no_alarm(tiny_config, cut):
+    """One alarm before the cut, or at it, and one after."""
+    lines = in_order(
+        metrics(range(50, 2001, 50)),
+        health(range(0, 901, 100), copies=0.9),
+        health(range(1000, 2001, 100), diversity=0.0),
+    )
+    expected = watch(Monitor(tiny_config(), 2e-4), lines)
+    assert [alarm.name for alarm in expected] == ["copies", "mode_collapse"]
+    before = [line for line in lines if line["step"] <= cut]
+    gone_on = Monitor(tiny_config(), 2e-4)
+    gone_on.follow(
+        [line for line in before if "diversity" not in line], [line for line in before if "diversity" in line]
+    )
+    after = watch(gone_on, [line for line in lines if line["step"] > cut])
+    assert after == [alarm for alarm in expected if alarm.step > cut]
+
+
+def test_what_was_not_measured_raises_nothing(tiny_config):
+    """Logs of an older version, and a training without held-out images."""
+    lines = in_order(
+        [{"step": step, "diversity": 0.1} for step in range(0, 1001, 100)],
+        [{"step": step} for step in range(50, 1001, 50)],
+    )
+    assert watch(Monitor(tiny_config(), 2e-4), lines) == []
+
+
+def test_remedies_tell_the_rate_of_now(tiny_config):
+    """After a rollback it is not the config's."""
+    lines = in_order(metrics(range(50, 501, 50), **DISCRIMINATOR_WINS), health(range(0, 501, 100)))
+    (alarm,) = watch(Monitor(tiny_config(), 5e-5), lines)
+    assert "lower lr_dis, now 5e-05" in alarm.remedies[0]
+
+
+def test_a_number_that_is_none(tiny_config):
+    alarm = Monitor(tiny_config(), 2e-4).not_finite("loss_gen is nan", 7, 4)
+    assert (alarm.name, alarm.step, alarm.since, alarm.evidence) == ("divergence", 7, 4, "loss_gen is nan")

@@ -1,0 +1,137 @@
+"""The figures of a look, against numpy, on networks whose faults are known."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medgan_jax.images import uint8_to_signed
+from medgan_jax.sharding import local_mesh, replicated
+from medgan_jax.training.probe import Probe
+from medgan_jax.training.state import build_networks, initial_state
+
+SIZE = 16
+
+
+def noise(number, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (number, SIZE, SIZE, 3), np.uint8)
+
+
+class Slides(nn.Module):
+    """A generator whose image i of the 64 is the i-th of those it was given."""
+
+    @nn.compact
+    def __call__(self, latents, *, training):
+        return uint8_to_signed(self.variable("slides", "images", lambda: None).value[: len(latents)])
+
+
+@pytest.fixture(scope="module")
+def shared():
+    return {}
+
+
+@pytest.fixture
+def look(tiny_config, shared):
+    """A function from the generator's 64 images, training images and held-out ones to the figures."""
+    config = tiny_config()
+    networks = build_networks(config)
+    if not shared:
+        shared["state"] = jax.jit(lambda: initial_state(networks, config), out_shardings=replicated(local_mesh()))()
+    state = shared["state"]
+
+    def figures(fakes, training, held_out=None):
+        networks_of_slides = dataclasses.replace(networks, generator=Slides())
+        probe = Probe(networks_of_slides, config, training, held_out, mesh=local_mesh())
+        images = jax.device_put(np.resize(fakes, (64, *fakes.shape[1:])), replicated(local_mesh()))
+        return probe.figures({"slides": {"images": images}, "params": {}}, state.dis.variables)
+
+    figures.state, figures.networks, figures.config = state, networks, config
+    return figures
+
+
+def distances(a, b):
+    a, b = (x.reshape(len(x), -1) / 255 for x in (a, b))
+    return np.sqrt(((a[:, None] - b[None]) ** 2).mean(-1))
+
+
+def test_diversity_and_duplicates(look):
+    fakes, training = noise(64), noise(40, 1)
+    fakes[32:48] = fakes[:16]  # in sixteen pairs, nearly alike
+    fakes[32:48, 0, 0] ^= 1
+    found = look(fakes, training)
+    assert found["diversity"] == pytest.approx(distances(fakes, fakes).sum() / (64 * 63), rel=1e-4)
+    assert found["diversity_reals"] == pytest.approx(distances(training, training).sum() / (40 * 39), rel=1e-4)
+    assert found["near_duplicates"] == 0.5
+    assert found["near_duplicates_reals"] == found["copies"] == found["copies_reals"] == 0
+
+
+def test_one_image_has_no_diversity(look):
+    found = look(noise(1), noise(12, 1))
+    assert found["diversity"] == pytest.approx(0, abs=1e-6)
+    assert found["near_duplicates"] == 1
+
+
+def test_copies_are_found_however_they_are_turned(look):
+    training = noise(40)
+    turned = np.stack([np.rot90(image[:, ::-1] if i >= 4 else image, i % 4) for i, image in enumerate(training[:8])])
+    faded = np.uint8(training[8:16] * 0.8 + 25)
+    found = look(np.concatenate([turned, faded, noise(16, 2)]), training)
+    assert found["copies"] == 0.5
+    assert found["copies_reals"] == 0
+
+
+def test_a_blur_near_to_all_is_no_copy(look):
+    training = noise(40)
+    assert look(np.uint8(np.clip(training.mean(0) + noise(64) / 50, 0, 255)), training)["copies"] == 0
+
+
+def test_training_images_that_are_there_twice_are_counted_among_reals(look):
+    training = noise(20)
+    training[:2] = training[2:4]
+    assert look(noise(4, 1), training)["copies_reals"] == pytest.approx(4 / 20)
+
+
+def test_logits_are_those_of_training_in_batches_of_one_kind(look):
+    """And nothing of the discriminator moves."""
+    training, held_out, fakes = noise(16), noise(8, 1), noise(64, 2)
+    before = jax.tree.map(np.asarray, look.state.dis.variables)
+    found = look(fakes, training, held_out)
+    jax.tree.map(np.testing.assert_array_equal, before, look.state.dis.variables)
+    batch, dis = look.config.batch_size, look.networks.discriminator
+
+    def mean_logit(images, place):
+        """`place` other batches go before it, each moving the singular vectors by one iteration."""
+        stats = {name: value for name, value in before.items() if name != "params"}
+        means = []
+        for i in range(0, len(images), batch):
+            now = stats
+            for _ in range(place + 1):
+                variables = {"params": before["params"], **now}
+                logits, now = dis.apply(
+                    variables, uint8_to_signed(jnp.asarray(images[i : i + batch])), training=True, mutable=list(stats)
+                )
+            means.append(logits.mean())
+        return np.mean(means)
+
+    assert found["logit_train"] == pytest.approx(mean_logit(training, 0), abs=2e-5)
+    assert found["logit_held_out"] == pytest.approx(mean_logit(held_out, 1), abs=2e-5)
+    assert found["logit_fakes"] == pytest.approx(mean_logit(fakes, 2), abs=2e-5)
+
+
+def test_too_few_held_out_images_are_not_judged(look):
+    assert "logit_held_out" not in look(noise(4), noise(12, 1), noise(7, 2))
+    assert "logit_held_out" in look(noise(4), noise(12, 1), noise(8, 2))
+
+
+def test_norms_are_the_largest_singular_values_from_input_to_output(tiny_config, shared, look):
+    state, networks = look.state, look.networks
+    probe = Probe(networks, look.config, noise(12), None, mesh=local_mesh())
+    found = probe.figures(state.gen.variables, state.dis.variables)
+    for name, network in (("norms_gen", state.gen), ("norms_dis", state.dis)):
+        kernels = [network.params[f"conv_{i}"]["kernel"] for i in range(len(found[name]))]
+        exact = [np.linalg.norm(np.reshape(kernel, (-1, kernel.shape[-1])), 2) for kernel in kernels]
+        np.testing.assert_allclose(found[name], exact, rtol=0.05)
+        assert len(found[name]) == sum("conv" in layer for layer in network.params)
