@@ -27,6 +27,9 @@ SOUND: frozenset[str] = frozenset()
 CASES: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
     "sound SNGAN": ({}, SOUND),
     "sound DCGAN": ({"arch": "dcgan"}, SOUND),
+    "sound SNGAN, hinge loss": ({"loss": "hinge"}, SOUND),
+    "sound DCGAN, smoothed and flipped labels": ({"arch": "dcgan", "real_label": 0.9, "label_flip": 0.1}, SOUND),
+    "lr_dis 100 times lr_gen": ({"lr_gen": 2e-6}, frozenset({"non_convergence"})),
     "lr_dis 100 times too high": ({"lr_dis": 2e-2}, frozenset({"divergence", "non_convergence"})),
     "generator that ignores its input": ({"deaf": True}, frozenset({"mode_collapse"})),
     "learning rates that explode": ({"lr_dis": 0.5, "lr_gen": 0.5}, frozenset({"divergence", "non_convergence"})),

@@ -29,8 +29,9 @@ from medgan_jax.evaluation.protocol import paired_scores
 from medgan_jax.images import write_png
 from medgan_jax.sampling import sample_batches, seeded_latents
 from medgan_jax.sharding import data_mesh, replicated, sharded
+from medgan_jax.training.probe import Probe
 from medgan_jax.training.state import build_networks, initial_state
-from medgan_jax.training.step import train_steps
+from medgan_jax.training.step import generator_to_sample, train_steps
 
 MAX_STEPS = 256  # of a call, as in the loop
 
@@ -60,7 +61,8 @@ class Training:
     def __init__(self, config: Config, num_images: int = 512) -> None:
         """Draws weights and images, and compiles."""
         self.mesh = data_mesh()
-        networks = build_networks(config)
+        self.config, self.networks = config, build_networks(config)
+        networks = self.networks
         shared = replicated(self.mesh)
         random = np.random.default_rng(0)
         shape = (num_images, config.image_size, config.image_size, config.channels)
@@ -80,6 +82,17 @@ class Training:
         """`steps` iterations, and their metrics on the host: the only place that calls `train_steps`."""
         self.state, history = self.program(self.state, self.images, self.indices.copy(), np.int32(steps))
         return {name: np.asarray(value)[:steps] for name, value in history.items()}
+
+    def look(self) -> float:
+        """Seconds of a look at the training's health, as the loop takes it."""
+        if not hasattr(self, "probe"):
+            images = np.asarray(self.images)
+            held_out = images[: len(images) // 4]
+            self.probe = Probe(self.networks, self.config, images, held_out, mesh=self.mesh)
+        start = time.perf_counter()
+        generator = generator_to_sample(self.state, networks=self.networks, config=self.config)
+        self.probe.figures(generator, self.state.dis.variables)
+        return time.perf_counter() - start
 
 
 def matmul_rate(size: int, repeats: int, dtype: str) -> float:
@@ -112,6 +125,10 @@ class _Worker:
             steps -= MAX_STEPS
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "losses": [float(metrics[name][-1]) for name in ("loss_dis", "loss_gen")]}
+
+    def look(self) -> dict[str, Any]:
+        """Seconds of a look at the training's health; the first one compiles."""
+        return {"seconds": self.training.look()}
 
     def memory(self) -> dict[str, Any]:
         on_device = jax.devices()[0].memory_stats() or {}
@@ -169,5 +186,16 @@ if __name__ == "__main__":
         print(json.dumps(about()))
     else:
         worker = _Worker()
-        names = ("setup", "run", "memory", "matmul", "setup_sampling", "compute", "encode", "setup_metrics", "score")
+        names = (
+            "setup",
+            "run",
+            "look",
+            "memory",
+            "matmul",
+            "setup_sampling",
+            "compute",
+            "encode",
+            "setup_metrics",
+            "score",
+        )
         serve({name: getattr(worker, name) for name in names})

@@ -23,6 +23,7 @@ from typing import Any
 from benchmarks.arithmetic import step_flops
 from benchmarks.pipe import ROOT, Worker, WorkerError
 from benchmarks.report import Bounds, Measurement
+from configs import default
 from medgan_jax.errors import UserError, reason_of
 
 PEER_MISSING = "peer missing: pip install '.[bench]'"
@@ -253,6 +254,26 @@ def plain_and_stop(lines: list[dict[str, Any]], *, batch: int, stop: int) -> tup
     undisturbed = [(seconds, steps) for steps, seconds, stopped in windows if not stopped]
     plain = sum(seconds for seconds, _ in undisturbed) / sum(steps for _, steps in undisturbed)
     return plain, statistics.mean(seconds - steps * plain for steps, seconds, stopped in windows if stopped)
+
+
+def cost_of_looking(settings: Settings, *, size: int = 64, batch: int = 16) -> Measurement:
+    """A look at the training's health against the 100 steps between two of them, in percent: what alarms cost."""
+    every = default.get_config().monitor_every_steps
+    with _ours() as worker:
+        about = worker.ask("setup", size=size, batch=batch, maps=settings.maps)
+        steps = max(1, round(settings.turn_seconds / _seconds_per_step(worker)))
+        worker.ask("look")
+        look, bare = [], []
+        for _ in range(settings.rounds):
+            bare.append(worker.ask("run", steps=steps)["seconds"] / steps)
+            look.append(statistics.mean(worker.ask("look")["seconds"] for _ in range(3)))
+    return Measurement(
+        value=[100 * a / (every * b) for a, b in zip(look, bare, strict=True)],
+        ours=[1000 * x for x in look],
+        peer=[1000 * x for x in bare],
+        unit="ms: a look, a step",
+        notes={"device": about["device"], "monitor_every_steps": every},
+    )
 
 
 # Row 4: the start.
@@ -492,6 +513,9 @@ ROWS = {
         "SNGAN-64, batch 16: what the training command adds to the bare step, median of paired differences",
         _less(5, 2, "%"),
         command_overhead,
+    ),
+    "alarms": Row(
+        "SNGAN-64, batch 16: what the looks behind the alarms add to the steps", _less(3, 1.5, "%"), cost_of_looking
     ),
     "first_step": Row("SNGAN-64, CPU: first step after `python train.py`, caches warm", _less(12, 6, "s"), first_step),
     "memory": Row("SNGAN-128, batch 16, CPU: peak memory against PyTorch's", _less(1.5, 1), peak_memory_against_torch),

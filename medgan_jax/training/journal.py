@@ -1,6 +1,8 @@
 """What a training tells of itself while it runs: its logs, TensorBoard's, its pictures, and the report made of them."""
 
 import time
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,15 +16,14 @@ from medgan_jax.training.workdir import Workdir
 
 
 class Journal:
-    """Writes into a workdir; nothing at all where another process does."""
+    """Writes into a workdir, in the process that does."""
 
     def __init__(self, files: Workdir, config: Config, *, first_step: int) -> None:
         """Goes on after `first_step`: what was told of later steps is forgotten."""
         self._files = files
         self._config = config
         files.forget_after(first_step)
-        wanted = files.writes and config.tensorboard
-        self._tensorboard = TensorBoard(files.tensorboard, first_step=first_step) if wanted else None
+        self._tensorboard = TensorBoard(files.tensorboard, first_step=first_step) if config.tensorboard else None
         self._reported_at = time.monotonic()
 
     def metrics(self, line: dict[str, Any]) -> None:
@@ -57,19 +58,26 @@ class Journal:
 
     def refresh_report(self) -> None:
         """Makes the report anew where the last one is old enough."""
-        c = self._config
-        waited = time.monotonic() - self._reported_at
-        if self._files.writes and c.report and c.report_every_minutes and waited > 60 * c.report_every_minutes:
-            write_report(self._files)
+        minutes = self._config.report_every_minutes
+        if minutes and time.monotonic() - self._reported_at > 60 * minutes:
+            self._make(write_report)
             self._reported_at = time.monotonic()
 
     def close(self, *, report: bool = False) -> None:
         """Ends; with `report` it leaves the report and the plots, where they are wanted."""
         if self._tensorboard:
             self._tensorboard.close()
-        if report and self._files.writes and self._config.report:
-            write_plots(self._files)
-            write_report(self._files)
+        if report:
+            self._make(write_plots, write_report)
+
+    def _make(self, *writers: Callable[[Workdir], object]) -> None:
+        if self._config.report:
+            try:
+                for write in writers:
+                    write(self._files)
+            except Exception as error:  # hours of training are not to end for want of a page
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                warnings.warn(f"{self._files.report}: could not be made ({reason})", stacklevel=2)
 
     def _append(self, log: str, line: dict[str, Any]) -> None:
         self._files.append(getattr(self._files, log), line)
