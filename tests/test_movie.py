@@ -70,6 +70,20 @@ def test_shades_of_skin_are_not_banded(tmp_path, suffix, least):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
+def test_slow_changes_are_followed(tmp_path, suffix):
+    grain = np.random.default_rng(0).normal(0, 12, (64, 64, 1))
+    shares = np.linspace(0, 1, 40)
+    frames = [
+        (np.float32(SKIN[0]) * (1 - share) + np.float32(SKIN[2]) * share + grain).clip(0, 255).astype(np.uint8)
+        for share in shares
+    ]
+    write_movie(tmp_path / f"a{suffix}", frames, frames_per_second=10)
+    decoded, _ = read(tmp_path / f"a{suffix}")
+    errors = np.abs(decoded - np.stack(frames).astype(float)).mean(axis=(1, 2, 3))
+    assert errors.max() < 6
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_grey_and_single_frames(tmp_path, suffix):
     path = tmp_path / f"a{suffix.upper()}"
     write_movie(path, [flat((120,))], frames_per_second=10)
