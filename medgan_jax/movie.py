@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".webp", ".gif", ".mp4")
 
-# By suffix: the encoder, its pixels, and its options. WebP has an encoder of whole movies too, but that leaves pixels as
-# they were while they change slowly, which adds up. Of H.264 no other pixels are played everywhere; a constant rate
+# By suffix: the encoder, its pixels, and its options. WebP has an encoder of whole movies too, but that leaves pixels
+# as they were while they change slowly, which adds up. Of H.264 no other pixels are played everywhere; a constant rate
 # factor of 18 is where its losses begin to be seen.
 _ENCODERS = {
     ".webp": ("libwebp", "bgra", {"quality": "80"}),

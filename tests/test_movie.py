@@ -208,12 +208,12 @@ def test_frames_are_taken_one_by_one(tmp_path):
         "from medgan_jax.movie import write_movie\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "def frames(number):\n"
-        "    for i in range(number): yield np.full((320, 320, 3), i, np.uint8)\n"
+        "    for i in range(number): yield np.full((256, 256, 3), i, np.uint8)\n"
         "for suffix in ('webp', 'gif', 'mp4'):\n"
-        "    write_movie(Path(sys.argv[1], f'a.{suffix}'), frames(60), frames_per_second=10)\n"
+        "    write_movie(Path(sys.argv[1], f'a.{suffix}'), frames(50), frames_per_second=10)\n"
         "    before = peak()\n"
-        "    write_movie(Path(sys.argv[1], f'a.{suffix}'), frames(160), frames_per_second=10)\n"
-        "    assert peak() - before < 10_000, (suffix, peak() - before)\n"
+        "    write_movie(Path(sys.argv[1], f'a.{suffix}'), frames(110), frames_per_second=10)\n"
+        "    assert peak() - before < 6_000, (suffix, peak() - before)\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=os.environ | {"PYTHONPATH": "."})
 
