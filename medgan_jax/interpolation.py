@@ -26,6 +26,8 @@ def movie_path(path: str | None, *, grid: bool, overwrite: bool) -> Path | None:
     """
     if path is None:
         return None
+    if not path:
+        raise UserError("give --interpolate=FILE, a .webp, .gif or .mp4 file")
     for name, given in (("grid", grid), ("overwrite", overwrite)):
         if given:
             raise UserError(f"--{name}: --interpolate writes its movie only; leave out one of them")

@@ -116,6 +116,8 @@ def test_flags_of_a_folder_are_refused(tmp_path):
     for given in ("grid", "overwrite"):
         with pytest.raises(UserError, match=f"--{given}: --interpolate writes its movie only"):
             movie_path("a.mp4", **{"grid": False, "overwrite": False} | {given: True})
+    with pytest.raises(UserError, match="give --interpolate=FILE"):
+        movie_path("", grid=False, overwrite=False)
     with pytest.raises(UserError, match=r"a\.avi"):
         movie_path(str(tmp_path / "a.avi"), grid=False, overwrite=False)
 
