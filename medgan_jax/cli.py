@@ -70,7 +70,8 @@ def run(main: Callable[[], int | None], *, doc: str | None = None) -> None:
         traceback.print_exc()
         code = 1
     sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # no stderr, or nobody who reads it: no failure
+        sys.stderr.flush()
     # Threads of the libraries may be at work still: they would crash while the interpreter goes down, or be waited for
     # without end; and so would other processes, which may be gone.
     if (code and "jax" in sys.modules) or _is_distributed():

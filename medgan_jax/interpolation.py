@@ -12,7 +12,7 @@ from medgan_jax.movie import check_movie_path, write_movie
 from medgan_jax.progress import Progress
 from medgan_jax.sampling import sample_batches, seeded_latents
 
-FRAMES_PER_LEG = 30  # from one image to the next
+_FRAMES_PER_LEG = 30  # from one image to the next
 _FRAMES_PER_SECOND = 15.0
 _DEFAULT_WAYPOINTS = 8
 _SIDE = 256  # px: smaller images are enlarged by a whole number, to about this
@@ -26,6 +26,8 @@ def movie_path(path: str | None, *, grid: bool, overwrite: bool) -> Path | None:
     """
     if path is None:
         return None
+    if not path:
+        raise UserError("give --interpolate=FILE, a .webp, .gif or .mp4 file")
     for name, given in (("grid", grid), ("overwrite", overwrite)):
         if given:
             raise UserError(f"--{name}: --interpolate writes its movie only; leave out one of them")
@@ -70,12 +72,12 @@ def write_walk(
     elif num_images > len(latents):
         raise UserError(f"--num_images={num_images}, but --latents has {len(latents)} rows")
     waypoints = np.asarray(latents[:num_images])
-    number = num_images * FRAMES_PER_LEG
+    number = num_images * _FRAMES_PER_LEG
 
     def latents_of(frames: np.ndarray) -> np.ndarray:
-        legs, parts = np.divmod(frames, FRAMES_PER_LEG)
+        legs, parts = np.divmod(frames, _FRAMES_PER_LEG)
         starts, ends = waypoints[legs % num_images], waypoints[(legs + 1) % num_images]
-        return slerp(starts, ends, parts / FRAMES_PER_LEG)
+        return slerp(starts, ends, parts / _FRAMES_PER_LEG)
 
     def frames() -> Iterator[np.ndarray]:
         factor = -(-_SIDE // generator.module.image_size)

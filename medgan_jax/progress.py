@@ -15,6 +15,8 @@ _NEXT_LINE = 30.0
 _NEXT_LINE_SHARE = 0.1  # of the time gone by, where that is more
 _NEXT_LINE_AT_MOST = 1800.0
 
+_FEWEST_COLUMNS = 30
+
 
 class Progress:
     """How far some work is, on stderr: a context manager.
@@ -146,7 +148,14 @@ class Progress:
 
 
 def _has_cursor(stream: TextIO) -> bool:
-    return stream.isatty() and os.environ.get("TERM") != "dumb"
+    """Whether a bar can be drawn again in its place; terminals of batch systems may not even have a size."""
+    if not stream.isatty() or os.environ.get("TERM") == "dumb":
+        return False
+    try:
+        columns, lines = os.get_terminal_size(stream.fileno())
+    except OSError:
+        return False
+    return columns >= _FEWEST_COLUMNS and lines > 1  # of a smaller one tqdm makes blanks
 
 
 def _rate(per_second: float, unit: str) -> str:

@@ -340,6 +340,19 @@ def test_flags_beside_a_control_file(read):
             plan_sampling(config, **NO_FLAGS | {name: "x"})
 
 
+def test_a_movie_needs_no_folder(read):
+    config = read(changed(SAMPLING, seed=7))
+    by_file = plan_sampling(config, **NO_FLAGS, movie=True)
+    assert (by_file.out, by_file.num_images, by_file.seed, by_file.image_size) == (None, None, 7, 64)
+    by_flags = plan_sampling(None, **NO_FLAGS | {"checkpoint": "a", "num_images": 3}, movie=True)
+    assert (str(by_flags.checkpoint), by_flags.out, by_flags.num_images) == ("a", None, 3)
+    for given in (None, config):
+        with pytest.raises(UserError, match="--out=b: --interpolate writes its movie only"):
+            plan_sampling(given, **NO_FLAGS | {"out": "b"}, movie=True)
+    with pytest.raises(UserError, match="give --checkpoint="):
+        plan_sampling(None, **NO_FLAGS, movie=True)
+
+
 def test_overridden_samplings_are_checked_again(read):
     config: ConfigDict = read(SAMPLING)
     config.update(quantity=0, run="a/b")

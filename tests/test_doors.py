@@ -122,6 +122,9 @@ def test_train_then_sample(run, tmp_path):
     assert sampled.returncode == 0, sampled.stderr
     names = {path.name for path in (tmp_path / "images").iterdir()}
     assert names == {f"{i:06d}.png" for i in range(5)} | {"grid.png", "manifest.csv"}
+    movie = run("sample.py", f"--checkpoint={tmp_path}/run", f"--interpolate={tmp_path}/a.webp", "--num_images=2")
+    assert movie.returncode == 0 and (tmp_path / "a.webp").stat().st_size, movie.stderr
+    assert movie.stdout == f"wrote {tmp_path}/a.webp\n"
     again = run("train.py", SNGAN, f"--workdir={tmp_path}/run", num_steps=3, **TINY | {"latent_dim": 9})
     assert_refused(again, "latent_dim: 8 -> 9")
     for path in [*(tmp_path / "run/checkpoints/3/tree").rglob("*"), *(tmp_path / "run/generator/3/tree").rglob("*")]:

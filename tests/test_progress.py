@@ -8,6 +8,8 @@ import pytest
 
 from medgan_jax.progress import Progress
 
+TERMINAL = 10**6  # a file that is not open, of which the size below is asked
+
 
 class Clock:
     """Seconds that pass when told to."""
@@ -28,6 +30,9 @@ class Terminal(io.TextIOWrapper):
     def isatty(self):
         return True
 
+    def fileno(self):
+        return TERMINAL
+
     @property
     def text(self):
         return self.buffer.getvalue().decode(self.encoding)
@@ -43,6 +48,9 @@ class Broken(io.StringIO):
     def isatty(self):
         return self.terminal
 
+    def fileno(self):
+        return TERMINAL
+
     def write(self, text):
         if self.broken:
             raise BrokenPipeError(errno.EPIPE, "Broken pipe")
@@ -50,8 +58,11 @@ class Broken(io.StringIO):
 
 
 @pytest.fixture(autouse=True)
-def terminal_of_today(monkeypatch):
+def terminal_size(monkeypatch):
+    size = [100, 24]
     monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setattr("os.get_terminal_size", {TERMINAL: size}.get)
+    return size
 
 
 def test_a_terminal_gets_a_bar(capsys):
@@ -161,6 +172,17 @@ def test_time_before_unpausing_is_in_no_rate():
 
 def test_a_dumb_terminal_gets_lines(monkeypatch):
     monkeypatch.setenv("TERM", "dumb")
+    terminal, clock = Terminal(), Clock()
+    with Progress(2, desc="sampling", stream=terminal, clock=clock) as bar:
+        clock.now += 20
+        bar.update()
+    assert terminal.text == "sampling: 1/2 (50%), 20.0 s/it, 00:20 left\n"
+
+
+@pytest.mark.parametrize("size", [(0, 0), (100, 0), (12, 24)])
+def test_a_terminal_without_a_size_gets_lines(terminal_size, size):
+    """As one of a batch system, where tqdm draws nothing at all."""
+    terminal_size[:] = size
     terminal, clock = Terminal(), Clock()
     with Progress(2, desc="sampling", stream=terminal, clock=clock) as bar:
         clock.now += 20

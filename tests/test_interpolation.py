@@ -1,0 +1,165 @@
+"""The walk passes through the images that its seed gives, keeps to where latents lie, and ends where it began."""
+
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from medgan_jax import interpolation
+from medgan_jax.checkpoint import TrainedGenerator
+from medgan_jax.errors import UserError
+from medgan_jax.interpolation import movie_path, slerp, write_walk
+from medgan_jax.sampling import generate, seeded_latents
+from medgan_jax.sharding import data_mesh
+
+LEG = 6  # frames from one image to the next, here
+
+
+@pytest.fixture(autouse=True)
+def short_legs(monkeypatch):
+    monkeypatch.setattr(interpolation, "_FRAMES_PER_LEG", LEG)
+
+
+@dataclasses.dataclass(frozen=True)
+class Painter:
+    """In place of a network, which takes long to compile: each pixel is tanh of a weighted sum of the latent."""
+
+    image_size: int = 16
+
+    def apply(self, variables, latents, training):
+        return jnp.tanh(latents @ variables["weights"]).reshape(-1, 16, 16, 3)
+
+
+@pytest.fixture(scope="module")
+def generator():
+    weights = np.random.default_rng(0).normal(size=(8, 16 * 16 * 3)).astype(np.float32) / 4
+    return TrainedGenerator(
+        module=Painter(), variables={"weights": weights}, latent_dim=8, step=40, about={}, digest="abc"
+    )
+
+
+@pytest.fixture
+def walk(generator, tmp_path, monkeypatch):
+    """Frames (N, H, W, C) of a walk, before they are encoded."""
+
+    def frames(**options):
+        kept = []
+        monkeypatch.setattr(interpolation, "write_movie", lambda path, frames, **_: kept.extend(frames))
+        defaults = {"num_images": 3, "seed": 5, "batch_size": 8, "mesh": data_mesh()}
+        write_walk(generator, tmp_path / "walk.gif", **defaults | options)
+        return np.stack(kept)
+
+    return frames
+
+
+def assert_images(frames, images):
+    """`images` (N, 16, 16, 3) enlarged to 256 px, up to the rounding of batches."""
+    expected = np.asarray(images).repeat(16, axis=1).repeat(16, axis=2)
+    assert np.abs(frames.astype(int) - expected).max() <= 1
+
+
+def test_a_walk_passes_through_the_images_of_its_seed_and_closes(generator, walk):
+    frames = walk()
+    assert frames.shape == (3 * LEG, 256, 256, 3)
+    latents = seeded_latents(5, np.arange(3), latent_dim=8)
+    assert_images(frames[::LEG], generate(generator.module, generator.variables, latents))
+    steps = [np.abs(a.astype(float) - b).mean() for a, b in zip(frames, [*frames[1:], frames[0]], strict=True)]
+    assert 0 < max(steps) < 4 * np.mean(steps)  # from the last frame to the first too
+
+
+def test_same_seed_same_walk_whatever_the_batches(walk):
+    np.testing.assert_array_equal(walk(), walk())
+    assert np.abs(walk(batch_size=8).astype(int) - walk(batch_size=22)).max() <= 1
+    assert np.abs(walk().astype(int) - walk(seed=6)).max() > 10
+
+
+def test_a_walk_through_the_callers_latents(generator, walk):
+    latents = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    assert_images(
+        walk(num_images=None, latents=latents)[::LEG],
+        generate(generator.module, generator.variables, latents),
+    )
+    assert len(walk(num_images=2, latents=latents)) == 2 * LEG
+
+
+def test_a_movie_is_written(generator, tmp_path):
+    options = {"num_images": 2, "seed": 5, "batch_size": 8, "mesh": data_mesh()}
+    for name in ("a.gif", "b.gif"):
+        write_walk(generator, tmp_path / name, **options)
+    assert (tmp_path / "a.gif").read_bytes() == (tmp_path / "b.gif").read_bytes()
+    with Image.open(tmp_path / "a.gif") as image:
+        assert (image.size, image.n_frames) == ((256, 256), 2 * LEG)
+
+
+def test_eight_images_by_default(walk):
+    assert len(walk(num_images=None)) == 8 * LEG
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"num_images": 1}, "two images or more, and this is 1"),
+        ({"num_images": None, "latents": np.ones((1, 8), np.float32)}, "two images or more"),
+        ({"num_images": 3, "latents": np.ones((2, 8), np.float32)}, "has 2 rows"),
+    ],
+)
+def test_too_few_images_are_refused(walk, options, says):
+    with pytest.raises(UserError, match=says):
+        walk(**options)
+
+
+def test_flags_of_a_folder_are_refused(tmp_path):
+    assert movie_path(None, grid=True, overwrite=True) is None
+    assert movie_path(str(tmp_path / "a.mp4"), grid=False, overwrite=False) == tmp_path / "a.mp4"
+    for given in ("grid", "overwrite"):
+        with pytest.raises(UserError, match=f"--{given}: --interpolate writes its movie only"):
+            movie_path("a.mp4", **{"grid": False, "overwrite": False} | {given: True})
+    with pytest.raises(UserError, match="give --interpolate=FILE"):
+        movie_path("", grid=False, overwrite=False)
+    with pytest.raises(UserError, match=r"a\.avi"):
+        movie_path(str(tmp_path / "a.avi"), grid=False, overwrite=False)
+
+
+def angle(a, b):
+    cosine = np.sum(a * b, axis=1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+    return np.arccos(cosine.clip(-1, 1))
+
+
+def test_slerp_turns_evenly_in_the_plane_of_both_ends():
+    starts, ends = np.random.default_rng(0).normal(size=(2, 6, 32))
+    shares = np.linspace(0, 1, 6)
+    points = slerp(starts, ends, shares)
+    np.testing.assert_allclose(points[0], starts[0], rtol=1e-6)
+    np.testing.assert_allclose(points[-1], ends[-1], rtol=1e-6)
+    np.testing.assert_allclose(angle(starts, points), shares * angle(starts, ends), atol=1e-3)
+    np.testing.assert_allclose(angle(points, ends), (1 - shares) * angle(starts, ends), atol=1e-3)
+    norms = (1 - shares) * np.linalg.norm(starts, axis=1) + shares * np.linalg.norm(ends, axis=1)
+    np.testing.assert_allclose(np.linalg.norm(points, axis=1), norms, rtol=1e-5)
+
+
+def test_slerp_stays_where_normal_latents_lie():
+    starts, ends = np.random.default_rng(1).normal(size=(2, 200, 128))
+    middle = np.linalg.norm(slerp(starts, ends, np.full(200, 0.5)), axis=1)
+    assert np.abs(middle / np.sqrt(128) - 1).max() < 0.2  # a straight line would be at 0.71
+    assert middle.mean() / np.sqrt(128) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "norm"),
+    [
+        ([3.0, 4.0, 0.0], [6.0, 8.0, 0.0], 7.5),  # the same direction
+        ([3.0, 4.0, 0.0], [-3.0, -4.0, 0.0], 5.0),  # the opposite one
+        ([3.0, 4.0, 0.0], [-3.0, -4.0, 1e-7], 5.0),
+        ([0.0, 0.0, 0.0], [3.0, 4.0, 0.0], 2.5),
+        ([3.0, 4.0, 0.0], [0.0, 0.0, 0.0], 2.5),
+        ([0.0, 0.0, 0.0], [0.0, 0.0, 0.0], 0.0),
+    ],
+)
+def test_slerp_between_ends_without_a_plane_of_their_own(start, end, norm):
+    starts, ends = np.tile([start, end], (3, 1, 1)).swapaxes(0, 1)
+    points = slerp(starts, ends, np.array([0, 0.5, 1]))
+    np.testing.assert_allclose(points[0], start, atol=1e-5)
+    np.testing.assert_allclose(points[2], end, atol=1e-5)
+    assert np.linalg.norm(points[1]) == pytest.approx(norm, rel=1e-6)
