@@ -33,6 +33,11 @@ CASES: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
     "lr_dis 100 times too high": ({"lr_dis": 2e-2}, frozenset({"divergence", "non_convergence"})),
     "generator that ignores its input": ({"deaf": True}, frozenset({"mode_collapse"})),
     "learning rates that explode": ({"lr_dis": 0.5, "lr_gen": 0.5}, frozenset({"divergence", "non_convergence"})),
+    "momentum and rates too high, simultaneous steps": (
+        {"arch": "dcgan", "adam_beta1": 0.9, "lr_dis": 2e-3, "lr_gen": 2e-3, "simultaneous": True},
+        frozenset({"oscillation"}),
+    ),
+    "lr_gen 10 times too high": ({"arch": "dcgan", "lr_gen": 2e-3}, frozenset({"non_convergence"})),
     "ten images": (
         {"num_phantoms": 20, "holdout_fraction": 0.5, "batch_size": 8},
         frozenset({"overfitting", "copies"}),

@@ -49,12 +49,13 @@ class Diverged(UserError):
 
 
 class _RollBack(Exception):
-    """Alarms were raised, and the training is to go on from a step before them."""
+    """Alarms were raised: the training is to go on from before `step`, its networks `too_fast` slowed down."""
 
-    def __init__(self, alarms: list[Alarm], step: int) -> None:
+    def __init__(self, alarms: list[Alarm], step: int, too_fast: list[str]) -> None:
         super().__init__()
-        self.alarms = alarms
+        self.alarms = alarms  # in the process that writes
         self.step = step
+        self.too_fast = too_fast
 
 
 def train(config: Config, workdir: Path, *, command: str = "") -> int:
@@ -135,9 +136,10 @@ class _Training:
 
     def _begin(self) -> None:
         """Restores the latest checkpoint, or draws initial weights."""
-        self.lr_dis = self.rollbacks[-1]["lr_dis"] if self.rollbacks else self.config.lr_dis
-        self.networks = build_networks(dataclasses.replace(self.config, lr_dis=self.lr_dis))
-        self.monitor = Monitor(self.config, self.lr_dis)
+        self.rates = {name: (self.rollbacks or [vars(self.config)])[-1][name] for name in ("lr_gen", "lr_dis")}
+        slowed = dataclasses.replace(self.config, **self.rates)
+        self.networks = build_networks(slowed)
+        self.monitor = Monitor(slowed)
         self.unsaved_networks: tuple[int, dict[str, Any], dict[str, Any]] | None = None
         bound = {"networks": self.networks, "config": self.config}
         shared = replicated(self.mesh)
@@ -362,11 +364,11 @@ class _Training:
             line = {"step": self.step, **self.probe.figures(generator, self.state.dis.variables)}
             self.journal.health(line)
             alarms = self.monitor.take_health(line)
-        since = from_leader(min((alarm.since for alarm in alarms), default=None))
+        since, too_fast = from_leader(_gist(alarms))
         if since is None:
             return
         if self._may_roll_back():
-            raise _RollBack(alarms, since)
+            raise _RollBack(alarms, since, too_fast)
         self.stopped_by_alarm = self.config.on_alarm == "stop"
         for alarm in alarms:
             self._tell(alarm, "stopped" if self.stopped_by_alarm else "warned")
@@ -383,8 +385,9 @@ class _Training:
         return self.config.on_alarm == "rollback" and len(self.rollbacks) < self.config.max_rollbacks
 
     def _roll_back(self, back: _RollBack) -> None:
-        """Goes back to the last checkpoint at or before a step, with a slower discriminator."""
-        stood, lr_dis = self.step, self.lr_dis * self.config.rollback_factor
+        """Goes back to the last checkpoint at or before a step, with slower networks."""
+        stood = self.step
+        rates = self.rates | {name: self.rates[name] * self.config.rollback_factor for name in back.too_fast}
         # The state is the last to go: a crash before it leaves the training where it stood, a crash after it at the
         # earlier step and as fast as it was, to run into the alarm once more.
         self.unsaved_networks = None
@@ -392,12 +395,13 @@ class _Training:
         self.discriminators.fall_back(back.step)
         self.best.fall_back(back.step)
         step = from_leader(self.checkpoints.fall_back(back.step)) or 0
+        slowed = ", ".join(f"{name}={rates[name]:g}" for name in back.too_fast)
         for alarm in back.alarms:
-            self._tell(alarm, f"rolled back to step {step}, lr_dis={lr_dis:g}", rolled_back_to=step)
+            self._tell(alarm, f"rolled back to step {step}, {slowed}", rolled_back_to=step)
         if self.journal:
             self.journal.close()
         names = ", ".join(alarm.name for alarm in back.alarms)
-        self.rollbacks.append({"step": stood, "to_step": step, "alarm": names, "lr_dis": lr_dis})
+        self.rollbacks.append({"step": stood, "to_step": step, "alarm": names, **rates})
         self.files.append(self.files.rollbacks, self.rollbacks[-1])
         self._begin()
         if self.saved_step:
@@ -427,7 +431,7 @@ class _Training:
     def _diverged(self, what: str, step: int) -> NoReturn:
         alarm = self.monitor.not_finite(what, step, self.saved_step or 0)
         if self._may_roll_back():
-            raise _RollBack([alarm], alarm.since)
+            raise _RollBack([alarm], *_gist([alarm]))
         if self.journal:
             self.journal.alarm(alarm.line("stopped"))
             self.journal.close(report=True)
@@ -532,6 +536,11 @@ def _load_dataset(config: Config) -> tuple[CachedImages, CachedImages | None]:
 def _describe(dataset: CachedImages) -> dict[str, Any]:
     labels = Counter(dataset.labels) if dataset.labels is not None else {}
     return {"digest": dataset.digest, "num_images": len(dataset.images), "labels": dict(sorted(labels.items()))}
+
+
+def _gist(alarms: list[Alarm]) -> tuple[int | None, list[str]]:
+    """The step after which the evidence of all alarms lies, and which networks are too fast."""
+    return min((alarm.since for alarm in alarms), default=None), sorted({alarm.too_fast for alarm in alarms})
 
 
 def _versions() -> dict[str, Any]:

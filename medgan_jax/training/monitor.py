@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,14 +19,13 @@ from medgan_jax.config import Config
 _METRICS_LINES = 10  # at least so many lines make a window, however rare they are
 _HEALTH_LINES = 4
 _WON = 0.98  # of the target for reals, and 1 - _WON for fakes: the discriminator is next to certain
-_WON_HINGE = 0.02  # the hinge loss, which is 2 where nothing is told apart
-_LOST = 0.9  # for fakes
+_WON_HINGE, _LOST_HINGE = 0.02, 1.9  # the hinge loss, which is 2 where nothing is told apart
+_LOST = 0.05  # of the target, between reals and fakes: the discriminator guesses
 _VANISHED = 1e-3  # of the generator's first gradients
 _ALIKE = 0.07  # of the reals' diversity; a young training that is sound has about 0.15
 _FALLEN = 0.4  # of the training's own best diversity
 _NEAR_DUPLICATES = 0.5  # share of the fakes
-_TOLD_APART, _NOT_TOLD_APART = 0.75, 0.25  # D(x) - D(G(z))
-_SWINGS = 6  # between the two
+_DRIFT = 1.0  # of the reals' diversity, from one look to the next
 _RUNAWAY = 100.0  # a loss, in nats
 _GROWN = 8.0  # times the first weights, layer by layer; 1 to 3 in ten thousand steps that are sound
 _OVERFITTED = 0.6  # r_v of Karras et al. 2020 (arXiv:2006.06676), who keep theirs below it
@@ -47,6 +46,7 @@ class Alarm:
       sentence: what it means.
       evidence: the figures.
       remedies: two or three, each naming config fields.
+      too_fast: "lr_dis" or "lr_gen", of the network that a rollback should slow down.
     """
 
     name: str
@@ -56,26 +56,28 @@ class Alarm:
     sentence: str
     evidence: str
     remedies: tuple[str, ...]
+    too_fast: str = "lr_dis"
 
     def line(self, action: str) -> dict[str, Any]:
         """Its line in alarms.jsonl; `action` is what was done."""
-        values = dataclasses.asdict(self)
-        name, remedies = values.pop("name"), values.pop("remedies")
-        return {"step": values.pop("step"), "alarm": name, **values, "remedies": list(remedies), "action": action}
+        return {
+            "step": self.step,
+            "alarm": self.name,
+            "title": self.title,
+            "since": self.since,
+            "sentence": self.sentence,
+            "evidence": self.evidence,
+            "remedies": list(self.remedies),
+            "action": action,
+        }
 
 
 class Monitor:
     """Watches a training."""
 
-    def __init__(self, config: Config, lr_dis: float) -> None:
-        """Has seen nothing yet.
-
-        Args:
-          config: the training.
-          lr_dis: the discriminator's rate, where rollbacks changed it.
-        """
+    def __init__(self, config: Config) -> None:
+        """Has seen nothing yet; `config` has the rates of now, where rollbacks changed them."""
         self._config = config
-        self._lr_dis = lr_dis
         self._metrics: list[dict[str, Any]] = []
         self._health: list[dict[str, Any]] = []
         self._present: set[str] = set()  # alarms whose sign has not gone since they were raised
@@ -110,28 +112,28 @@ class Monitor:
         if look.health:
             self._best_diversity = max(self._best_diversity, look.of("diversity"))
         raised = []
-        for name, (title, sign, remedies) in _SIGNS.items():
+        for name, (_, sign, _) in _SIGNS.items():
             found = sign(look)
             if found and name not in self._present:
-                sentence, evidence = found
-                raised.append(Alarm(name, title, step, look.since, sentence, evidence, self._remedies(remedies)))
+                raised.append(self._alarm(name, step, look.since, found))
             (self._present.add if found else self._present.discard)(name)
         return raised
 
     def not_finite(self, what: str, step: int, since: int) -> Alarm:
         """The alarm for a number that is none: `what` says which; at the step `since` all was sound."""
-        title, _, remedies = _SIGNS["divergence"]
         sentence = "The networks hold numbers that are none, which no further step can mend."
-        return Alarm("divergence", title, step, since, sentence, what, self._remedies(remedies))
+        return self._alarm("divergence", step, since, _Found(sentence, what))
+
+    def _alarm(self, name: str, step: int, since: int, found: "_Found") -> Alarm:
+        title, _, remedies = _SIGNS[name]
+        first = tuple(itertools.islice(remedies(self._config, found.too_fast), 3))
+        return Alarm(name, title, step, since, found.sentence, found.evidence, first, found.too_fast)
 
     def _window(self, lines: Sequence[dict[str, Any]], step: int, fewest: int) -> list[dict[str, Any]]:
         """The lines of the last `alarm_patience` steps, at least `fewest`; none while the training is too young."""
         first = bisect.bisect_right(lines, step - self._config.alarm_patience, key=lambda line: line["step"])
         first = min(first, len(lines) - fewest)
         return [] if first < 0 or step < self._config.alarm_patience else lines[first:]
-
-    def _remedies(self, remedies: Callable[[Config], Iterator[str]]) -> tuple[str, ...]:
-        return tuple(itertools.islice(remedies(dataclasses.replace(self._config, lr_dis=self._lr_dis)), 3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,31 +172,47 @@ def _median(lines: Sequence[dict[str, Any]], name: str) -> float:
     return float(np.median(values)) if values else math.nan
 
 
-_Found = tuple[str, str] | None  # a sentence, and the evidence
+class _Found(NamedTuple):
+    """A sign that is there."""
+
+    sentence: str
+    evidence: str
+    too_fast: str = "lr_dis"
 
 
-def _non_convergence(look: _Look) -> _Found:
+def _non_convergence(look: _Look) -> _Found | None:
     loss, gradient = look.config.loss, look.of("grad_norm_gen")
     real, before, after = (look.of(f"score_{name}") for name in ("real", "fake_before", "fake_after"))
     scores = f"D(x) {real:.3g}; D(G(z)) {before:.3g}, and {after:.3g} after the discriminator's update"
+    won = lost = False  # a critic is meant to win
     if loss == "bce":
         target = look.config.real_label * (1 - look.config.label_flip)
         won = real > _WON * target and max(before, after) < 1 - _WON
-    else:
-        won = loss == "hinge" and look.of("loss_dis") < _WON_HINGE
-        scores += f"; its loss {look.of('loss_dis'):.2g}"
+        lost = real - before < _LOST * target
+    elif loss == "hinge":
+        dis = look.of("loss_dis")
+        won, lost = dis < _WON_HINGE, dis > _LOST_HINGE
+        scores += f"; its loss {dis:.2g}"
     if won or gradient < _VANISHED * look.first_gradient:
-        return (
+        return _Found(
             "The discriminator overpowers the generator, which learns next to nothing from it.",
             f"{scores}; the norm of the generator's gradient {gradient:.2g}, at first {look.first_gradient:.2g}",
         )
-    if loss != "wgan-gp" and after > max(_LOST, real):  # a critic's logits have no zero
-        return "The generator overpowers the discriminator, which takes fakes for real and teaches nothing.", scores
+    if lost:
+        return _Found(
+            "The generator overpowers the discriminator, which cannot tell fakes from reals, and so teaches nothing.",
+            scores,
+            too_fast="lr_gen",
+        )
     return None
 
 
-def _balance(c: Config) -> Iterator[str]:
-    yield f"lower lr_dis, now {c.lr_dis:g}, to {c.lr_dis / 4:g} (on_alarm=rollback does so by itself)"
+def _balance(c: Config, too_fast: str) -> Iterator[str]:
+    yield _lower(c, too_fast)
+    if too_fast == "lr_gen":
+        yield "dis_steps=2, so that the discriminator catches up"
+        yield f"raise dis_features, now {c.dis_features}"
+        return
     if c.arch == "dcgan":
         yield "arch=sngan, whose discriminator cannot become steep"
     if c.loss == "bce" and c.real_label == 1:
@@ -202,20 +220,20 @@ def _balance(c: Config) -> Iterator[str]:
     yield "dis_dropout=0.2, so that it sees less"
 
 
-def _mode_collapse(look: _Look) -> _Found:
+def _mode_collapse(look: _Look) -> _Found | None:
     fakes, reals, near = look.of("diversity"), look.of("diversity_reals"), look.of("near_duplicates")
     evidence = (
-        f"the mean distance of two fakes is {fakes:.3g}, of two reals {reals:.3g}, and at its best was "
+        f"two fakes differ by {fakes:.3g}, two reals by {reals:.3g}, and two fakes at their best by "
         f"{look.best_diversity:.3g}; {near:.0%} of the fakes have a near-duplicate among 64"
     )
     if fakes < _ALIKE * reals or near > _NEAR_DUPLICATES:
-        return "The generator makes nearly the same image whatever its input.", evidence
+        return _Found("The generator makes nearly the same image whatever its input.", evidence)
     if fakes < min(_FALLEN * look.best_diversity, reals / 2):
-        return "The generator makes ever fewer kinds of images.", evidence
+        return _Found("The generator makes ever fewer kinds of images.", evidence)
     return None
 
 
-def _variety(c: Config) -> Iterator[str]:
+def _variety(c: Config, _: str) -> Iterator[str]:
     if c.lr_dis == c.lr_gen:
         yield f"lower lr_gen, now {c.lr_gen:g}, to {c.lr_gen / 2:g}, so that the discriminator keeps up"
     else:
@@ -227,43 +245,47 @@ def _variety(c: Config) -> Iterator[str]:
     yield f"raise batch_size, now {c.batch_size}, so that a batch shows the discriminator how alike fakes are"
 
 
-def _oscillation(look: _Look) -> _Found:
-    if look.config.loss == "wgan-gp":
+def _oscillation(look: _Look) -> _Found | None:
+    drift, reals, fakes = look.of("drift"), look.of("diversity_reals"), look.of("diversity")
+    if not drift > _DRIFT * reals:
         return None
-    scored = (line for line in look.metrics if "score_real" in line)
-    told = [line["score_real"] - line["score_fake_before"] for line in scored]
-    sides = [value > _TOLD_APART for value in told if not _NOT_TOLD_APART <= value <= _TOLD_APART]
-    swings = sum(a != b for a, b in itertools.pairwise(sides))
-    if swings < _SWINGS:
-        return None
-    return (
-        "The networks chase each other: the discriminator tells fakes from reals, then does not, and again.",
-        f"D(x) - D(G(z)) crossed from above {_TOLD_APART} to below {_NOT_TOLD_APART} or back {swings} times in "
-        f"{len(told)} lines of metrics.jsonl, between {min(told):.2g} and {max(told):.2g}",
+    return _Found(
+        "The networks chase each other: the generator changes all its images again and again, and settles on none.",
+        f"from one look to the next the image of a latent changed by {drift:.3g}; two fakes differ by {fakes:.3g}, two "
+        f"reals by {reals:.3g}",
     )
 
 
-def _divergence(look: _Look) -> _Found:
+def _steadier(c: Config, _: str) -> Iterator[str]:
+    yield f"lower lr_gen, now {c.lr_gen:g}, and lr_dis, now {c.lr_dis:g}"
+    if c.adam_beta1 > 0.5:
+        yield f"lower adam_beta1, now {c.adam_beta1:g}, to 0.5 or 0"
+    if c.simultaneous:
+        yield "simultaneous=False"
+    if not c.ema_decay:
+        yield "ema_decay=0.999, to sample from an average that does not swing"
+    yield f"raise batch_size, now {c.batch_size}, for steadier gradients"
+
+
+def _divergence(look: _Look) -> _Found | None:
     losses = {name: look.of(name) for name in ("loss_dis", "loss_gen")}
     values = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
     if look.config.loss != "wgan-gp" and max(map(abs, losses.values())) > _RUNAWAY:
-        return "The losses run away: the networks' answers grow without end.", values
-    growth = {title: look.growth(name) for name, title in (("dis", "discriminator"), ("gen", "generator"))}
-    fastest = max(growth, key=growth.get)
-    if growth[fastest] > _GROWN:
-        return (
-            f"The {fastest}'s weights run away: its steps are too long, and each undoes what the one before taught.",
-            f"the largest singular values of its kernels are {growth[fastest]:.3g} times the first ones (median over "
-            f"the layers); {values}",
-        )
+        return _Found("The losses run away: the networks' answers grow without end.", values)
+    for network, title in (("dis", "discriminator"), ("gen", "generator")):
+        growth = look.growth(network)
+        if growth > _GROWN:
+            return _Found(
+                f"The {title}'s weights run away: its steps are too long, and each undoes what the one before taught.",
+                f"the largest singular values of its kernels are {growth:.3g} times the first ones (median over the "
+                f"layers); {values}",
+                too_fast=f"lr_{network}",
+            )
     return None
 
 
-def _slower(c: Config) -> Iterator[str]:
-    for name in ("lr_dis", "lr_gen"):
-        rate = getattr(c, name)
-        if rate >= max(c.lr_dis, c.lr_gen) / 10:  # the other is not at fault
-            yield f"lower {name}, now {rate:g}, to {min(rate / 4, _USUAL_RATE):g}"
+def _slower(c: Config, too_fast: str) -> Iterator[str]:
+    yield _lower(c, too_fast)
     if c.adam_beta1 > 0.5:
         yield f"lower adam_beta1, now {c.adam_beta1:g}, to 0.5 or 0"
     if c.dtype != "float32":
@@ -273,47 +295,52 @@ def _slower(c: Config) -> Iterator[str]:
     yield f"raise batch_size, now {c.batch_size}, for steadier gradients"
 
 
-def _overfitting(look: _Look) -> _Found:
+def _lower(c: Config, rate: str) -> str:
+    now = getattr(c, rate)
+    return f"lower {rate}, now {now:g}, to {min(now / 4, _USUAL_RATE):g} (on_alarm=rollback lowers it by itself)"
+
+
+def _overfitting(look: _Look) -> _Found | None:
     seen, unseen, fakes = (look.of(f"logit_{name}") for name in ("train", "held_out", "fakes"))
     if not (seen - fakes > _CERTAIN and seen - unseen > _OVERFITTED * (seen - fakes)):
         return None
-    return (
-        "The discriminator knows the training images by heart: it takes reals it has not seen for fakes, more or less.",
+    return _Found(
+        "The discriminator knows the training images by heart: reals that it has not seen it judges more like fakes.",
         f"mean logit of training images {seen:.3g}, of held-out images {unseen:.3g}, of fakes {fakes:.3g}: "
         f"{(seen - unseen) / (seen - fakes):.0%} of the way, where {_OVERFITTED:.0%} is too far",
     )
 
 
-def _more_images(c: Config) -> Iterator[str]:
+def _more_images(c: Config, _: str) -> Iterator[str]:
     if not c.data.horizontal_flip:
         yield "data.horizontal_flip=True, which doubles the images"
     if c.data.label:
         yield "data.label='', to learn from the other classes too"
-    yield "stop here: evaluate_every_steps keeps the best generator by held-out images in best/"
+    if not c.evaluate_every_steps:
+        yield f"evaluate_every_steps={c.checkpoint_every_steps}, which keeps the best generator so far in best/"
     yield f"lower dis_features, now {c.dis_features}, or set dis_dropout=0.2"
 
 
-def _copying(look: _Look) -> _Found:
+def _copying(look: _Look) -> _Found | None:
     share, reals = look.of("copies"), look.of("copies_reals")
     if not share > _COPIES + reals:
         return None
-    return (
-        "The generator copies training images, which are then patients' own images.",
+    return _Found(
+        "The generator copies training images: look at the closest pairs with evaluate.py before you share any sample.",
         f"{share:.0%} of the fakes are less than half as far from one training image as from any other; "
         f"of the training images themselves {reals:.0%}",
     )
 
 
-def _less_capacity(c: Config) -> Iterator[str]:
-    yield "do not share these samples; python evaluate.py shows the closest pairs"
-    yield "stop earlier: checkpoints/ and best/ hold earlier generators"
-    yield from _more_images(c)
+def _less_capacity(c: Config, _: str) -> Iterator[str]:
+    yield "lower num_steps: the generators before this one are in checkpoints/"
+    yield from _more_images(c, _)
 
 
-_SIGNS: dict[str, tuple[str, Callable[[_Look], _Found], Callable[[Config], Iterator[str]]]] = {
+_SIGNS: dict[str, tuple[str, Callable[[_Look], _Found | None], Callable[[Config, str], Iterator[str]]]] = {
     "non_convergence": ("Non-convergence", _non_convergence, _balance),
     "mode_collapse": ("Mode collapse", _mode_collapse, _variety),
-    "oscillation": ("Oscillation", _oscillation, _slower),
+    "oscillation": ("Oscillation", _oscillation, _steadier),
     "divergence": ("Divergence", _divergence, _slower),
     "overfitting": ("Overfitting of the discriminator", _overfitting, _more_images),
     "copies": ("Copies of training images", _copying, _less_capacity),

@@ -4,6 +4,7 @@ All of it is one compiled program, so that a look costs about one step. The fake
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -77,6 +78,9 @@ class Probe:
             },
             shared,
         )
+        side = thumbnails.shape[1]
+        before = np.full((_FAKES, side, side, config.channels), np.nan, np.float32)
+        self._before = jax.device_put(before, shared)
         self._look = jax.jit(functools.partial(_look, networks=networks), out_shardings=shared)
 
     def figures(self, generator: dict[str, Any], discriminator: dict[str, Any]) -> dict[str, float | list[float]]:
@@ -88,6 +92,7 @@ class Probe:
 
         Returns:
           `diversity`, the mean root mean squared difference of two of 64 fakes at 32 px, values in [0, 1];
+          `drift`, the same of a fake and what its latent gave at the look before, absent at the first look;
           `near_duplicates`, the share of them that another one resembles to a tenth of what is usual among reals;
           `copies`, the share of them less than half as far from one training image, turned or mirrored as may be, as
           from any other; the same of reals as `..._reals`; `logit_train`, `logit_fakes` and, where images are held out,
@@ -96,13 +101,17 @@ class Probe:
           spectral norm.
         """
         generator, discriminator = local_copy((generator, discriminator), self._mesh)
-        found = jax.device_get(self._look(generator, discriminator, **self._constants))
-        return self._reals | {name: np.asarray(value, np.float64).tolist() for name, value in found.items()}
+        found, self._before = self._look(generator, discriminator, self._before, **self._constants)
+        found = {name: np.asarray(value, np.float64).tolist() for name, value in jax.device_get(found).items()}
+        if math.isnan(found["drift"]):
+            del found["drift"]
+        return self._reals | found
 
 
 def _look(
     generator: dict[str, Any],
     discriminator: dict[str, Any],
+    before: jax.Array,
     *,
     thumbnails: jax.Array,
     near: jax.Array,
@@ -110,7 +119,8 @@ def _look(
     latents: jax.Array,
     key: jax.Array,
     networks: Networks,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], jax.Array]:
+    """The figures, and thumbnails of the fakes; `before` are those of the look before."""
     fakes = networks.generator.apply(generator, latents, training=False)
     small = _thumbnails(signed_to_unit(fakes))
     within = _distances(small, small)
@@ -124,14 +134,16 @@ def _look(
 
     means = jnp.mean(jax.lax.map(logits, images), axis=(0, 1))
     kinds = ("logit_train", "logit_held_out")[: reals.shape[2]] + ("logit_fakes",)
-    return {
+    figures = {
         "diversity": _mean_distance(within),
+        "drift": jnp.mean(jnp.sqrt(jnp.mean(jnp.square(small - before), axis=(1, 2, 3)))),
         "near_duplicates": jnp.mean(_to_nearest_other(within) < near),
         "copies": _copied_share(small, thumbnails),
         **dict(zip(kinds, means, strict=True)),
         "norms_gen": _norms(generator["params"]),
         "norms_dis": _norms(discriminator["params"]),
     }
+    return figures, small
 
 
 def _thumbnails(images: jax.Array) -> jax.Array:

@@ -5,7 +5,6 @@ training waits for it for good. Here a record is with the system once its method
 loses none, at worst the end of the one it was writing, which TensorBoard passes over.
 """
 
-import os
 import socket
 import struct
 import time
@@ -74,11 +73,6 @@ class TensorBoard:
         from tensorboardX import summary
 
         self._write(step=step, summary=summary.text(name, text))
-
-    def flush(self) -> None:
-        """What was written is on the disk, and not only with the system, when this returns."""
-        with naming(self._path):
-            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Writes no more."""

@@ -219,7 +219,8 @@ def test_rolling_back_goes_on_from_the_last_healthy_checkpoint_with_a_slower_dis
     files = Workdir(tmp_path / "run")
     expected = final_state(tmp_path / "by_hand", slower)
     jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / "run", c), expected)
-    assert lines(files.rollbacks) == [{"step": 9, "to_step": 4, "alarm": "copies", "lr_dis": c.lr_dis / 4}]
+    rates = {"lr_gen": c.lr_gen, "lr_dis": c.lr_dis / 4}
+    assert lines(files.rollbacks) == [{"step": 9, "to_step": 4, "alarm": "copies", **rates}]
     first, second = lines(files.alarms)  # of step 9, twice: no rollback is left for the second
     assert (first["action"], first["rolled_back_to"]) == ("rolled back to step 4, lr_dis=5e-05", 4)
     assert second["action"] == "warned"

@@ -42,9 +42,13 @@ def look(tiny_config, shared):
         shared["state"] = jax.jit(lambda: initial_state(networks, config), out_shardings=replicated(local_mesh()))()
     state = shared["state"]
 
-    def figures(fakes, training, held_out=None):
-        networks_of_slides = dataclasses.replace(networks, generator=Slides())
-        probe = Probe(networks_of_slides, config, training, held_out, mesh=local_mesh())
+    probe = None
+
+    def figures(fakes, training, held_out=None, *, again=False):
+        nonlocal probe
+        if not again:
+            networks_of_slides = dataclasses.replace(networks, generator=Slides())
+            probe = Probe(networks_of_slides, config, training, held_out, mesh=local_mesh())
         images = jax.device_put(np.resize(fakes, (64, *fakes.shape[1:])), replicated(local_mesh()))
         return probe.figures({"slides": {"images": images}, "params": {}}, state.dis.variables)
 
@@ -68,9 +72,18 @@ def test_diversity_and_duplicates(look):
     assert found["near_duplicates_reals"] == found["copies"] == found["copies_reals"] == 0
 
 
+def test_drift_is_from_one_look_to_the_next(look):
+    first, second = noise(64), noise(64, 1)
+    assert "drift" not in look(first, noise(12, 2))
+    found = look(second, noise(12, 2), again=True)
+    pairs = ((first.astype(float) - second) / 255) ** 2
+    assert found["drift"] == pytest.approx(np.sqrt(pairs.mean((1, 2, 3))).mean(), rel=1e-5)
+    assert look(second, noise(12, 2), again=True)["drift"] == 0
+
+
 def test_one_image_has_no_diversity(look):
     found = look(noise(1), noise(12, 1))
-    assert found["diversity"] == pytest.approx(0, abs=1e-6)
+    assert found["diversity"] < 1e-3  # a quarter of a grey level, by rounding
     assert found["near_duplicates"] == 1
 
 
