@@ -55,7 +55,7 @@ def scores(metrics: Lines, alarms: Lines = ()) -> bytes | None:
     """
 
     def balance(axes: "Axes") -> None:
-        axes.axhline(0.5, color="#777777", linewidth=1, linestyle=(0, (1, 2)), label="balance")
+        axes.axhline(0.5, color="#777777", linewidth=1.2, linestyle=":", label="balance")
         axes.set_ylim(-0.02, 1.02)
 
     lines = [with_scores(line) for line in metrics]

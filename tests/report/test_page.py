@@ -66,7 +66,8 @@ def test_it_shows_everything(make):
     for part in (
         "400 of 400 steps", "finished", "1 alarm", "Mode collapse", "step 200, since step 150", "The fakes are alike.",
         "diversity 0.01", "raise latent_dim", "warned", "back to step 100, lr_dis 0.0001",
-        "python train.py --workdir=run", "benign", "malignant", "12 images to train on", "data.source phantom", "num_sample_images 4", "floor 40.5",
+        "python train.py --workdir=run", "benign",
+        "malignant", "12 images to train on", "data.source phantom", "num_sample_images 4", "floor 40.5",
     ):  # fmt: skip
         assert part in words, part
     assert 'id="missing"' not in text
