@@ -1,10 +1,8 @@
 """Writes the report of a training: report.html in its workdir, one page that needs no other file and no network.
 
-    python -m medgan_jax.report runs/melanoma
-    python -m medgan_jax.report runs/melanoma --serve
-    python -m medgan_jax.report runs/melanoma --plots --movie=melanoma.webp
-
-The training may be over, or going on.
+python -m medgan_jax.report runs/melanoma
+python -m medgan_jax.report runs/melanoma --serve
+python -m medgan_jax.report runs/melanoma --plots --movie=melanoma.webp
 """
 
 import argparse

@@ -167,9 +167,9 @@ def measures(evaluations: Lines, alarms: Lines = ()) -> bytes | None:
 PLOTS: dict[str, tuple[str, Callable[[Lines, Lines], bytes | None]]] = {  # the log's name in Record, and what draws it
     "losses": ("metrics", losses),
     "scores": ("metrics", scores),
-    "measures": ("evaluations", measures),
     "diversity": ("health", diversity),
     "gradient_norms": ("metrics", gradient_norms),
+    "measures": ("evaluations", measures),
     "spectral_norms": ("health", spectral_norms),
 }
 
