@@ -10,8 +10,7 @@ import urllib.request
 
 import pytest
 
-from medgan_jax.report import page
-from medgan_jax.report.server import Server
+from medgan_jax.report import page, server
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 HOSTILE = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -251,19 +250,22 @@ def test_nothing_is_wider_than_the_screen(make, tab, width):
 
 def test_the_live_page_renews_itself_and_keeps_its_place(make, tab, monkeypatch):
     monkeypatch.setattr(page, "_REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr(server, "_SHARE", 1e9)
     files = make()
-    with Server(files, port=0) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    with server.Server(files, port=0) as live:
+        thread = threading.Thread(target=live.serve_forever, args=(0.01,))
         thread.start()
         try:
-            tab.open(f"http://localhost:{server.server_port}/")
+            tab.open(f"http://localhost:{live.server_port}/")
             tab.click("#first")
             tab.click("#forward")
             tab.value("document.getElementById('speed').selectedIndex = 5")
+            tab.value("scrollTo({top: 300, behavior: 'instant'})")
             tab.value("window.old = true")
             files.picture(500).write_bytes(files.picture(400).read_bytes())
             tab.until("!window.old && document.readyState === 'complete'")
             assert tab.step == 100
+            assert tab.value("scrollY") == 300
             assert tab.value("document.getElementById('scrub').max") == "5"
             assert tab.value("document.getElementById('speed').value") == "16"
             assert not tab.is_playing
@@ -276,5 +278,5 @@ def test_the_live_page_renews_itself_and_keeps_its_place(make, tab, monkeypatch)
             assert tab.complaints == []
         finally:
             tab.open("about:blank")
-            server.shutdown()
+            live.shutdown()
             thread.join()

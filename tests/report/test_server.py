@@ -8,12 +8,14 @@ import pytest
 
 from medgan_jax.errors import UserError
 from medgan_jax.report import page
+from medgan_jax.report import server as module
 from medgan_jax.report.server import Server
 
 
 @pytest.fixture
 def server(make, monkeypatch):
     monkeypatch.setattr(page, "draw_plots", lambda record: {})
+    monkeypatch.setattr(module, "_SHARE", 1e9)
     with Server(make(), port=0) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
@@ -43,6 +45,14 @@ def test_it_gives_the_page_and_makes_it_anew_when_a_log_grows(server):
         file.write('{"step": 401, "loss_gen": 8.125, "loss_dis": 1}\n')
     assert ask(server, "/version")[1] != version
     assert "8.125" in ask(server, "/")[1]
+
+
+def test_pages_that_look_on_take_little_of_the_processor(server, monkeypatch):
+    monkeypatch.setattr(module, "_SHARE", 1e-9)
+    before = ask(server, "/")[1]
+    server._files.alarms.write_text("")
+    assert f'"live":"{ask(server, "/version")[1]}"' in before
+    assert ask(server, "/")[1] != before  # who asks gets the newest
 
 
 def test_head_gives_no_body(server):
