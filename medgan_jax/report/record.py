@@ -13,9 +13,8 @@ _LOST = {  # what the page cannot show without a file, and how to have it the ne
     "dataset": "Counts per label and the total of steps are not known.",
     "runs": "The command is not known: an older version trained this.",
     "metrics": "There are no losses, scores or gradient norms to plot.",
-    "evaluations": "There is no figure of how good the images are; evaluate_every_steps above 0 gives some.",
-    "health": "Spectral norms and diversity were not watched, and no alarm could be raised; "
-    "monitor_every_steps above 0 does.",
+    "evaluations": "It is not known how good the images are; evaluate_every_steps above 0 measures it.",
+    "health": "Diversity and spectral norms are not known; monitor_every_steps above 0 watches them, and raises alarms.",
 }
 _MAX_STEP = 2**53  # up to which a float holds every step
 
