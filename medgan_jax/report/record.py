@@ -14,7 +14,7 @@ _LOST = {  # what the page cannot show without a file, and how to have it the ne
     "runs": "The command is not known: an older version trained this.",
     "metrics": "There are no losses, scores or gradient norms to plot.",
     "evaluations": "It is not known how good the images are; evaluate_every_steps above 0 measures it.",
-    "health": "Diversity and spectral norms are not known; monitor_every_steps above 0 watches them, and raises alarms.",
+    "health": "Diversity and spectral norms are not known; monitor_every_steps above 0 watches them, for alarms.",
 }
 _MAX_STEP = 2**53  # up to which a float holds every step
 
