@@ -1,10 +1,8 @@
 """Writes the report of a training: report.html in its workdir, one page that needs no other file and no network.
 
-    python -m medgan_jax.report runs/melanoma
-    python -m medgan_jax.report runs/melanoma --serve
-    python -m medgan_jax.report runs/melanoma --plots --movie=melanoma.webp
-
-The training may be over, or going on.
+python -m medgan_jax.report runs/melanoma
+python -m medgan_jax.report runs/melanoma --serve
+python -m medgan_jax.report runs/melanoma --plots --movie=melanoma.webp
 """
 
 import argparse
@@ -17,12 +15,8 @@ from medgan_jax import cli
 from medgan_jax.errors import ArgumentParser, UserError, reported
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(args: argparse.Namespace) -> None:
     """Writes, or serves, what the command line asks for."""
-    _run(_arguments(argv))
-
-
-def _run(args: argparse.Namespace) -> None:
     from medgan_jax.report.frames import movie_frames
     from medgan_jax.report.page import write_report
     from medgan_jax.report.plots import write_plots
@@ -49,7 +43,8 @@ def _run(args: argparse.Namespace) -> None:
         print(write_report(files, Path(args.out) if args.out else None))
 
 
-def _arguments(argv: list[str] | None) -> argparse.Namespace:
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
     parser = ArgumentParser(
         prog="python -m medgan_jax.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -80,5 +75,5 @@ def _port(text: str) -> int:
 
 if __name__ == "__main__":
     with reported():  # before anything slow is imported, so that --help is fast
-        arguments = _arguments(sys.argv[1:])
-    cli.run(lambda: _run(arguments))
+        arguments = parse(sys.argv[1:])
+    cli.run(lambda: main(arguments))

@@ -222,7 +222,7 @@ def _verdict(record: Record) -> str:
     best = min(lines, key=lambda line: number(line, name))
     shown = _text(name.upper())
     if best is lines[-1]:
-        sentence = f"{shown} is the lowest yet: the images are still getting better."
+        sentence = f"{shown} is the lowest yet: more steps may still help."
     elif lines[-1]["step"] - best["step"] >= _STALE * lines[-1]["step"]:
         sentence = f"{shown} has not been lower since step {best['step']}: more steps are unlikely to help."
     else:
@@ -347,9 +347,7 @@ def _player(record: Record, frames: Sequence[Frame], reals: str, shown_images: i
 <div class="stage">
 <figure><figcaption><span>Generated from fixed latents</span>
 <span>step <b id="step">{last.step}</b></span></figcaption><div class="screen" id="screen">{picture}</div></figure>
-<figure><figcaption><span>Real images</span></figcaption>{real_side}</figure>
-</div>
-<noscript><p class="soft small note">The player needs JavaScript; this is the last picture.</p></noscript>
+<figure class="reals"><figcaption><span>Real images</span></figcaption>{real_side}</figure>
 <div class="controls" id="controls" hidden>
 <div class="track"><input type="range" id="scrub" min="0" max="{len(frames) - 1}" value="{len(frames) - 1}"
 aria-label="Picture of the training"><div class="marks" id="marks"></div></div>
@@ -361,7 +359,9 @@ aria-label="Picture of the training"><div class="marks" id="marks"></div></div>
 <label><input type="checkbox" id="loop" checked> Loop</label>
 <span class="keys">In the player: <kbd>Space</kbd> <kbd>&larr;</kbd> <kbd>&rarr;</kbd> <kbd>Home</kbd> <kbd>End</kbd>,
 speed <kbd>&uarr;</kbd> <kbd>&darr;</kbd></span></div>
-</div>{note}</section>"""
+</div></div>
+<noscript><p class="soft small note">The player needs JavaScript; this is the last picture.</p></noscript>
+{note}</section>"""
 
 
 def _icon(path: str, name: str) -> str:
@@ -504,7 +504,8 @@ def _reproduction(record: Record) -> str:
             f"<code>{_text(line.get('command', 'unknown'))}</code></li>"
             for line in runs[1:][-_MAX_ALARMS:]
         )
-        body.append(f"<details><summary>Continued {len(runs) - 1} times</summary><ul>{items}</ul></details>")
+        times = "once" if len(runs) == 2 else f"{len(runs) - 1} times"
+        body.append(f"<details><summary>Continued {times}</summary><ul>{items}</ul></details>")
     return _section("The command to reproduce it", "".join(body), name="command")
 
 

@@ -32,6 +32,8 @@ _MANY_POINTS = 400  # above, a line is drawn faint, and over it medians
 _MEDIANS = 120
 _MAX_DRAWN = 4000
 _NAMED_ALARMS = 8
+_MAX_FAMILIES, _MAX_CURVES, _MAX_LAYERS = 6, 8, 32
+_LARGEST = 1e30  # larger values are drawn as that, as axes cannot hold them
 
 
 def losses(metrics: Lines, alarms: Lines = ()) -> bytes | None:
@@ -55,7 +57,7 @@ def scores(metrics: Lines, alarms: Lines = ()) -> bytes | None:
     """
 
     def balance(axes: "Axes") -> None:
-        axes.axhline(0.5, color="#777777", linewidth=1, linestyle=(0, (1, 2)), label="balance")
+        axes.axhline(0.5, color="#777777", linewidth=1.2, linestyle=":", label="balance")
         axes.set_ylim(-0.02, 1.02)
 
     lines = [with_scores(line) for line in metrics]
@@ -90,7 +92,7 @@ def spectral_norms(health: Lines, alarms: Lines = ()) -> bytes | None:
     for name, _, _, _ in _NETWORKS:
         key = f"norms_{name[:3]}"
         lists = [(line["step"], line[key]) for line in health if isinstance(line.get(key), list)]
-        depth = min(32, max((len(norms) for _, norms in lists), default=0))
+        depth = min(_MAX_LAYERS, max((len(norms) for _, norms in lists), default=0))
         layers = [
             [{"step": step, "norm": norms[layer]} for step, norms in lists if layer < len(norms)]
             for layer in range(depth)
@@ -142,22 +144,23 @@ def measures(evaluations: Lines, alarms: Lines = ()) -> bytes | None:
     Returns:
       A PNG file; None when there is nothing to draw.
     """
-    families: dict[str, list[str]] = {}  # those of one unit share axes
+    grouped: dict[str, list[str]] = {}  # those of one unit share axes
     for name in measure_names(evaluations):
-        families.setdefault(name.split("_")[0], []).append(name)
+        grouped.setdefault(name.split("_")[0], []).append(name)
+    families = {family: names[:_MAX_CURVES] for family, names in list(grouped.items())[:_MAX_FAMILIES]}
     if not families:
         return None
     figure, all_axes = _figure(len(families), _HEIGHT * (0.2 + 0.65 * len(families)))
     for axes, (family, names) in zip(all_axes, families.items(), strict=True):
         for name, colour, _, marker in zip(names, *_LOOKS, strict=False):
             x, y = _points(evaluations, name)
-            axes.plot(x, y, color=colour, linestyle="-", marker=marker, markersize=4, linewidth=1.4, label=name)
+            axes.plot(x, y, color=colour, linestyle="-", marker=marker, markersize=4, linewidth=1.4, label=_plain(name))
             x, floor = _points(evaluations, f"{name}_floor")
             if len(x):
                 ends = [[x[0] - 0.5, x[0] + 0.5], [floor[0]] * 2] if len(x) == 1 else [x, floor]
                 axes.plot(*ends, color=colour, linestyle="--", linewidth=1, alpha=0.8)
         axes.plot([], [], color="#555555", linestyle="--", linewidth=1, label="floor: reals")
-        axes.set(ylabel=family.upper())
+        axes.set(ylabel=_plain(family.upper()))
         _legend(axes)
     _title(figure, "Distances to held-out reals, lower is better")
     _finish(all_axes, alarms)
@@ -167,9 +170,9 @@ def measures(evaluations: Lines, alarms: Lines = ()) -> bytes | None:
 PLOTS: dict[str, tuple[str, Callable[[Lines, Lines], bytes | None]]] = {  # the log's name in Record, and what draws it
     "losses": ("metrics", losses),
     "scores": ("metrics", scores),
-    "measures": ("evaluations", measures),
     "diversity": ("health", diversity),
     "gradient_norms": ("metrics", gradient_norms),
+    "measures": ("evaluations", measures),
     "spectral_norms": ("health", spectral_norms),
 }
 
@@ -265,7 +268,12 @@ def _points(lines: Lines, key: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values, where there is a finite value."""
     pairs = [(line["step"], value) for line in lines if (value := number(line, key)) is not None]
     x, y = np.array(pairs, np.float64).reshape(-1, 2).T
-    return x, y
+    return x, y.clip(-_LARGEST, _LARGEST)
+
+
+def _plain(text: Any) -> str:
+    """A name from a file: no formula of matplotlib's, and in letters that its font has."""
+    return str(text)[:40].encode("latin-1", "replace").decode("latin-1").replace("\\", "/").replace("$", r"\$") or "?"
 
 
 def _curve(
@@ -304,7 +312,7 @@ def _finish(all_axes: Sequence["Axes"], alarms: Lines) -> None:
         if len(named) < _NAMED_ALARMS and all(abs(step - other) > 0.04 * (right - left) for other in named):
             named.append(step)
             all_axes[0].annotate(
-                str(alarm.get("title") or alarm.get("alarm") or "alarm")[:40].replace("$", r"\$"),
+                _plain(alarm.get("title") or alarm.get("alarm") or "alarm"),
                 (step, 0.98),
                 xycoords=("data", "axes fraction"),
                 xytext=(-2, 0),

@@ -13,9 +13,8 @@ _LOST = {  # what the page cannot show without a file, and how to have it the ne
     "dataset": "Counts per label and the total of steps are not known.",
     "runs": "The command is not known: an older version trained this.",
     "metrics": "There are no losses, scores or gradient norms to plot.",
-    "evaluations": "There is no figure of how good the images are; evaluate_every_steps above 0 gives some.",
-    "health": "Spectral norms and diversity were not watched, and no alarm could be raised; "
-    "monitor_every_steps above 0 does.",
+    "evaluations": "It is not known how good the images are; evaluate_every_steps above 0 measures it.",
+    "health": "Diversity and spectral norms are not known; monitor_every_steps above 0 watches them, for alarms.",
 }
 _MAX_STEP = 2**53  # up to which a float holds every step
 
@@ -53,9 +52,9 @@ class Record:
         """The length of the training, None where it is not known."""
         steps, epochs, batch = (number(self.config, name) for name in ("num_steps", "num_epochs", "batch_size"))
         images = number(self.dataset, "num_images")
-        if steps:
-            return int(steps)
-        return int(epochs * (images // batch)) or None if epochs and images and batch else None
+        if not steps and epochs and images and batch:
+            steps = epochs * (images // batch)
+        return int(steps) if steps and 0 < steps < _MAX_STEP else None
 
     @property
     def is_monitored(self) -> bool:
@@ -130,7 +129,7 @@ def _lines(path: Path, name: str, config: dict[str, Any], missing: list[tuple[st
         return []
     try:
         text = path.read_text()
-        lines = [line for line in read_lines(path) if 0 <= line["step"] < _MAX_STEP]
+        lines = [line for line in read_lines(path) if type(line["step"]) is int and 0 <= line["step"] < _MAX_STEP]
     except (OSError, UnicodeDecodeError, RecursionError) as error:
         reason = reason_of(error) if isinstance(error, OSError) else "it is no text"
         missing.append((f"{path.name} cannot be read ({reason})", _LOST.get(name, "It is left out.")))

@@ -6,7 +6,9 @@ It answers to `/`, the page, and `/version`, and to nothing else; no file of the
 import errno
 import hashlib
 import http.server
+import math
 import threading
+import time
 from http import HTTPStatus
 
 from medgan_jax.errors import UserError, reason_of
@@ -16,6 +18,7 @@ from medgan_jax.training.workdir import Workdir
 
 _ADDRESS = "127.0.0.1"  # no other machine can reach it
 _NAMES = ("localhost", _ADDRESS)
+_SHARE = 0.05  # of the time at most, a page is made for browsers that look on: the training needs the processor too
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -37,6 +40,7 @@ class Server(http.server.ThreadingHTTPServer):
         self._files = files
         self._lock = threading.Lock()
         self._made: tuple[str, bytes] = ("", b"")
+        self._rests_until = -math.inf
         try:
             super().__init__((_ADDRESS, port), _Handler)
         except OSError as error:
@@ -73,8 +77,15 @@ class Server(http.server.ThreadingHTTPServer):
         with self._lock:  # several browsers wait for one page
             version = self.version()  # before the files are read: what is written meanwhile makes the next page
             if version != self._made[0]:
+                start = time.monotonic()
                 self._made = version, render(self._files, version=version).encode()
+                end = time.monotonic()
+                self._rests_until = end + (end - start) / _SHARE
             return self._made[1]
+
+    def offered(self) -> str:
+        """The version that a page should be of: the newest, unless the last page was made only just now."""
+        return self._made[0] if time.monotonic() < self._rests_until else self.version()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -90,7 +101,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if host not in _NAMES:  # else a page from elsewhere could read this one, by a name that leads here
             self._answer(HTTPStatus.FORBIDDEN, b"this page is for http://localhost only\n", kind="plain")
         elif self.path == "/version":
-            self._answer(HTTPStatus.OK, self.server.version().encode(), kind="plain")
+            self._answer(HTTPStatus.OK, self.server.offered().encode(), kind="plain")
         elif self.path == "/":
             try:
                 self._answer(HTTPStatus.OK, self.server.page(), kind="html")

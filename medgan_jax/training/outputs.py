@@ -83,7 +83,8 @@ def write_outputs(
     """
     for j, image in enumerate(fakes[:num_images]):
         write_png(_path(prefix, _image_name(epoch, j)), image)
-    replace_file(_path(prefix, "loss_plot.png"), plots.losses(list(read_lines(log))))
+    if curves := plots.losses(list(read_lines(log))):
+        replace_file(_path(prefix, "loss_plot.png"), curves)
     shown = np.random.default_rng(seed).permutation(len(reals))[:_GRID_IMAGES]  # classes lie together
     replace_file(_path(prefix, "real_fake_grid.png"), _side_by_side(np.asarray(reals[shown]), fakes[:_GRID_IMAGES]))
     report = published_report(

@@ -8,6 +8,7 @@ from PIL import Image
 
 from medgan_jax.data import pipeline
 from medgan_jax.errors import UserError
+from medgan_jax.report import plots
 from medgan_jax.training import outputs
 from medgan_jax.training.loop import train
 from medgan_jax.training.workdir import read_lines
@@ -24,8 +25,8 @@ def config(tiny_config, tmp_path):
 
 def test_a_finished_training_leaves_the_originals_files(config, tmp_path, monkeypatch):
     c = config()
-    figures, png = [], outputs._png
-    monkeypatch.setattr(outputs, "_png", lambda figure: figures.append(figure) or png(figure))
+    figures, png = [], plots.png
+    monkeypatch.setattr(plots, "png", lambda figure, **options: figures.append(figure) or png(figure, **options))
     train(c, tmp_path / "run")
     folder = tmp_path / "out/deep"
     fixed = ["run_loss_plot.png", "run_metrics_report.out", "run_real_fake_grid.png"]

@@ -1,0 +1,282 @@
+"""The page in a real browser: headless Chromium, told what to do through its DevTools protocol."""
+
+import contextlib
+import json
+import shutil
+import subprocess
+import threading
+import time
+import urllib.request
+
+import pytest
+
+from medgan_jax.report import page, server
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+HOSTILE = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
+KEYS = {" ": ("Space", 32), "ArrowLeft": ("ArrowLeft", 37), "ArrowRight": ("ArrowRight", 39), "Home": ("Home", 36),
+        "End": ("End", 35), "ArrowUp": ("ArrowUp", 38), "ArrowDown": ("ArrowDown", 40)}  # fmt: skip
+
+pytestmark = pytest.mark.skipif(
+    BROWSER is None, reason="no chromium is installed; the page was not opened in a browser"
+)
+
+
+class Tab:
+    """One page of the browser, and all that it complained of or asked the network for."""
+
+    def __init__(self, socket):
+        self._socket, self._number = socket, 0
+        self.complaints, self.requests, self.dialogs = [], [], []
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self.call(f"{domain}.enable")
+
+    def call(self, method, **parameters):
+        self._number += 1
+        self._socket.send(json.dumps({"id": self._number, "method": method, "params": parameters}))
+        while True:
+            message = json.loads(self._socket.recv(timeout=20))
+            if message.get("id") == self._number:
+                if "navigated" in message.get("error", {}).get("message", ""):
+                    raise ConnectionAbortedError
+                return message["result"]
+            self._note(message.get("method"), message.get("params"))
+
+    def _note(self, event, details):
+        if event in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"):
+            self.complaints.append(details)
+        elif event == "Network.requestWillBeSent" and not details["request"]["url"].startswith("data:"):
+            self.requests.append(details["request"]["url"])
+        elif event == "Page.javascriptDialogOpening":
+            self.dialogs.append(details)
+            self._socket.send(
+                json.dumps({"id": 0, "method": "Page.handleJavaScriptDialog", "params": {"accept": True}})
+            )
+
+    def value(self, expression):
+        return self.call("Runtime.evaluate", expression=expression, returnByValue=True)["result"].get("value")
+
+    def until(self, expression):
+        """Waits for what an expression of JavaScript says to be true."""
+        end = time.monotonic() + 10
+        while True:
+            with contextlib.suppress(ConnectionAbortedError):  # the page went while it was asked
+                if self.value(expression):
+                    return
+            assert time.monotonic() < end, f"never {expression}"
+            time.sleep(0.01)
+
+    def open(self, url):
+        self.complaints.clear()
+        self.requests.clear()
+        self.call("Page.navigate", url=url)
+        self.until(f"document.readyState === 'complete' && location.href === {json.dumps(url)}")
+
+    def press(self, key):
+        code, number = KEYS[key]
+        text = {"text": " "} if key == " " else {}
+        about = {"key": key, "code": code, "windowsVirtualKeyCode": number}
+        self.call("Input.dispatchKeyEvent", type="keyDown", **about, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", **about)
+
+    def click(self, selector):
+        script = f"document.querySelector({json.dumps(selector)})"
+        self.value(f"{script}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
+        x, y = self.value(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({script}.getBoundingClientRect())")
+        for kind in ("mousePressed", "mouseReleased"):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    @property
+    def step(self):
+        return int(self.value("document.getElementById('step').textContent"))
+
+    @property
+    def is_playing(self):
+        return self.value("document.getElementById('play-label').textContent") == "Pause"
+
+    def is_showing(self, step):
+        """Whether the picture itself is that of the step, once it is decoded."""
+        alt = json.dumps(f"Generated images at step {step}")
+        self.until(f"document.querySelector('#screen img').alt === {alt}")
+        return self.value("document.querySelector('#screen img').naturalWidth > 0")
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+    from websockets.sync.client import connect
+
+    folder = tmp_path_factory.mktemp("chromium")
+    command = [BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage"]
+    command += ["--disable-background-networking", "--window-size=1280,800", "--remote-debugging-port=0"]
+    process = subprocess.Popen(
+        [*command, f"--user-data-dir={folder}", "about:blank"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        port_file, end = folder / "DevToolsActivePort", time.monotonic() + 30
+        while not (port_file.exists() and port_file.read_text().count("\n")):
+            assert time.monotonic() < end, "chromium did not start"
+            time.sleep(0.02)
+        port = port_file.read_text().split()[0]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/json") as answer:
+            (target,) = [each for each in json.load(answer) if each["type"] == "page"]
+        with connect(target["webSocketDebuggerUrl"], max_size=None) as socket:
+            yield Tab(socket)
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(10)
+        process.kill()
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch):
+    monkeypatch.setattr(page, "draw_plots", lambda record: {})
+
+
+def test_the_player_plays_and_obeys_the_keyboard(make, tab):
+    url = page.write_report(make()).as_uri()
+    tab.open(url)
+    assert tab.step == 400
+    assert tab.is_showing(400)
+    tab.press("ArrowLeft")  # with nothing in focus
+    assert tab.step == 300
+    assert tab.is_showing(300)
+    assert tab.value("document.getElementById('scrub').value") == "3"
+    assert tab.value("document.getElementById('scrub').getAttribute('aria-valuetext')") == "step 300, picture 4 of 5"
+    before = tab.value("scrollY")
+    tab.press("Home")  # scrolls the page, as long as the player has not the focus
+    assert tab.step == 300
+    tab.value("document.getElementById('player').focus({preventScroll: true})")
+    for key, step in (("Home", 0), ("ArrowLeft", 0), ("ArrowRight", 100), ("End", 400), ("ArrowRight", 400)):
+        tab.press(key)
+        assert tab.step == step, key
+    for key, speed in (("ArrowUp", "8"), ("ArrowUp", "16"), ("ArrowDown", "8")):
+        tab.press(key)
+        assert tab.value("document.getElementById('speed').value") == speed, key
+    assert tab.value("scrollY") == before
+    tab.value("document.getElementById('loop').checked = false")
+    tab.press(" ")  # from the end: it begins anew
+    assert tab.is_playing
+    tab.until("document.getElementById('step').textContent === '200'")
+    tab.press(" ")
+    assert not tab.is_playing
+    stood = tab.step
+    time.sleep(0.3)
+    assert tab.step == stood
+    tab.press(" ")
+    tab.until("document.getElementById('play-label').textContent === 'Play'")  # without the loop, it ends
+    assert tab.step == 400
+    assert tab.is_showing(400)
+    assert tab.complaints == []
+    assert tab.requests == [url]
+
+
+def test_the_player_obeys_the_mouse(make, tab):
+    tab.open(page.write_report(make()).as_uri())
+    tab.click("#first")
+    assert tab.step == 0
+    tab.click("#forward")
+    assert tab.step == 100
+    tab.click("#marks button")  # the alarm's
+    assert tab.step == 200
+    tab.click("#last")
+    assert tab.step == 400
+    tab.click(".jump")
+    assert tab.step == 200
+    assert tab.value("document.activeElement.id") == "player"
+    tab.click("#scrub")  # its middle
+    assert tab.step == 200
+    tab.click("#play")
+    tab.until("Number(document.getElementById('step').textContent) > 200")
+    tab.click("#play")
+    assert not tab.is_playing
+    assert tab.complaints == []
+
+
+def test_a_hostile_workdir_runs_nothing(make, tab):
+    files = make(
+        "<img src=x onerror=alert(3)>",
+        labels={HOSTILE: 12},
+        run={"command": HOSTILE},
+        config={"arch": HOSTILE},
+        alarms=[{"step": 100, "title": HOSTILE, "sentence": HOSTILE, "remedies": [HOSTILE], "action": HOSTILE}],
+    )
+    url = page.write_report(files).as_uri()
+    tab.open(url)
+    assert tab.value("document.querySelector('h1').textContent") == files.path.name
+    assert HOSTILE in tab.value("document.getElementById('data').textContent")
+    assert tab.value("document.querySelector('#marks button').title") == f"{HOSTILE[:80]}, step 100"
+    assert tab.value("document.querySelectorAll('script').length") == 2
+    assert tab.dialogs == []
+    assert tab.complaints == []
+    assert tab.requests == [url]
+
+
+def test_even_a_mistake_in_escaping_would_run_nothing(make, tab, tmp_path):
+    """The policy of the page is a second wall."""
+    text = page.write_report(make()).read_text()
+    attack = (
+        '<img src="data:," onerror="window.broken = 1"><script>window.broken = 2</script><img src="http://192.0.2.1/">'
+    )
+    (tmp_path / "attacked.html").write_text(text.replace("</h1>", f"</h1>{attack}"))
+    tab.open((tmp_path / "attacked.html").as_uri())
+    tab.until("document.querySelectorAll('header img').length === 2")
+    assert tab.value("window.broken") is None
+    assert tab.step == 400  # our own script does run
+    assert any("Content Security Policy" in json.dumps(each) for each in tab.complaints)
+
+
+def test_without_javascript_the_last_picture_is_shown(make, tab):
+    url = page.write_report(make()).as_uri()
+    tab.call("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        tab.open(url)
+        assert tab.is_showing(400)
+        assert tab.value("getComputedStyle(document.getElementById('controls')).display") == "none"
+        assert "needs JavaScript" in tab.value("document.querySelector('noscript').innerText")
+    finally:
+        tab.call("Emulation.setScriptExecutionDisabled", value=False)
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_screen(make, tab, width):
+    tab.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
+    try:
+        tab.open(page.write_report(make(labels={"x" * 300: 3}, run={"command": "y" * 3000})).as_uri())
+        assert tab.value("document.documentElement.scrollWidth") <= width
+    finally:
+        tab.call("Emulation.clearDeviceMetricsOverride")
+
+
+def test_the_live_page_renews_itself_and_keeps_its_place(make, tab, monkeypatch):
+    monkeypatch.setattr(page, "_REFRESH_SECONDS", 0.05)
+    monkeypatch.setattr(server, "_SHARE", 1e9)
+    files = make()
+    with server.Server(files, port=0) as live:
+        thread = threading.Thread(target=live.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            tab.open(f"http://localhost:{live.server_port}/")
+            tab.click("#first")
+            tab.click("#forward")
+            tab.value("document.getElementById('speed').selectedIndex = 5")
+            tab.value("scrollTo({top: 300, behavior: 'instant'})")
+            tab.value("window.old = true")
+            files.picture(500).write_bytes(files.picture(400).read_bytes())
+            tab.until("!window.old && document.readyState === 'complete'")
+            assert tab.step == 100
+            assert tab.value("scrollY") == 300
+            assert tab.value("document.getElementById('scrub').max") == "5"
+            assert tab.value("document.getElementById('speed').value") == "16"
+            assert not tab.is_playing
+            tab.click("#last")
+            assert tab.step == 500
+            tab.value("window.old = true")
+            files.picture(600).write_bytes(files.picture(400).read_bytes())
+            tab.until("!window.old && document.readyState === 'complete'")
+            assert tab.step == 600  # who looks at the newest goes on doing so
+            assert tab.complaints == []
+        finally:
+            tab.open("about:blank")
+            live.shutdown()
+            thread.join()

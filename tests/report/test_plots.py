@@ -1,0 +1,101 @@
+"""What the plots draw, told from matplotlib's own objects."""
+
+import io
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medgan_jax.report import plots
+from medgan_jax.training.workdir import read_lines
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures of the plots made in a test."""
+    figures, png = [], plots.png
+    monkeypatch.setattr(plots, "png", lambda figure: figures.append(figure) or png(figure))
+    return figures
+
+
+def curves(axes):
+    return {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+
+
+def test_scores_lie_between_0_and_1_with_the_line_of_balance_and_the_alarm(make, drawn):
+    files = make()
+    alarms = list(read_lines(files.alarms))
+    data = plots.scores(list(read_lines(files.metrics)), alarms)
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.format == "PNG"
+        assert len(picture.convert("RGB").getcolors(2**24)) > 10
+    (axes,) = drawn[0].axes
+    lines = curves(axes)
+    assert set(lines["generator"].get_ydata()) == {0.2}
+    assert set(lines["discriminator"].get_ydata()) == {0.75}
+    assert list(lines["discriminator"].get_xdata()) == list(range(50, 450, 50))
+    assert set(lines["balance"].get_ydata()) == {0.5}
+    assert axes.get_ylim() == pytest.approx((-0.02, 1.02))
+    assert axes.get_xlabel() == "iteration"
+    assert axes.get_ylabel() == "score"
+    assert [text.get_text() for text in axes.texts] == ["Mode collapse"]
+    assert [200, 200] in [list(line.get_xdata()) for line in axes.lines]
+    looks = [(line.get_color(), line.get_linestyle()) for line in lines.values()]
+    assert len({colour for colour, _ in looks}) == len({style for _, style in looks}) == 3
+
+
+def test_scores_of_older_versions_are_derived(drawn):
+    plots.scores([{"step": 1, "score_real": 0.9, "score_fake_before": 0.4}, {"step": 2, "score_real": 0.5}])
+    lines = curves(drawn[0].axes[0])
+    assert list(lines["discriminator"].get_ydata()) == [pytest.approx(0.75)]
+    assert list(lines["generator"].get_ydata()) == [0.4]
+
+
+def test_measures_stand_beside_their_floors(make, drawn):
+    plots.measures(list(read_lines(make().evaluations)))
+    swd, kid = drawn[0].axes
+    for axes, name, value, floor in ((swd, "swd", 50.0, 40.5), (kid, "kid", 0.25, 0.125)):
+        line = curves(axes)[name]
+        assert line.get_ydata()[-1] == value
+        (dashed,) = [other for other in axes.lines if len(other.get_ydata()) and set(other.get_ydata()) == {floor}]
+        assert dashed.get_linestyle() == "--"
+        assert dashed.get_color() == line.get_color()
+
+
+def test_norms_are_drawn_by_layer_and_gradients_on_a_logarithmic_scale(make, drawn):
+    files = make()
+    plots.spectral_norms(list(read_lines(files.health)))
+    plots.gradient_norms(list(read_lines(files.metrics)))
+    generator, discriminator = drawn[0].axes
+    assert [line.get_ydata()[0] for line in curves(generator).values()] == [1.5, 2.5]
+    assert len(curves(discriminator)) == 3
+    assert drawn[1].axes[0].get_yscale() == "log"
+    assert set(curves(drawn[1].axes[0])["generator"].get_ydata()) == {3.0}
+
+
+def test_many_lines_become_medians_and_stay_fast(drawn):
+    random = np.random.default_rng(0)
+    values = 2 + random.standard_cauchy(100_000)  # a mean of these would mean nothing
+    start = time.perf_counter()
+    plots.losses([{"step": i + 1, "loss_gen": value, "loss_dis": 1.0} for i, value in enumerate(values.tolist())])
+    assert time.perf_counter() - start < 5
+    line = curves(drawn[0].axes[0])["generator"]
+    assert len(line.get_ydata()) < 200
+    np.testing.assert_allclose(line.get_ydata(), 2, atol=0.3)
+
+
+def test_nothing_to_draw_is_none():
+    for _, draw in plots.PLOTS.values():
+        assert draw([], []) is None
+        assert (
+            draw([{"step": 3, "loss_gen": None, "swd": "high", "norms_gen": ["a"], "diversity": 10**400}], []) is None
+        )
+
+
+def test_plots_are_written_as_files(make):
+    files = make()
+    (files.path / "plots").mkdir()
+    paths = plots.write_plots(files)
+    assert [path.stem for path in paths] == list(plots.PLOTS)
+    assert sorted(path.name for path in (files.path / "plots").iterdir()) == sorted(path.name for path in paths)
