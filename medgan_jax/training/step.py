@@ -70,7 +70,7 @@ def discriminator_update(
     dis = _optimise(dis, grads, stats, networks.dis_optimizer)
     real, fake = _score(real_logits), _score(fake_logits)
     scores = {"score_real": real, "score_fake_before": fake, "score_dis": (real + 1 - fake) / 2, "score_gen": fake}
-    return dis, {"loss_dis": loss, **scores, "grad_norm_dis": optax.global_norm(grads)}
+    return dis, {"loss_dis": loss, **scores, "grad_norm_dis": optax.tree.norm(grads)}
 
 
 def generator_forward(
@@ -119,7 +119,7 @@ def generator_update(
     deceive = functools.partial(_deceive, dis, key=key, networks=networks, config=config)
     (_, (dis_stats, metrics)), fakes_grad = jax.value_and_grad(deceive, has_aux=True)(fakes)
     (grads,) = backward(fakes_grad)
-    metrics["grad_norm_gen"] = optax.global_norm(grads)
+    metrics["grad_norm_gen"] = optax.tree.norm(grads)
     return _optimise(gen, grads, stats, networks.gen_optimizer), dis_stats, metrics
 
 
