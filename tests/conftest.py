@@ -20,11 +20,11 @@ _COMMAND_ENVIRONMENT = {**_environment, "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-CHEAP = ["--xla_backend_optimization_level=0"]
+_cheap = ["--xla_backend_optimization_level=0"]
 if version("jaxlib").startswith("0.10."):  # a flag that XLA does not know ends the process
-    CHEAP.append("--xla_cpu_use_fusion_emitters=false")  # which write several times as much code
+    _cheap.append("--xla_cpu_use_fusion_emitters=false")  # which write several times as much code
 os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=2", *CHEAP]
+    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=2", *_cheap]
 )
 
 import jax  # noqa: E402
