@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))  # for `configs`, which is no part of the package
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def command_environment():
     """Environment variables for a subprocess: one CPU device, and caches that do not outlive the tests."""
     return dict(_COMMAND_ENVIRONMENT)
