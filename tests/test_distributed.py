@@ -28,7 +28,8 @@ from medgan_jax.training.workdir import Workdir
 ROOT = Path(__file__).parents[1]
 TINY = {
     "image_size": 16, "latent_dim": 8, "gen_features": 4, "dis_features": 4, "batch_size": 4, "num_sample_images": 4,
-    "log_every_steps": 2, "sample_every_steps": 4, "checkpoint_every_steps": 4,
+    "log_every_steps": 2, "sample_every_steps": 4, "checkpoint_every_steps": 4, "monitor_every_steps": 0,
+    "tensorboard": False, "report": False,
     "data.source": "phantom", "data.num_phantoms": 12,
 }  # fmt: skip
 EXIT_S = 30  # how long the processes may take to notice that one is lost
@@ -46,7 +47,7 @@ def launch(command_environment):
 
     def call(*arguments, devices=1):
         cheap = {
-            "XLA_FLAGS": f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         started.append(

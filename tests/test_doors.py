@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,9 +23,9 @@ from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
-TINY = {
+TINY = {  # as long as shapes are these, also the number of images, the training's program is compiled but once
     "image_size": 16, "latent_dim": 8, "gen_features": 4, "dis_features": 4, "batch_size": 4, "num_sample_images": 4,
-    "data.source": "phantom", "data.num_phantoms": 12,
+    "data.source": "phantom", "data.num_phantoms": 24, "monitor_every_steps": 0, "tensorboard": False, "report": False,
 }  # fmt: skip
 
 
@@ -41,6 +42,19 @@ def run(command_environment):
         )
 
     return call
+
+
+FORTY_STEPS = {"num_steps": 40, "log_every_steps": 10, "checkpoint_every_steps": 20, "sample_every_steps": 40}
+
+
+@pytest.fixture(scope="module")
+def trained(command_environment, tmp_path_factory):
+    """The workdir of a training at step 20 of `FORTY_STEPS`; not to be changed."""
+    workdir = tmp_path_factory.mktemp("trained") / "run"
+    process = start(command_environment, workdir, **FORTY_STEPS | {"num_steps": 20})
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return workdir
 
 
 def assert_refused(done, *says):
@@ -115,9 +129,8 @@ def test_a_device_without_the_memory_is_one_line(command_environment):
     assert_refused(done, "too little memory", "lower batch_size")
 
 
-def test_train_then_sample(run, tmp_path):
-    trained = run("train.py", SNGAN, f"--workdir={tmp_path}/run", num_steps=3, **TINY)
-    assert trained.returncode == 0, trained.stderr
+def test_train_then_sample(run, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
     sampled = run("sample.py", f"--checkpoint={tmp_path}/run", f"--out={tmp_path}/images", "--num_images=5", "--grid")
     assert sampled.returncode == 0, sampled.stderr
     names = {path.name for path in (tmp_path / "images").iterdir()}
@@ -125,13 +138,13 @@ def test_train_then_sample(run, tmp_path):
     movie = run("sample.py", f"--checkpoint={tmp_path}/run", f"--interpolate={tmp_path}/a.webp", "--num_images=2")
     assert movie.returncode == 0 and (tmp_path / "a.webp").stat().st_size, movie.stderr
     assert movie.stdout == f"wrote {tmp_path}/a.webp\n"
-    again = run("train.py", SNGAN, f"--workdir={tmp_path}/run", num_steps=3, **TINY | {"latent_dim": 9})
+    again = run("train.py", SNGAN, f"--workdir={tmp_path}/run", num_steps=20, **TINY | {"latent_dim": 9})
     assert_refused(again, "latent_dim: 8 -> 9")
-    for path in [*(tmp_path / "run/checkpoints/3/tree").rglob("*"), *(tmp_path / "run/generator/3/tree").rglob("*")]:
+    for path in [*(tmp_path / "run/checkpoints/20/tree").rglob("*"), *(tmp_path / "run/generator/20/tree").rglob("*")]:
         if path.is_file():
             os.truncate(path, path.stat().st_size // 2)
     again = run("sample.py", f"--checkpoint={tmp_path}/run", f"--out={tmp_path}/more")
-    assert_refused(again, "the checkpoint of step 3 is damaged")
+    assert_refused(again, "the checkpoint of step 20 is damaged")
     assert not (tmp_path / "more").exists()
 
 
@@ -168,19 +181,19 @@ def control_file(folder, text):
 
 def test_train_then_sample_by_control_files(run, tmp_path):
     (tmp_path / "lesions/malignant").mkdir(parents=True)
-    for i in range(12):  # as TINY, whose program is compiled already
-        write_png(tmp_path / f"lesions/malignant/{i}.png", np.full((16, 16, 3), 20 * i, np.uint8))
+    for i in range(24):  # as many as in TINY
+        write_png(tmp_path / f"lesions/malignant/{i}.png", np.full((16, 16, 3), 10 * i, np.uint8))
     trained = run("train.py", control_file(tmp_path, TRAINING_FILE + "n_gpu: 1\n"), num_sample_images=4)
     assert trained.returncode == 0, trained.stderr
     assert trained.stderr.count("n_gpu has no meaning here") == 1
     saved = json.loads(Workdir(tmp_path / "out/mel").config.read_text())
     assert (saved["num_epochs"], saved["lr_dis"], saved["num_sample_images"]) == (1, 2e-4, 4)
-    assert int(final_state(tmp_path / "out/mel").step) == 3
+    assert int(final_state(tmp_path / "out/mel").step) == 6
     sampled = run("sample.py", control_file(tmp_path, SAMPLING_FILE), "--seed=3", "--grid")
     assert sampled.returncode == 0, sampled.stderr
     names = {path.name for path in (tmp_path / "out").glob("gen_*")}
     assert names == {f"gen_{i:06d}.png" for i in range(5)} | {"gen_grid.png", "gen_manifest.csv"}
-    assert "gen_000004.png,3,4,3," in (tmp_path / "out/gen_manifest.csv").read_text()
+    assert "gen_000004.png,3,4,6," in (tmp_path / "out/gen_manifest.csv").read_text()
 
 
 @pytest.mark.parametrize(
@@ -207,7 +220,7 @@ def test_a_config_that_is_an_argument_of_its_own(run, tmp_path):
 
 
 def test_train_then_evaluate(run, tmp_path):
-    fields = TINY | {"data.num_phantoms": 60, "data.holdout_fraction": 0.4, "evaluate_every_steps": 2}
+    fields = TINY | {"data.num_phantoms": 50, "data.holdout_fraction": 0.5, "evaluate_every_steps": 2}  # leaves 24
     trained = run("train.py", SNGAN, f"--workdir={tmp_path}/run", num_steps=3, **fields)
     assert trained.returncode == 0, trained.stderr
     judged = run("evaluate.py", f"--checkpoint={tmp_path}/run")
@@ -220,9 +233,9 @@ def test_train_then_evaluate(run, tmp_path):
     assert all(figure["low"] <= figure["value"] <= figure["high"] for figure in figures.values())
     best = load_generator(tmp_path / "run/best", replicated(data_mesh()))
     sample_to_folder(
-        best, tmp_path / "fakes", num_images=25, seed=0, batch_size=64, mesh=data_mesh(), grid=True
+        best, tmp_path / "fakes", num_images=24, seed=0, batch_size=64, mesh=data_mesh(), grid=True
     )  # grid.png is not taken for one of them
-    options = ("--data.source=phantom", "--data.num_phantoms=50", "--pairing=random", "--features=pixels")
+    options = ("--data.source=phantom", "--data.num_phantoms=48", "--pairing=random", "--features=pixels")
     judged = run("evaluate.py", f"--fakes={tmp_path}/fakes", f"--out={tmp_path}/out", *options)
     assert judged.returncode == 0, judged.stderr
     assert "KID, by pixels" in judged.stdout
@@ -293,8 +306,8 @@ def final_state(workdir):
 
 
 def test_kill_at_random_moments_changes_nothing(command_environment, tmp_path):
-    """300 steps in one go, and 300 steps with `kill -9` and restarts: the same bits, the same log."""
-    fields = {"num_steps": 300, "log_every_steps": 5, "sample_every_steps": 100, "checkpoint_every_steps": 20}
+    """150 steps in one go, and 150 steps with `kill -9` and restarts: the same bits, the same log."""
+    fields = {"num_steps": 150, "log_every_steps": 5, "sample_every_steps": 50, "checkpoint_every_steps": 20}
     whole = start(command_environment, tmp_path / "whole", **fields)
     output, _ = whole.communicate(timeout=300)
     assert whole.returncode == 0, output
@@ -302,7 +315,7 @@ def test_kill_at_random_moments_changes_nothing(command_environment, tmp_path):
     print(f"seed {seed}")  # shown when the test fails
     chance = random.Random(seed)
     kills = 0
-    for goal in (chance.randint(3, 25), chance.randint(26, 55)):
+    for goal in (chance.randint(3, 12), chance.randint(13, 25)):
         process = start(command_environment, tmp_path / "killed", **fields)
         wait_for_lines(process, tmp_path / "killed", goal)
         time.sleep(chance.uniform(0, 0.1))
@@ -314,7 +327,7 @@ def test_kill_at_random_moments_changes_nothing(command_environment, tmp_path):
     assert process.returncode == 0, output
     assert kills >= 1
     assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
-    assert [line["step"] for line in lines(tmp_path / "killed")] == list(range(5, 301, 5))
+    assert [line["step"] for line in lines(tmp_path / "killed")] == list(range(5, 151, 5))
     jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / "killed"), final_state(tmp_path / "whole"))
 
 
@@ -348,12 +361,10 @@ def test_a_signal_before_the_first_step_leaves_at_once(command_environment, tmp_
     assert not (tmp_path / "run").exists()
 
 
-def test_a_full_disk_is_one_line_and_costs_no_checkpoint(command_environment, tmp_path):
+def test_a_full_disk_is_one_line_and_costs_no_checkpoint(command_environment, trained, tmp_path):
     """A limit on the size of files stands in for the disk; the same command then goes on."""
-    fields = {"num_steps": 40, "log_every_steps": 10, "checkpoint_every_steps": 20, "sample_every_steps": 40}
-    first = start(command_environment, tmp_path / "run", **fields | {"num_steps": 20})
-    assert first.communicate(timeout=120) and first.returncode == 0
-    train = command("train.py", SNGAN, f"--workdir={tmp_path}/run", **TINY | fields)
+    shutil.copytree(trained, tmp_path / "run")
+    train = command("train.py", SNGAN, f"--workdir={tmp_path}/run", **TINY | FORTY_STEPS)
     limited = subprocess.run(
         ["bash", "-c", 'ulimit -f 8; exec "$@"', "-", *train],
         cwd=ROOT, env=command_environment, capture_output=True, text=True, timeout=120,
@@ -364,7 +375,7 @@ def test_a_full_disk_is_one_line_and_costs_no_checkpoint(command_environment, tm
     assert str(tmp_path / "run") in line
     assert "make room" in line
     assert int(final_state(tmp_path / "run").step) == 20
-    again = start(command_environment, tmp_path / "run", **fields)
+    again = start(command_environment, tmp_path / "run", **FORTY_STEPS)
     output, _ = again.communicate(timeout=120)
     assert again.returncode == 0, output
     assert [line["step"] for line in lines(tmp_path / "run")] == [10, 20, 30, 40]

@@ -33,7 +33,7 @@ def main(args: argparse.Namespace) -> None:
 
         if not record.pictures:
             raise UserError(f"--movie: {files.samples} holds no pictures yet")
-        write_movie(Path(args.movie), movie_frames(record.pictures), args.fps)
+        write_movie(Path(args.movie), movie_frames(record.pictures), frames_per_second=args.fps)
         print(args.movie)
     if args.serve:
         from medgan_jax.report.server import serve
