@@ -2,10 +2,11 @@
 
 python -m benchmarks.alarms --seeds=10 --out=runs/alarms
 
-Prints the table of docs/alarms.md. A training that is there already is not run again.
+Prints the table of docs/alarms.md. A training that is there already is judged again, and not run again.
 """
 
 import argparse
+import contextlib
 import dataclasses
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,7 @@ from medgan_jax.config import Config, parse_config
 from medgan_jax.errors import reported
 from medgan_jax.models.dcgan import Generator
 from medgan_jax.training import loop
+from medgan_jax.training.monitor import Monitor
 from medgan_jax.training.state import Networks, build_networks
 from medgan_jax.training.workdir import Workdir, read_lines
 
@@ -72,21 +74,21 @@ def main() -> None:
 
 
 def _alarms(changes: dict[str, Any], seed: int, workdir: Path) -> dict[str, int]:
-    """Names of alarms and the step of the first of each."""
+    """Names of alarms and the step of the first of each, by the rules of now on the logs of then."""
     files = Workdir(workdir)
     deaf = changes.pop("deaf", False)
     config = _config(changes, seed)
     if not any(line["step"] == config.num_steps for line in read_lines(files.metrics)):
         build = _deaf_networks if deaf else build_networks
-        with mock.patch.object(loop, "build_networks", build):
-            try:
-                loop.train(config, workdir)
-            except loop.Diverged as error:
-                print(error)
-    first: dict[str, int] = {}
-    for line in read_lines(files.alarms):
-        first.setdefault(line["alarm"], line["step"])
-    return first
+        with mock.patch.object(loop, "build_networks", build), contextlib.suppress(loop.Diverged):
+            loop.train(config, workdir)
+    monitor, metrics = Monitor(config), list(read_lines(files.metrics))
+    raised = [(line["step"], line["alarm"]) for line in read_lines(files.alarms) if line["action"] == "stopped"]
+    for line in read_lines(files.health):
+        while metrics and metrics[0]["step"] <= line["step"]:
+            monitor.take_metrics(metrics.pop(0))
+        raised += [(alarm.step, alarm.name) for alarm in monitor.take_health(line)]
+    return {name: step for step, name in sorted(raised, reverse=True)}
 
 
 def _config(changes: dict[str, Any], seed: int) -> Config:

@@ -22,11 +22,11 @@ SUFFIXES = (".webp", ".gif", ".mp4")
 
 # By suffix: the encoder, its pixels, and its options. WebP has an encoder of whole movies too, but that leaves pixels
 # as they were while they change slowly, which adds up. Of H.264 no other pixels are played everywhere; a constant rate
-# factor of 18 is where its losses begin to be seen.
+# factor of 18 is where its losses begin to be seen. Its mbtree would make other bytes of the same frames now and then.
 _ENCODERS = {
     ".webp": ("libwebp", "bgra", {"quality": "80"}),
     ".gif": ("gif", "pal8", {}),
-    ".mp4": ("libx264", "yuv420p", {"crf": "18"}),
+    ".mp4": ("libx264", "yuv420p", {"crf": "18", "x264-params": "mbtree=0"}),
 }
 _CONTAINER_OPTIONS = {
     ".webp": {"loop": "0"},  # without end, as GIF's default

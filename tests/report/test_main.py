@@ -41,7 +41,9 @@ def test_it_writes_the_report(make, capsys, monkeypatch, tmp_path):
 def test_it_writes_plots_and_a_movie_instead(make, capsys, monkeypatch):
     files = make()
     movies = []
-    stub = types.SimpleNamespace(write_movie=lambda path, frames, rate: movies.append((path, list(frames), rate)))
+    stub = types.SimpleNamespace(
+        write_movie=lambda path, frames, *, frames_per_second: movies.append((path, list(frames), frames_per_second))
+    )
     monkeypatch.setitem(sys.modules, "medgan_jax.movie", stub)
     main(parse([str(files.path), "--plots", "--movie=m.webp", "--fps=5"]))
     ((path, frames, rate),) = movies

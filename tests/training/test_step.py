@@ -73,6 +73,12 @@ def test_two_golden_steps_are_pytorchs(case, tiled, tiny_config, tilings, monkey
         gen, dis, metrics = iterate(gen, dis, torch_oracle.images(expected["reals"]), expected["latents"])
         real, fake = expected["score_real"], expected["score_fake_before"]
         expected |= {"score_dis": (real + (1 - fake)) / 2, "score_gen": fake}
+        norms = {name: metrics.pop(f"grad_norm_{name}") for name in ("gen", "dis")}
+        if i == 0:  # Adam's first moment is then half of the gradient, and its parameters are compared below
+            moments = {"gen": gen.opt_state[0].mu, "dis": dis.opt_state[0].mu}
+            for name, moment in moments.items():
+                squares = sum(np.square(np.asarray(leaf, np.float64)).sum() for leaf in jax.tree.leaves(moment))
+                assert norms[name] == pytest.approx(2 * squares**0.5, rel=1e-5)
         for name, value in metrics.items():
             np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
     for ours, name in ((gen, "gen"), (dis, "dis")):
