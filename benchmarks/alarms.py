@@ -82,12 +82,9 @@ def _alarms(changes: dict[str, Any], seed: int, workdir: Path) -> dict[str, int]
         build = _deaf_networks if deaf else build_networks
         with mock.patch.object(loop, "build_networks", build), contextlib.suppress(loop.Diverged):
             loop.train(config, workdir)
-    monitor, metrics = Monitor(config), list(read_lines(files.metrics))
     raised = [(line["step"], line["alarm"]) for line in read_lines(files.alarms) if line["action"] == "stopped"]
-    for line in read_lines(files.health):
-        while metrics and metrics[0]["step"] <= line["step"]:
-            monitor.take_metrics(metrics.pop(0))
-        raised += [(alarm.step, alarm.name) for alarm in monitor.take_health(line)]
+    judged = Monitor(config).follow(read_lines(files.metrics), read_lines(files.health))
+    raised += [(alarm.step, alarm.name) for alarm in judged]
     return {name: step for step, name in sorted(raised, reverse=True)}
 
 

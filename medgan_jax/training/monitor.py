@@ -6,6 +6,7 @@ that is stopped and goes on is watched as if it had not been. docs/alarms.md exp
 """
 
 import bisect
+import collections
 import dataclasses
 import itertools
 import math
@@ -83,14 +84,15 @@ class Monitor:
         self._present: set[str] = set()  # alarms whose sign has not gone since they were raised
         self._best_diversity = 0.0
 
-    def follow(self, metrics: Iterable[dict[str, Any]], health: Iterable[dict[str, Any]]) -> None:
-        """Takes in the logs of a training that goes on, as if it had been watched from the start."""
-        metrics = list(metrics)
+    def follow(self, metrics: Iterable[dict[str, Any]], health: Iterable[dict[str, Any]]) -> list[Alarm]:
+        """Takes in the logs of a training so far, as if it had been watched; the alarms that were to raise then."""
+        raised, metrics = [], collections.deque(metrics)
         for line in health:
             while metrics and metrics[0]["step"] <= line["step"]:
-                self.take_metrics(metrics.pop(0))
-            self.take_health(line)
+                self.take_metrics(metrics.popleft())
+            raised += self.take_health(line)
         self._metrics += metrics
+        return raised
 
     def take_metrics(self, line: dict[str, Any]) -> None:
         """Takes in a line of metrics.jsonl."""
