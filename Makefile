@@ -10,7 +10,8 @@ quickstart: $(VENV)/installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN)
 	$(BIN)/python sample.py --checkpoint=$(RUN) --num_images=64 --out=$(RUN)/synthetic --grid --overwrite
 	@echo
-	@echo "Pictures to look at:"
+	@echo "To look at:"
+	@echo "  $(RUN)/report.html             the whole training on one page, with a player"
 	@echo "  $(RUN)/synthetic/grid.png      64 synthetic lesions; each also a file of its own beside it"
 	@echo "  $(RUN)/samples/reals.png       the phantoms it learned from"
 	@echo "  $(RUN)/samples/step_*.png      the same latents over the training"
