@@ -33,6 +33,7 @@ _MEDIANS = 120
 _MAX_DRAWN = 4000
 _NAMED_ALARMS = 8
 _MAX_FAMILIES, _MAX_CURVES, _MAX_LAYERS = 6, 8, 32
+_SPIKE = 100  # times what most losses are
 _LARGEST = 1e30  # larger values are drawn as that, as axes cannot hold them
 
 
@@ -46,7 +47,9 @@ def losses(metrics: Lines, alarms: Lines = ()) -> bytes | None:
     Returns:
       A PNG file; None when there is nothing to draw.
     """
-    return _both_networks(metrics, alarms, ("loss_gen", "loss_dis"), ylabel="loss", title="Losses during training")
+    return _both_networks(
+        metrics, alarms, ("loss_gen", "loss_dis"), ylabel="loss", title="Losses during training", finish=_tamed
+    )
 
 
 def scores(metrics: Lines, alarms: Lines = ()) -> bytes | None:
@@ -156,9 +159,11 @@ def measures(evaluations: Lines, alarms: Lines = ()) -> bytes | None:
             x, y = _points(evaluations, name)
             axes.plot(x, y, color=colour, linestyle="-", marker=marker, markersize=4, linewidth=1.4, label=_plain(name))
             x, floor = _points(evaluations, f"{name}_floor")
-            if len(x):
-                ends = [[x[0] - 0.5, x[0] + 0.5], [floor[0]] * 2] if len(x) == 1 else [x, floor]
-                axes.plot(*ends, color=colour, linestyle="--", linewidth=1, alpha=0.8)
+            look = {"color": colour, "linestyle": "--", "linewidth": 1, "alpha": 0.8}
+            if len(x) == 1:
+                axes.axhline(floor[0], **look)
+            else:
+                axes.plot(x, floor, **look)
         axes.plot([], [], color="#555555", linestyle="--", linewidth=1, label="floor: reals")
         axes.set(ylabel=_plain(family.upper()))
         _legend(axes)
@@ -291,8 +296,18 @@ def _curve(
     axes.plot(*middle, color=color, linestyle=linestyle, linewidth=1.8, label=label)
 
 
+def _tamed(axes: "Axes") -> None:
+    """A scale that is logarithmic above what most values are, where a few would press the rest into one line."""
+    values = np.abs(np.concatenate([line.get_ydata() for line in axes.lines]))
+    usual = 10 ** np.ceil(np.log10(max(2 * np.median(values), 1e-3)))
+    if values.max() > _SPIKE * usual:
+        axes.set_yscale("symlog", linthresh=usual, linscale=3)
+
+
 def _finish(all_axes: Sequence["Axes"], alarms: Lines) -> None:
     """What all plots share; the last axes bear the steps."""
+    from matplotlib.ticker import MaxNLocator
+
     for axes in all_axes:
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -300,8 +315,12 @@ def _finish(all_axes: Sequence["Axes"], alarms: Lines) -> None:
         axes.tick_params(labelsize=8)
         axes.xaxis.label.set_size(9)
         axes.yaxis.label.set_size(9)
-    all_axes[-1].set_xlabel("iteration")
     left, right = all_axes[0].get_xlim()
+    if right - left < 7:  # of so few steps matplotlib would mark parts
+        left, right = all_axes[0].set_xlim((left + right) / 2 - 3.5, (left + right) / 2 + 3.5)
+    all_axes[-1].set_xlabel("iteration")
+    all_axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    all_axes[-1].xaxis.set_major_formatter("{x:,.0f}")  # whole steps, where matplotlib writes "0.5" with "+5e3" aside
     named: list[float] = []
     for alarm in alarms:
         step = alarm["step"]
