@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from medgan_jax import __version__
+from medgan_jax.errors import UserError
 from medgan_jax.images import replace_file
 from medgan_jax.report.frames import encode_file, layout, page_frames, thinned
 from medgan_jax.report.plots import draw_plots
@@ -34,10 +35,12 @@ def write_report(files: Workdir, path: Path | None = None) -> Path:
       The path.
 
     Raises:
-      UserError: the workdir is no folder, or holds no training.
+      UserError: the workdir is no folder, or holds no training; or the path is a folder or a device.
       OSError: the file cannot be written.
     """
     path = path or files.report
+    if path.exists() and not path.is_file():  # to replace a folder fails, to replace a device does not
+        raise UserError(f"{path}: is no file that could be replaced; give another name")
     replace_file(path, render(files).encode())
     return path
 

@@ -301,7 +301,8 @@ def _tamed(axes: "Axes") -> None:
     values = np.abs(np.concatenate([line.get_ydata() for line in axes.lines]))
     usual = 10 ** np.ceil(np.log10(max(2 * np.median(values), 1e-3)))
     if values.max() > _SPIKE * usual:
-        axes.set_yscale("symlog", linthresh=usual, linscale=3)
+        axes.set_yscale("symlog", linthresh=usual, linscale=2)
+        axes.yaxis.get_major_locator().set_params(numticks=7)
 
 
 def _finish(all_axes: Sequence["Axes"], alarms: Lines) -> None:

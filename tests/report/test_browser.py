@@ -244,6 +244,8 @@ def test_nothing_is_wider_than_the_screen(make, tab, width):
     try:
         tab.open(page.write_report(make(labels={"x" * 300: 3}, run={"command": "y" * 3000})).as_uri())
         assert tab.value("document.documentElement.scrollWidth") <= width
+        names = "document.querySelector('#evaluation tbody th').getBoundingClientRect().width"
+        assert tab.value(names) > 100  # else they are broken within words
     finally:
         tab.call("Emulation.clearDeviceMetricsOverride")
 
@@ -276,6 +278,9 @@ def test_the_live_page_renews_itself_and_keeps_its_place(make, tab, monkeypatch)
             tab.until("!window.old && document.readyState === 'complete'")
             assert tab.step == 600  # who looks at the newest goes on doing so
             assert tab.complaints == []
+            files.path.rename(files.path.with_name("moved"))
+            tab.until("document.getElementById('connection').textContent === 'the workdir cannot be read'")
+            assert tab.is_showing(600)
         finally:
             tab.open("about:blank")
             live.shutdown()

@@ -85,6 +85,32 @@ def test_many_lines_become_medians_and_stay_fast(drawn):
     np.testing.assert_allclose(line.get_ydata(), 2, atol=0.3)
 
 
+@pytest.mark.parametrize("steps", [[5000], [5000, 5001], [50, 100], list(range(10_000, 1_000_001, 10_000))])
+def test_iterations_are_whole_and_written_out(drawn, steps):
+    lines = [{"step": step, "loss_gen": 1.0, "loss_dis": 2.0, "swd": 3.0, "swd_floor": 1.0} for step in steps]
+    plots.losses(lines)
+    plots.measures(lines)
+    for figure in drawn:
+        axis = figure.axes[-1].xaxis
+        left, right = axis.get_view_interval()
+        ticks = zip(axis.get_ticklabels(), axis.get_ticklocs(), strict=True)
+        seen = [(label.get_text(), at) for label, at in ticks if left <= at <= right]
+        assert len(seen) > 2
+        assert all(label == f"{at:,.0f}" and at % 1 == 0 for label, at in seen)
+        assert axis.get_offset_text().get_text() == ""
+
+
+def test_a_few_huge_losses_leave_the_rest_to_be_seen(drawn):
+    lines = [{"step": step, "loss_gen": 3.0 - step / 200, "loss_dis": 1.0} for step in range(1, 101)]
+    plots.losses(lines)
+    plots.losses([*lines, {"step": 101, "loss_gen": 1e12, "loss_dis": -1e9}])
+    usual, spiked = (figure.axes[0] for figure in drawn)
+    assert usual.get_yscale() == "linear"
+    heights = spiked.transAxes.inverted().transform(spiked.transData.transform([(0, 0), (0, 3), (0, 1e12)]))[:, 1]
+    assert heights[1] - heights[0] > 0.02
+    assert heights[2] < 1
+
+
 def test_nothing_to_draw_is_none():
     for _, draw in plots.PLOTS.values():
         assert draw([], []) is None

@@ -3,6 +3,7 @@
 import http.client
 import socket
 import threading
+import types
 
 import pytest
 
@@ -22,6 +23,13 @@ def server(make, monkeypatch):
         yield server
         server.shutdown()
         thread.join()
+
+
+def raiser(error):
+    def fail(*arguments, **more):
+        raise error
+
+    return fail
 
 
 def ask(server, path, *, method="GET", host=None):
@@ -88,6 +96,37 @@ def test_a_workdir_that_goes_away_is_told(server):
     status, body, _ = ask(server, "/")
     assert status == 503
     assert "there is no such folder" in body
+    assert ask(server, "/version")[0] == 503  # so a page that looks on keeps what it shows
+
+
+def test_a_file_that_cannot_be_read_is_told(server, monkeypatch):
+    monkeypatch.setattr(module, "render", raiser(PermissionError(13, "Permission denied", "/run/samples")))
+    status, body, headers = ask(server, "/")
+    assert (status, headers["Content-Type"]) == (503, "text/plain; charset=utf-8")
+    assert "Permission denied: '/run/samples'" in body
+
+
+def test_a_browser_that_goes_away_is_no_news(server, capsys):
+    for error, said in ((BrokenPipeError(), False), (ConnectionResetError(), False), (KeyError("ours"), True)):
+        try:
+            raise error
+        except Exception:
+            server.handle_error(None, ("127.0.0.1", 1))
+        assert ("Traceback" in capsys.readouterr().err) == said
+
+
+def test_after_a_page_that_took_long_the_next_one_is_not_far(make, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(module, "render", lambda files, *, version: now.__setitem__(0, now[0] + 40) or "page")
+    with Server(make(), port=0) as server:
+        server.page()
+        server._files.alarms.write_text("")
+        first = server.offered()
+        now[0] += 59
+        assert server.offered() == first
+        now[0] += 2
+        assert server.offered() == server.version() != first
 
 
 def test_a_port_in_use_is_one_line(make):
