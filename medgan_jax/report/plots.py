@@ -1,7 +1,8 @@
 """Plots of a training's logs, as PNG.
 
-Colours are those of Okabe and Ito (2008, "Color Universal Design"), told apart by colour-blind eyes; line styles and
-markers serve grey prints. The generator is always blue, the discriminator vermilion.
+Colours are those of Okabe and Ito (2008, "Color Universal Design"), told apart by colour-blind eyes, with a dark red
+for their yellow, which is hardly seen on white; line styles and markers serve grey prints. The generator is always
+blue, the discriminator vermilion.
 """
 
 import io
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 Lines = Sequence[dict[str, Any]]
 
 _BLUE, _VERMILION = "#0072B2", "#D55E00"
-_COLOURS = (_BLUE, _VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A900")  # yellow: darker
+_COLOURS = (_BLUE, _VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#661100")
 _LOOKS = (_COLOURS * 4, ("-", "--", "-.", ":") * 8, "os^Dv<>P" * 4)  # colour, line style, marker of the first 32 lines
 _NETWORKS = (("generator", _BLUE, "-", "o"), ("discriminator", _VERMILION, "--", "s"))
 _WIDTH, _HEIGHT = 5.6, 3.4  # inches; small, so that text stays legible on a narrow screen

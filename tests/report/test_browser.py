@@ -72,10 +72,10 @@ class Tab:
         self.call("Page.navigate", url=url)
         self.until(f"document.readyState === 'complete' && location.href === {json.dumps(url)}")
 
-    def press(self, key):
+    def press(self, key, *, modifiers=0):
         code, number = KEYS[key]
         text = {"text": " "} if key == " " else {}
-        about = {"key": key, "code": code, "windowsVirtualKeyCode": number}
+        about = {"key": key, "code": code, "windowsVirtualKeyCode": number, "modifiers": modifiers}
         self.call("Input.dispatchKeyEvent", type="keyDown", **about, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **about)
 
@@ -193,6 +193,31 @@ def test_the_player_obeys_the_mouse(make, tab):
     assert tab.complaints == []
 
 
+def test_the_player_leaves_the_browser_its_own_keys_and_keeps_its_pace(make, tab):
+    tab.open(page.write_report(make(alarms=[{"step": 150, "title": "Mode collapse"}])).as_uri())
+    assert tab.value("document.querySelector('#marks button').style.left") == "37.5%"  # of 0 to 400
+    tab.press("ArrowLeft", modifiers=2)  # Ctrl
+    assert tab.step == 400
+    tab.value("document.getElementById('speed').focus()")
+    tab.press("Home")  # the list's own
+    assert tab.step == 400
+    assert tab.value("document.getElementById('speed').value") == "0.5"
+    tab.value("document.getElementById('speed').value = '30'")
+    tab.value(
+        "window.seen = [];"
+        "new MutationObserver(() => seen.push([document.getElementById('step').textContent, performance.now()]))"
+        ".observe(document.getElementById('step'), {childList: true})"
+    )
+    tab.click("#screen")
+    assert tab.is_playing
+    tab.until("seen.length >= 8")
+    tab.click("#screen")
+    assert not tab.is_playing
+    seen = tab.value("seen.slice(0, 8)")
+    assert [step for step, _ in seen] == ["0", "100", "200", "300", "400", "0", "100", "200"]  # in a loop
+    assert seen[7][1] - seen[0][1] < 1500  # ms; seven at 4 a second take 1,750
+
+
 def test_a_hostile_workdir_runs_nothing(make, tab):
     files = make(
         "<img src=x onerror=alert(3)>",
@@ -277,10 +302,16 @@ def test_the_live_page_renews_itself_and_keeps_its_place(make, tab, monkeypatch)
             files.picture(600).write_bytes(files.picture(400).read_bytes())
             tab.until("!window.old && document.readyState === 'complete'")
             assert tab.step == 600  # who looks at the newest goes on doing so
+            tab.click("#play")
+            tab.value("window.old = true")
+            files.picture(700).write_bytes(files.picture(400).read_bytes())
+            tab.until("!window.old && document.readyState === 'complete'")
+            assert tab.is_playing
             assert tab.complaints == []
+            tab.click("#last")
             files.path.rename(files.path.with_name("moved"))
             tab.until("document.getElementById('connection').textContent === 'the workdir cannot be read'")
-            assert tab.is_showing(600)
+            assert tab.is_showing(700)
         finally:
             tab.open("about:blank")
             live.shutdown()

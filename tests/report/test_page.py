@@ -80,6 +80,25 @@ def test_it_shows_everything(make):
     assert "connect-src 'none'" in Elements(text).of("meta")[1]["content"]
 
 
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([9, 8, 7, 6], "SWD is the lowest yet"),
+        ([9, 8, 6, 7], "SWD was lowest at step 300, not long ago"),
+        ([9, 6, 7, 8], "SWD has not been lower since step 200: more steps are unlikely to help"),
+        ([9], "No alarm was raised."),
+    ],
+)
+def test_one_sentence_tells_whether_to_go_on(make, values, says):
+    files = make(alarms=[])
+    lines = [{"step": 100 * i, "best_by": "swd", "kid": -i, "swd": value} for i, value in enumerate(values, 1)]
+    files.evaluations.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    header = re.search("<header>.*?</header>", report(files), re.S)[0]
+    assert says in said(header)
+    assert 'class="verdict good"' in header
+    assert f"best {min(values)} at step" in said(report(files))
+
+
 def test_small_frames_are_exact(make):
     files = make()
     _, uri = player_data(report(files))["frames"][3]

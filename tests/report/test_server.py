@@ -1,6 +1,7 @@
 """The live page: whom it answers, and what with."""
 
 import http.client
+import os
 import socket
 import threading
 import types
@@ -46,6 +47,9 @@ def test_it_gives_the_page_and_makes_it_anew_when_a_log_grows(server):
     assert status == 200
     assert "connect-src &#x27;self&#x27;" in first
     assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
     version = ask(server, "/version")[1]
     assert f'"live":"{version}"' in first
     assert ask(server, "/")[1] == first
@@ -61,6 +65,15 @@ def test_pages_that_look_on_take_little_of_the_processor(server, monkeypatch):
     server._files.alarms.write_text("")
     assert f'"live":"{ask(server, "/version")[1]}"' in before
     assert ask(server, "/")[1] != before  # who asks gets the newest
+
+
+def test_a_page_is_made_once_for_all_and_again_when_a_file_is_replaced(server, monkeypatch):
+    made = []
+    monkeypatch.setattr(module, "render", lambda files, *, version: made.append(version) or version)
+    assert ask(server, "/")[1] == ask(server, "/")[1] == made[0]
+    os.utime(server._files.reals, ns=(1, 1))  # of the same size
+    assert ask(server, "/")[1] == made[1] != made[0]
+    assert len(made) == 2
 
 
 def test_head_gives_no_body(server):
