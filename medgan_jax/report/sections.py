@@ -99,8 +99,8 @@ def escaped(value: Any) -> str:
     return html.escape(text.encode(errors="replace").decode())  # file names may hold bytes that are no text
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"
+def _figure(value: float | None, *, digits: int = 4) -> str:
+    return "-" if value is None else f"{value:.{digits}g}"
 
 
 def _whole(value: float) -> str:
@@ -223,10 +223,10 @@ def _alarm_card(record: Record) -> str:
 
 def _last_card(record: Record) -> str:
     if not record.logs["metrics"]:
-        return _card("Losses and scores", '<p class="big">-</p><p class="soft small">metrics.jsonl is missing</p>')
+        return _card("Losses and scores", '<p class="big">-</p><p class="soft small">nothing was logged yet</p>')
     last = with_scores(record.logs["metrics"][-1])
     rows = [
-        (name, _figure(number(last, f"loss_{key}")), _figure(number(last, f"score_{key}")))
+        (name, *(_figure(number(last, f"{kind}_{key}"), digits=3) for kind in ("loss", "score")))
         for name, key in (("generator", "gen"), ("discriminator", "dis"))
     ]
     note = '<p class="soft small">a score of 0.5 each is balance</p>'

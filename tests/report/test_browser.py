@@ -263,14 +263,26 @@ def test_without_javascript_the_last_picture_is_shown(make, tab):
         tab.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, 1190])
 def test_nothing_is_wider_than_the_screen(make, tab, width):
     tab.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
     try:
-        tab.open(page.write_report(make(labels={"x" * 300: 3}, run={"command": "y" * 3000})).as_uri())
+        files = make(labels={"x" * 300: 3}, run={"command": "y" * 3000})
+        with open(files.metrics, "a") as file:
+            file.write(
+                '{"step": 401, "loss_gen": 1, "loss_dis": 0.0084812, "score_dis": 0.99581, "score_gen": 0.00712}\n'
+            )
+        tab.open(page.write_report(files).as_uri())
         assert tab.value("document.documentElement.scrollWidth") <= width
         names = "document.querySelector('#evaluation tbody th').getBoundingClientRect().width"
         assert tab.value(names) > 100  # else they are broken within words
+        for cell in ("th", "td:last-child"):
+            assert tab.value(
+                f"(cell => {{ const text = document.createRange(); text.selectNodeContents(cell);"
+                "const right = cell.closest('.scroll').getBoundingClientRect().right;"
+                "return text.getClientRects().length === 1 && text.getBoundingClientRect().right <= right + 1; })"
+                f"(document.querySelector('.card tbody tr:last-child {cell}'))"
+            ), cell
     finally:
         tab.call("Emulation.clearDeviceMetricsOverride")
 
