@@ -58,6 +58,8 @@ def run(main: Callable[[], int | None], *, doc: str | None = None) -> None:
             _configure_libraries()
             with _explained_memory():
                 code = main() or 0
+            if sys.stdout is not None:  # else it was closed
+                sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
         number = interrupt.args[0] if interrupt.args else 2
         print("stopped; what was saved before is as it was", file=sys.stderr)
@@ -69,9 +71,9 @@ def run(main: Callable[[], int | None], *, doc: str | None = None) -> None:
             raise
         traceback.print_exc()
         code = 1
-    sys.stdout.flush()
-    with contextlib.suppress(AttributeError, OSError, ValueError):  # no stderr, or nobody who reads it: no failure
-        sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # none, or nobody who reads it: no failure
+            stream.flush()
     # Threads of the libraries may be at work still: they would crash while the interpreter goes down, or be waited for
     # without end; and so would other processes, which may be gone.
     if (code and "jax" in sys.modules) or _is_distributed():

@@ -305,5 +305,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         with naming(path):
             yield temporary
             os.replace(temporary, path)
+    except OSError as error:
+        if error.filename != str(temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the user knows
     finally:
         temporary.unlink(missing_ok=True)

@@ -47,8 +47,8 @@ def check_movie_path(path: Path) -> None:
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: a movie is a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file; give such a name")
     try:
-        if path.is_dir():
-            raise UserError(f"{path}: is a folder; give the name of a file")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: is no file that could be replaced; give another name")
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}"):
             pass
     except OSError as error:

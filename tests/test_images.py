@@ -375,5 +375,6 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 def test_writing_into_a_missing_folder_fails(tmp_path):
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as raised:
         images.write_png(tmp_path / "missing" / "a.png", RGB)
+    assert raised.value.filename == str(tmp_path / "missing" / "a.png")  # and not a name that the user does not know

@@ -19,6 +19,7 @@ LAYERS = (
     {"training.state", "training.workdir", "training.monitor", "training.tensorboard", "training.signals"},
     {"report.record", "report.frames"},
     {"report.plots"},
+    {"report.sections"},
     {"report.page"},
     {"training.step", "training.outputs", "training.transfer"},
     {"training.probe", "training.journal"},

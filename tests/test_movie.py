@@ -130,7 +130,7 @@ def test_same_frames_same_bytes(tmp_path, suffix):
     [
         ("a.avi", r"a\.avi: a movie is a \.webp, \.gif or \.mp4 file"),
         ("a", "a movie is a"),
-        ("folder.gif", "is a folder"),
+        ("folder.gif", "is no file that could be replaced"),
         ("missing/a.gif", "cannot be written .no such file"),
         ("a" * 260 + ".mp4", "cannot be written .file name too long"),
     ],

@@ -166,7 +166,7 @@
       try {
         const answer = await fetch("/version", { cache: "no-store" });
         if (answer.ok && (await answer.text()) !== data.live) location.reload();
-        find("connection").textContent = "live";
+        find("connection").textContent = answer.ok ? "live" : "the workdir cannot be read";
       } catch {
         find("connection").textContent = "the server has stopped";
       }

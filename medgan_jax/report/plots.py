@@ -1,7 +1,8 @@
 """Plots of a training's logs, as PNG.
 
-Colours are those of Okabe and Ito (2008, "Color Universal Design"), told apart by colour-blind eyes; line styles and
-markers serve grey prints. The generator is always blue, the discriminator vermilion.
+Colours are those of Okabe and Ito (2008, "Color Universal Design"), told apart by colour-blind eyes, with a dark red
+for their yellow, which is hardly seen on white; line styles and markers serve grey prints. The generator is always
+blue, the discriminator vermilion.
 """
 
 import io
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 Lines = Sequence[dict[str, Any]]
 
 _BLUE, _VERMILION = "#0072B2", "#D55E00"
-_COLOURS = (_BLUE, _VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#B8A900")  # yellow: darker
+_COLOURS = (_BLUE, _VERMILION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#661100")
 _LOOKS = (_COLOURS * 4, ("-", "--", "-.", ":") * 8, "os^Dv<>P" * 4)  # colour, line style, marker of the first 32 lines
 _NETWORKS = (("generator", _BLUE, "-", "o"), ("discriminator", _VERMILION, "--", "s"))
 _WIDTH, _HEIGHT = 5.6, 3.4  # inches; small, so that text stays legible on a narrow screen
@@ -33,6 +34,7 @@ _MEDIANS = 120
 _MAX_DRAWN = 4000
 _NAMED_ALARMS = 8
 _MAX_FAMILIES, _MAX_CURVES, _MAX_LAYERS = 6, 8, 32
+_SPIKE = 100  # times what most losses are
 _LARGEST = 1e30  # larger values are drawn as that, as axes cannot hold them
 
 
@@ -46,7 +48,9 @@ def losses(metrics: Lines, alarms: Lines = ()) -> bytes | None:
     Returns:
       A PNG file; None when there is nothing to draw.
     """
-    return _both_networks(metrics, alarms, ("loss_gen", "loss_dis"), ylabel="loss", title="Losses during training")
+    return _both_networks(
+        metrics, alarms, ("loss_gen", "loss_dis"), ylabel="loss", title="Losses during training", finish=_tamed
+    )
 
 
 def scores(metrics: Lines, alarms: Lines = ()) -> bytes | None:
@@ -156,9 +160,11 @@ def measures(evaluations: Lines, alarms: Lines = ()) -> bytes | None:
             x, y = _points(evaluations, name)
             axes.plot(x, y, color=colour, linestyle="-", marker=marker, markersize=4, linewidth=1.4, label=_plain(name))
             x, floor = _points(evaluations, f"{name}_floor")
-            if len(x):
-                ends = [[x[0] - 0.5, x[0] + 0.5], [floor[0]] * 2] if len(x) == 1 else [x, floor]
-                axes.plot(*ends, color=colour, linestyle="--", linewidth=1, alpha=0.8)
+            look = {"color": colour, "linestyle": "--", "linewidth": 1, "alpha": 0.8}
+            if len(x) == 1:
+                axes.axhline(floor[0], **look)
+            else:
+                axes.plot(x, floor, **look)
         axes.plot([], [], color="#555555", linestyle="--", linewidth=1, label="floor: reals")
         axes.set(ylabel=_plain(family.upper()))
         _legend(axes)
@@ -291,8 +297,19 @@ def _curve(
     axes.plot(*middle, color=color, linestyle=linestyle, linewidth=1.8, label=label)
 
 
+def _tamed(axes: "Axes") -> None:
+    """A scale that is logarithmic above what most values are, where a few would press the rest into one line."""
+    values = np.abs(np.concatenate([line.get_ydata() for line in axes.lines]))
+    usual = 10 ** np.ceil(np.log10(max(2 * np.median(values), 1e-3)))
+    if values.max() > _SPIKE * usual:
+        axes.set_yscale("symlog", linthresh=usual, linscale=2)
+        axes.yaxis.get_major_locator().set_params(numticks=7)
+
+
 def _finish(all_axes: Sequence["Axes"], alarms: Lines) -> None:
     """What all plots share; the last axes bear the steps."""
+    from matplotlib.ticker import MaxNLocator
+
     for axes in all_axes:
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.set_axisbelow(True)
@@ -300,8 +317,12 @@ def _finish(all_axes: Sequence["Axes"], alarms: Lines) -> None:
         axes.tick_params(labelsize=8)
         axes.xaxis.label.set_size(9)
         axes.yaxis.label.set_size(9)
-    all_axes[-1].set_xlabel("iteration")
     left, right = all_axes[0].get_xlim()
+    if right - left < 7:  # of so few steps matplotlib would mark parts
+        left, right = all_axes[0].set_xlim((left + right) / 2 - 3.5, (left + right) / 2 + 3.5)
+    all_axes[-1].set_xlabel("iteration")
+    all_axes[-1].xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True))
+    all_axes[-1].xaxis.set_major_formatter("{x:,.0f}")  # whole steps, where matplotlib writes "0.5" with "+5e3" aside
     named: list[float] = []
     for alarm in alarms:
         step = alarm["step"]

@@ -7,8 +7,10 @@ import errno
 import hashlib
 import http.server
 import math
+import sys
 import threading
 import time
+from collections.abc import Callable
 from http import HTTPStatus
 
 from medgan_jax.errors import UserError, reason_of
@@ -19,6 +21,7 @@ from medgan_jax.training.workdir import Workdir
 _ADDRESS = "127.0.0.1"  # no other machine can reach it
 _NAMES = ("localhost", _ADDRESS)
 _SHARE = 0.05  # of the time at most, a page is made for browsers that look on: the training needs the processor too
+_LONGEST_REST = 60  # seconds between two pages; the first one takes long, as it encodes all pictures
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -80,11 +83,22 @@ class Server(http.server.ThreadingHTTPServer):
                 start = time.monotonic()
                 self._made = version, render(self._files, version=version).encode()
                 end = time.monotonic()
-                self._rests_until = end + (end - start) / _SHARE
+                self._rests_until = end + min((end - start) / _SHARE, _LONGEST_REST)
             return self._made[1]
 
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing of a browser that went away, as when a page is left while it loads."""
+        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
+            super().handle_error(request, client_address)
+
     def offered(self) -> str:
-        """The version that a page should be of: the newest, unless the last page was made only just now."""
+        """The version that a page should be of: the newest, unless the last page was made only just now.
+
+        Raises:
+          UserError: the workdir is gone.
+        """
+        if not self._files.path.is_dir():
+            raise UserError(f"{self._files.path}: is gone")
         return self._made[0] if time.monotonic() < self._rests_until else self.version()
 
 
@@ -101,16 +115,20 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if host not in _NAMES:  # else a page from elsewhere could read this one, by a name that leads here
             self._answer(HTTPStatus.FORBIDDEN, b"this page is for http://localhost only\n", kind="plain")
         elif self.path == "/version":
-            self._answer(HTTPStatus.OK, self.server.offered().encode(), kind="plain")
+            self._answer(*self._made(lambda: self.server.offered().encode()), kind="plain")
         elif self.path == "/":
-            try:
-                self._answer(HTTPStatus.OK, self.server.page(), kind="html")
-            except UserError as error:
-                self._answer(HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n".encode(errors="replace"), kind="plain")
+            status, body = self._made(self.server.page)
+            self._answer(status, body, kind="html" if status == HTTPStatus.OK else "plain")
         else:
             self._answer(HTTPStatus.NOT_FOUND, b"there is only /\n", kind="plain")
 
     do_HEAD = do_GET
+
+    def _made(self, make: Callable[[], bytes]) -> tuple[HTTPStatus, bytes]:
+        try:
+            return HTTPStatus.OK, make()
+        except (UserError, OSError) as error:
+            return HTTPStatus.SERVICE_UNAVAILABLE, f"{error}\n".encode(errors="replace")
 
     def _answer(self, status: HTTPStatus, body: bytes, *, kind: str) -> None:
         self.send_response(status)

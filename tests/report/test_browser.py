@@ -72,10 +72,10 @@ class Tab:
         self.call("Page.navigate", url=url)
         self.until(f"document.readyState === 'complete' && location.href === {json.dumps(url)}")
 
-    def press(self, key):
+    def press(self, key, *, modifiers=0):
         code, number = KEYS[key]
         text = {"text": " "} if key == " " else {}
-        about = {"key": key, "code": code, "windowsVirtualKeyCode": number}
+        about = {"key": key, "code": code, "windowsVirtualKeyCode": number, "modifiers": modifiers}
         self.call("Input.dispatchKeyEvent", type="keyDown", **about, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **about)
 
@@ -193,6 +193,31 @@ def test_the_player_obeys_the_mouse(make, tab):
     assert tab.complaints == []
 
 
+def test_the_player_leaves_the_browser_its_own_keys_and_keeps_its_pace(make, tab):
+    tab.open(page.write_report(make(alarms=[{"step": 150, "title": "Mode collapse"}])).as_uri())
+    assert tab.value("document.querySelector('#marks button').style.left") == "37.5%"  # of 0 to 400
+    tab.press("ArrowLeft", modifiers=2)  # Ctrl
+    assert tab.step == 400
+    tab.value("document.getElementById('speed').focus()")
+    tab.press("Home")  # the list's own
+    assert tab.step == 400
+    assert tab.value("document.getElementById('speed').value") == "0.5"
+    tab.value("document.getElementById('speed').value = '30'")
+    tab.value(
+        "window.seen = [];"
+        "new MutationObserver(() => seen.push([document.getElementById('step').textContent, performance.now()]))"
+        ".observe(document.getElementById('step'), {childList: true})"
+    )
+    tab.click("#screen")
+    assert tab.is_playing
+    tab.until("seen.length >= 8")
+    tab.click("#screen")
+    assert not tab.is_playing
+    seen = tab.value("seen.slice(0, 8)")
+    assert [step for step, _ in seen] == ["0", "100", "200", "300", "400", "0", "100", "200"]  # in a loop
+    assert seen[7][1] - seen[0][1] < 1500  # ms; seven at 4 a second take 1,750
+
+
 def test_a_hostile_workdir_runs_nothing(make, tab):
     files = make(
         "<img src=x onerror=alert(3)>",
@@ -238,12 +263,26 @@ def test_without_javascript_the_last_picture_is_shown(make, tab):
         tab.call("Emulation.setScriptExecutionDisabled", value=False)
 
 
-@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("width", [390, 1190])
 def test_nothing_is_wider_than_the_screen(make, tab, width):
     tab.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
     try:
-        tab.open(page.write_report(make(labels={"x" * 300: 3}, run={"command": "y" * 3000})).as_uri())
+        files = make(labels={"x" * 300: 3}, run={"command": "y" * 3000})
+        with open(files.metrics, "a") as file:
+            file.write(
+                '{"step": 401, "loss_gen": 1, "loss_dis": 0.0084812, "score_dis": 0.99581, "score_gen": 0.00712}\n'
+            )
+        tab.open(page.write_report(files).as_uri())
         assert tab.value("document.documentElement.scrollWidth") <= width
+        names = "document.querySelector('#evaluation tbody th').getBoundingClientRect().width"
+        assert tab.value(names) > 100  # else they are broken within words
+        for cell in ("th", "td:last-child"):
+            assert tab.value(
+                f"(cell => {{ const text = document.createRange(); text.selectNodeContents(cell);"
+                "const right = cell.closest('.scroll').getBoundingClientRect().right;"
+                "return text.getClientRects().length === 1 && text.getBoundingClientRect().right <= right + 1; })"
+                f"(document.querySelector('.card tbody tr:last-child {cell}'))"
+            ), cell
     finally:
         tab.call("Emulation.clearDeviceMetricsOverride")
 
@@ -275,7 +314,16 @@ def test_the_live_page_renews_itself_and_keeps_its_place(make, tab, monkeypatch)
             files.picture(600).write_bytes(files.picture(400).read_bytes())
             tab.until("!window.old && document.readyState === 'complete'")
             assert tab.step == 600  # who looks at the newest goes on doing so
+            tab.click("#play")
+            tab.value("window.old = true")
+            files.picture(700).write_bytes(files.picture(400).read_bytes())
+            tab.until("!window.old && document.readyState === 'complete'")
+            assert tab.is_playing
             assert tab.complaints == []
+            tab.click("#last")
+            files.path.rename(files.path.with_name("moved"))
+            tab.until("document.getElementById('connection').textContent === 'the workdir cannot be read'")
+            assert tab.is_showing(700)
         finally:
             tab.open("about:blank")
             live.shutdown()

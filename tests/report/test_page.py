@@ -80,6 +80,25 @@ def test_it_shows_everything(make):
     assert "connect-src 'none'" in Elements(text).of("meta")[1]["content"]
 
 
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ([9, 8, 7, 6], "SWD is the lowest yet"),
+        ([9, 8, 6, 7], "SWD was lowest at step 300, not long ago"),
+        ([9, 6, 7, 8], "SWD has not been lower since step 200: more steps are unlikely to help"),
+        ([9], "No alarm was raised."),
+    ],
+)
+def test_one_sentence_tells_whether_to_go_on(make, values, says):
+    files = make(alarms=[])
+    lines = [{"step": 100 * i, "best_by": "swd", "kid": -i, "swd": value} for i, value in enumerate(values, 1)]
+    files.evaluations.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    header = re.search("<header>.*?</header>", report(files), re.S)[0]
+    assert says in said(header)
+    assert 'class="verdict good"' in header
+    assert f"best {min(values)} at step" in said(report(files))
+
+
 def test_small_frames_are_exact(make):
     files = make()
     _, uri = player_data(report(files))["frames"][3]
@@ -107,6 +126,33 @@ def test_hostile_content_is_text(make):
     assert "<img src=x" not in text
     assert "\u2028" not in re.search(r'id="player-data">(.*?)</script>', text, re.S)[1]
     assert player_data(text)["alarms"][0]["title"] == HOSTILE
+
+
+def test_no_character_changes_what_a_text_seems_to_be(make):
+    text = report(make(run={"command": "train\u202e.py\x1b\u2066"}, labels={"\u202e\u65e5": 12}))
+    assert "train\ufffd.py\ufffd\ufffd" in text
+    assert "\ufffd\u65e5" in text
+    assert not {"\u202e", "\u2066", "\x1b"} & set(text)
+
+
+def test_huge_numbers_are_short(make):
+    files = make(config={"image_size": 1e300, "num_steps": 1000}, labels={"x" * 3000: 1e308, "y": 2})
+    line = {"step": 450, "epoch": 1e300, "images_per_s": 1e308, "loss_gen": -1e308}
+    files.metrics.write_text(json.dumps(line) + "\n")
+    os.utime(files.metrics, (1e13, 1e13))  # a clock that went wrong
+    text = report(files)
+    assert max(map(len, re.findall(r"[0-9]+", said(text)))) <= 8  # of a picture's step
+    assert "1e+308 images/s" in said(text)
+    assert Elements(text).of("meter")[0]["value"] == "1e+308"
+    assert len(said(text[text.index("<header>") : text.index("</header>")])) < 500
+
+
+def test_of_many_alarms_the_last_are_shown(make):
+    files = make(alarms=[{"step": step, "title": "Mode collapse"} for step in range(1, 301)])
+    text = report(files)
+    assert [each["step"] for each in player_data(text)["alarms"]] == list(range(201, 301))
+    assert "The last 100 of 300." in said(text)
+    assert len([each for each in Elements(text).of("button") if "data-step" in each]) == 100
 
 
 def test_a_label_that_is_no_text_is_shown(make):
@@ -206,6 +252,15 @@ def test_only_the_report_is_written_and_elsewhere_if_asked(make, tmp_path):
     assert sorted(files.path.rglob("*")) == before
     assert page.write_report(files) == files.report
     assert sorted(files.path.rglob("*")) == sorted([*before, files.report])
+
+
+def test_a_device_is_not_replaced_by_the_report(make, tmp_path):
+    os.mkfifo(tmp_path / "device")
+    with pytest.raises(UserError, match=rf"{tmp_path}/device: is no file that could be replaced; give another name"):
+        page.write_report(make(), tmp_path / "device")
+    assert (tmp_path / "device").is_fifo()
+    with pytest.raises(UserError, match="is no file"):
+        page.write_report(make("other"), tmp_path)
 
 
 def test_frames_are_encoded_once_and_again_when_the_picture_changes(make, monkeypatch):

@@ -1,8 +1,10 @@
 """The live page: whom it answers, and what with."""
 
 import http.client
+import os
 import socket
 import threading
+import types
 
 import pytest
 
@@ -24,6 +26,13 @@ def server(make, monkeypatch):
         thread.join()
 
 
+def raiser(error):
+    def fail(*arguments, **more):
+        raise error
+
+    return fail
+
+
 def ask(server, path, *, method="GET", host=None):
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port, timeout=10)
     connection.request(method, path, headers={} if host is None else {"Host": host})
@@ -38,6 +47,9 @@ def test_it_gives_the_page_and_makes_it_anew_when_a_log_grows(server):
     assert status == 200
     assert "connect-src &#x27;self&#x27;" in first
     assert headers["Cache-Control"] == "no-store"
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert headers["X-Frame-Options"] == "DENY"
+    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
     version = ask(server, "/version")[1]
     assert f'"live":"{version}"' in first
     assert ask(server, "/")[1] == first
@@ -53,6 +65,15 @@ def test_pages_that_look_on_take_little_of_the_processor(server, monkeypatch):
     server._files.alarms.write_text("")
     assert f'"live":"{ask(server, "/version")[1]}"' in before
     assert ask(server, "/")[1] != before  # who asks gets the newest
+
+
+def test_a_page_is_made_once_for_all_and_again_when_a_file_is_replaced(server, monkeypatch):
+    made = []
+    monkeypatch.setattr(module, "render", lambda files, *, version: made.append(version) or version)
+    assert ask(server, "/")[1] == ask(server, "/")[1] == made[0]
+    os.utime(server._files.reals, ns=(1, 1))  # of the same size
+    assert ask(server, "/")[1] == made[1] != made[0]
+    assert len(made) == 2
 
 
 def test_head_gives_no_body(server):
@@ -88,6 +109,37 @@ def test_a_workdir_that_goes_away_is_told(server):
     status, body, _ = ask(server, "/")
     assert status == 503
     assert "there is no such folder" in body
+    assert ask(server, "/version")[0] == 503  # so a page that looks on keeps what it shows
+
+
+def test_a_file_that_cannot_be_read_is_told(server, monkeypatch):
+    monkeypatch.setattr(module, "render", raiser(PermissionError(13, "Permission denied", "/run/samples")))
+    status, body, headers = ask(server, "/")
+    assert (status, headers["Content-Type"]) == (503, "text/plain; charset=utf-8")
+    assert "Permission denied: '/run/samples'" in body
+
+
+def test_a_browser_that_goes_away_is_no_news(server, capsys):
+    for error, said in ((BrokenPipeError(), False), (ConnectionResetError(), False), (KeyError("ours"), True)):
+        try:
+            raise error
+        except Exception:
+            server.handle_error(None, ("127.0.0.1", 1))
+        assert ("Traceback" in capsys.readouterr().err) == said
+
+
+def test_after_a_page_that_took_long_the_next_one_is_not_far(make, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(module, "render", lambda files, *, version: now.__setitem__(0, now[0] + 40) or "page")
+    with Server(make(), port=0) as server:
+        server.page()
+        server._files.alarms.write_text("")
+        first = server.offered()
+        now[0] += 59
+        assert server.offered() == first
+        now[0] += 2
+        assert server.offered() == server.version() != first
 
 
 def test_a_port_in_use_is_one_line(make):
