@@ -20,8 +20,8 @@ from medgan_jax.training.workdir import Workdir
 
 _ADDRESS = "127.0.0.1"  # no other machine can reach it
 _NAMES = ("localhost", _ADDRESS)
-_SHARE = 0.05  # of the time at most, a page is made for browsers that look on: the training needs the processor too
-_LONGEST_REST = 60  # seconds between two pages; the first one takes long, as it encodes all pictures
+_SHARE = 0.05  # of a processor at most, a page is made for browsers that look on: the training needs the processor too
+_LONGEST_REST = 30  # seconds between two pages; the first one takes long, as it encodes all pictures
 
 
 class Server(http.server.ThreadingHTTPServer):
@@ -80,10 +80,10 @@ class Server(http.server.ThreadingHTTPServer):
         with self._lock:  # several browsers wait for one page
             version = self.version()  # before the files are read: what is written meanwhile makes the next page
             if version != self._made[0]:
-                start = time.monotonic()
+                start = time.process_time()  # to wait for a busy processor costs the training nothing
                 self._made = version, render(self._files, version=version).encode()
-                end = time.monotonic()
-                self._rests_until = end + min((end - start) / _SHARE, _LONGEST_REST)
+                cost = time.process_time() - start
+                self._rests_until = time.monotonic() + min(cost / _SHARE, _LONGEST_REST)
             return self._made[1]
 
     def handle_error(self, request: object, client_address: object) -> None:
