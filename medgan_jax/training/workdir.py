@@ -167,17 +167,19 @@ class Workdir:
         """Adds one line to a log, on the disk when this returns: no checkpoint is newer than its log."""
         if not self.writes:
             return
-        with naming(path), open(path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        with naming(path), open(path, "a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":  # a crash cut the last line short
+                    file.write(b"\n")
+            file.write(json.dumps(line).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def lowest(self, measure: str) -> float:
-        """The value by which `best` was chosen, in evaluations.jsonl; infinity where that was another measure."""
-        values: list[float] = []
-        for line in read_lines(self.evaluations):
-            values = [*values, line[measure]] if line.get("best_by") == measure else []
-        return min(values, default=math.inf)
+    def value_of(self, step: int | None, measure: str) -> float:
+        """By which `step` was chosen for `best`, in evaluations.jsonl; infinity where that was another measure."""
+        lines = (line for line in read_lines(self.evaluations) if line["step"] == step)
+        return next((line[measure] for line in lines if line.get("best_by") == measure), math.inf)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
