@@ -374,7 +374,7 @@ class _Training:
             return
         if self._may_roll_back():
             raise _RollBack(alarms, since, too_fast)
-        self.stopped_by_alarm = self.config.on_alarm == "stop"
+        self.stopped_by_alarm = self.config.on_alarm == "stop" and self.step < self.total_steps
         for alarm in alarms:
             self._tell(alarm, "stopped" if self.stopped_by_alarm else "warned")
 
@@ -390,15 +390,10 @@ class _Training:
         return self.config.on_alarm == "rollback" and len(self.rollbacks) < self.config.max_rollbacks
 
     def _roll_back(self, back: _RollBack) -> None:
-        """Goes back to the last checkpoint at or before a step, with slower networks.
-
-        Where such checkpoints were given up for newer ones it is the oldest, and the start where there never was one.
-        """
+        """Goes back to where all was sound, with slower networks."""
         stood = self.step
         self.checkpoints.wait()
-        steps = self.checkpoints.steps()
-        oldest = steps[0] if steps and back.step >= self.config.checkpoint_every_steps else 0
-        step = from_leader(max((step for step in steps if step <= back.step), default=oldest))
+        step = from_leader(_step_to_go_back_to(self.checkpoints.steps(), back.step, self.config.checkpoint_every_steps))
         rates = self.rates | {name: self.rates[name] * self.config.rollback_factor for name in back.too_fast}
         # The state is the last to go: a crash before it leaves the training where it stood, a crash after it at the
         # earlier step and as fast as it was, to run into the alarm once more.
@@ -407,7 +402,8 @@ class _Training:
             checkpoints.fall_back(step)
         slowed = ", ".join(f"{name}={rates[name]:g}" for name in back.too_fast)
         for alarm in back.alarms:
-            self._tell(alarm, f"rolled back to step {step}, {slowed}", rolled_back_to=step)
+            about = {"rolled_back_to": step, "rollback": len(self.rollbacks) + 1}
+            self._tell(alarm, f"rolled back to step {step}, {slowed}", **about)
         if self.journal:
             self.journal.close()
         names = ", ".join(alarm.name for alarm in back.alarms)
@@ -551,6 +547,12 @@ def _describe(dataset: CachedImages) -> dict[str, Any]:
 def _gist(alarms: list[Alarm]) -> tuple[int | None, list[str]]:
     """The step after which the evidence of all alarms lies, and which networks are too fast."""
     return min((alarm.since for alarm in alarms), default=None), sorted({alarm.too_fast for alarm in alarms})
+
+
+def _step_to_go_back_to(checkpoints: list[int], sound: int, interval: int) -> int:
+    """Of steps in order: the last at or before `sound`; the oldest where that was given up for newer ones; else 0."""
+    oldest = checkpoints[0] if checkpoints and sound >= interval else 0
+    return max((step for step in checkpoints if step <= sound), default=oldest)
 
 
 def _versions() -> dict[str, Any]:

@@ -151,13 +151,19 @@ class Workdir:
     def forget_after(self, step: int) -> None:
         """Drops what the logs and pictures tell past `step`, which a restored training will write again.
 
-        Alarms that led back to an earlier step stay, as what they tell of is not written again.
+        Alarms that led back to an earlier step stay, as what they tell of is not written again; those of a rollback
+        that a crash came before do not.
         """
         if not self.writes:
             return
+        rollbacks = len(list(read_lines(self.rollbacks)))
         for path in (self.metrics, self.evaluations, self.health, self.alarms):
             if path.exists():
-                kept = [line for line in read_lines(path) if line["step"] <= step or "rolled_back_to" in line]
+                kept = [
+                    line
+                    for line in read_lines(path)
+                    if (line["rollback"] <= rollbacks if "rollback" in line else line["step"] <= step)
+                ]
                 replace_file(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         for later, path in self.pictures().items():
             if later > step:

@@ -127,6 +127,16 @@ def test_metrics_after_a_step_are_forgotten(tmp_path):
     assert lines[0] == line(2)
 
 
+def test_alarms_of_rollbacks_stay_unless_a_crash_came_before_the_rollback(tmp_path):
+    files = Workdir(tmp_path)
+    files.append(files.rollbacks, line(8))
+    alarms = [line(2), line(8) | {"rollback": 1}, line(6), line(8) | {"rollback": 2}]
+    for alarm in alarms:
+        files.append(files.alarms, alarm)
+    files.forget_after(4)
+    assert list(read_lines(files.alarms)) == alarms[:2]
+
+
 def test_a_line_after_one_that_was_cut_short_is_whole(tmp_path):
     files = Workdir(tmp_path)
     files.append(files.rollbacks, line(2))
