@@ -92,6 +92,44 @@ def test_sound_figures_raise_nothing(tiny_config, loss):
     assert alarms(tiny_config(loss=loss)) == []
 
 
+NEAR_MISSES = {  # what differs in the config, the metrics and the looks
+    "the generator answers the update": (
+        {}, {"score_real": 0.999, "score_fake_before": 0.001, "score_fake_after": 0.1}, {}
+    ),
+    "the update undoes the generator's step": (
+        {}, {"score_real": 0.999, "score_fake_before": 0.1, "score_fake_after": 0.001}, {}
+    ),
+    "reals are not certain": ({}, {"score_real": 0.9, "score_fake_before": 0.001, "score_fake_after": 0.001}, {}),
+    "reals are alike": ({}, {}, {"copies": 0.3, "copies_reals": 0.1}),
+    "reals and fakes look alike": ({}, {}, {"logit_train": 0.3, "logit_held_out": -0.3, "logit_fakes": -0.4}),
+    "a critic's loss": ({"loss": "wgan-gp"}, {"loss_gen": 300.0}, {}),
+    "one layer grew": ({}, {}, {"norms_gen": [4.0, 20.0]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NEAR_MISSES)
+def test_half_of_a_sign_raises_nothing(tiny_config, case):
+    config, metrics_changes, health_changes = NEAR_MISSES[case]
+    assert alarms(tiny_config(**config), metrics_changes, health_changes) == []
+
+
+def test_less_diversity_than_ever_is_sound_while_it_is_half_of_that_of_reals(tiny_config):
+    lines = in_order(
+        metrics(range(50, 2001, 50)),
+        health(range(0, 1001, 100), diversity=0.3),
+        health(range(1100, 2001, 100), diversity=0.11),
+    )
+    assert watch(Monitor(tiny_config()), lines) == []
+
+
+def test_gradients_are_compared_with_the_first_however_long_it_is(tiny_config):
+    lines = in_order(
+        metrics(range(50, 501, 50)), metrics(range(550, 2501, 50), grad_norm_gen=1.0),
+        metrics(range(2550, 4001, 50), grad_norm_gen=0.01), health(range(0, 4001, 100)),
+    )  # fmt: skip
+    assert [alarm.step for alarm in watch(Monitor(tiny_config()), lines)] == [2800]
+
+
 def test_a_vanishing_gradient_is_non_convergence(tiny_config):
     lines = in_order(
         metrics(range(50, 501, 50)), metrics(range(550, 1501, 50), grad_norm_gen=1e-3), health(range(0, 1501, 100))
@@ -278,6 +316,8 @@ def test_after_a_rollback_what_was_before_is_no_evidence(tiny_config):
     lines = in_order(metrics(range(50, 2001, 50)), health(range(0, 2001, 100), copies=0.9))
     assert [alarm.step for alarm in watch(Monitor(tiny_config()), lines)] == [500]
     assert [alarm.step for alarm in watch(Monitor(tiny_config(), slowed_at=900), lines)] == [500, 1400]
+    impatient = Monitor(tiny_config(alarm_patience=100), slowed_at=900)  # four looks at least
+    assert [alarm.step for alarm in watch(impatient, lines)] == [300, 1300]
 
 
 def test_a_number_that_is_none(tiny_config):
