@@ -65,6 +65,10 @@ class Checkpoints:
         """The newest committed step, None when there is none."""
         return self._manager.latest_step()
 
+    def steps(self) -> list[int]:
+        """All committed steps, the oldest first."""
+        return sorted(self._manager.all_steps())
+
     def save(self, step: int, tree: Any, about: dict[str, Any]) -> None:
         """Saves in the background; the arrays are copied before this returns, so they may be donated.
 
@@ -79,16 +83,18 @@ class Checkpoints:
                 step, args=ocp.args.Composite(tree=ocp.args.StandardSave(tree), about=ocp.args.JsonSave(about))
             )
 
-    def fall_back(self, step: int) -> int | None:
-        """Deletes the checkpoints after `step`; the step of the newest that is left, None when none is."""
+    def fall_back(self, step: int) -> None:
+        """Deletes the checkpoints after `step`."""
         self.wait()
         with self._explained(f"cannot fall back to step {step}", _SAVING_REMEDY):
             self._forget_from(step + 1)
-        return self.latest_step()
 
     def _forget_from(self, step: int) -> None:
-        for stale in sorted(self._manager.all_steps(), reverse=True):  # at each moment the newest is to be trusted
+        for stale in reversed(self.steps()):  # at each moment the newest is to be trusted
             if stale >= step:
+                if jax.process_index() == 0:  # half deleted it would look whole; by this name Orbax clears it away
+                    folder = self.folder / str(stale)
+                    folder.rename(f"{folder}{ocp.utils.TMP_DIR_SUFFIX}")
                 self._manager.delete(stale)
 
     def wait(self) -> None:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from medgan_jax.checkpoint import (
     Checkpoints,
@@ -67,6 +68,26 @@ def test_saving_again_replaces_later_steps(tmp_path, shared):
     assert steps_in(tmp_path / "c") == [1, 2]
     restored = Checkpoints(tmp_path / "c", keep=3).restore(2, jax.eval_shape(tree), shared)
     assert float(restored["a"][0, 0]) == 22
+
+
+def test_killed_while_it_falls_back(tmp_path, monkeypatch):
+    """What is half deleted is no checkpoint."""
+    checkpoints = filled(tmp_path / "c", [1, 2, 3], keep=3)
+
+    def killed(self):
+        next(self.rglob("manifest.ocdbt")).unlink()
+        raise OSError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(epath.Path(tmp_path)), "rmtree", killed)
+        with pytest.raises(UserError, match="cannot fall back to step 1"):
+            checkpoints.fall_back(1)
+    assert Checkpoints(tmp_path / "c", keep=3).latest_step() == 2
+    assert steps_in(tmp_path / "c") == [1, 2]
+    checkpoints = Checkpoints(tmp_path / "c", keep=3)
+    checkpoints.fall_back(1)
+    assert checkpoints.steps() == steps_in(tmp_path / "c") == [1]
+    assert len(list((tmp_path / "c").iterdir())) == 1
 
 
 def test_donated_arrays_do_not_reach_the_save(tmp_path, shared):

@@ -129,7 +129,6 @@ class _Training:
         self.bar: Progress | None = None
         self.journal: Journal | None = None
         self.quick: QuickEvaluation | None = None
-        self.probe: Probe | None = None
         self.stopped_by_alarm = False
         self.rollbacks = from_leader(list(read_lines(files.rollbacks)))
         self._begin()
@@ -139,7 +138,8 @@ class _Training:
         self.rates = {name: (self.rollbacks or [vars(self.config)])[-1][name] for name in ("lr_gen", "lr_dis")}
         slowed = dataclasses.replace(self.config, **self.rates)
         self.networks = build_networks(slowed)
-        self.monitor = Monitor(slowed)
+        self.monitor = Monitor(slowed, slowed_at=self.rollbacks[-1]["to_step"] if self.rollbacks else -1)
+        self.probe: Probe | None = None  # whose last look was at a training that may not have been this one
         self.unsaved_networks: tuple[int, dict[str, Any], dict[str, Any]] | None = None
         bound = {"networks": self.networks, "config": self.config}
         shared = replicated(self.mesh)
@@ -221,8 +221,8 @@ class _Training:
             steps = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(self.mesh))
             run = compiled(self.train_steps, self.state, *batches.shapes, steps)
             self.bar = bar
-            if self.step == 0 and config.monitor_every_steps:
-                self._look()  # what later looks are compared with
+            if config.monitor_every_steps and self.step % config.monitor_every_steps == 0:
+                self._look(again=self.step > 0)  # what later looks are compared with
             bar.unpause()
             bar.set_description("training")
             self.logged_step, self.logged_at = self.step, time.perf_counter()
@@ -348,13 +348,17 @@ class _Training:
                 self.quick = QuickEvaluation(self.dataset.images, self.held_out.images, seed=self.config.seed)
             figures = self.quick.figures(self._sample(variables, self.quick.num_fakes))
             measure = self.config.best_measure
-            best = figures[measure] < self.files.lowest(measure)
+            best = figures[measure] < self.files.value_of(self.best.latest_step(), measure)
             self.journal.evaluation({"step": self.step, "best_by": measure, **figures})
         if from_leader(best):
             self._save_generator_to(self.best, self.step, variables, best_by=self.config.best_measure)
 
-    def _look(self) -> None:
-        """Looks at the training's health, and does about the alarms what `on_alarm` says."""
+    def _look(self, *, again: bool = False) -> None:
+        """Looks at the training's health, and does about the alarms what `on_alarm` says.
+
+        `again`: at a step that was looked at before the training was stopped or rolled back, and only so that the next
+        look is compared with it.
+        """
         generator = self.generator_to_sample(self.state)
         alarms: list[Alarm] = []
         if self.journal:
@@ -362,14 +366,15 @@ class _Training:
                 held_out = self.held_out.images if self.held_out else None
                 self.probe = Probe(self.networks, self.config, self.dataset.images, held_out, mesh=local_mesh())
             line = {"step": self.step, **self.probe.figures(generator, self.state.dis.variables)}
-            self.journal.health(line)
-            alarms = self.monitor.take_health(line)
+            if not again:
+                self.journal.health(line)
+                alarms = self.monitor.take_health(line)
         since, too_fast = from_leader(_gist(alarms))
         if since is None:
             return
         if self._may_roll_back():
             raise _RollBack(alarms, since, too_fast)
-        self.stopped_by_alarm = self.config.on_alarm == "stop"
+        self.stopped_by_alarm = self.config.on_alarm == "stop" and self.step < self.total_steps
         for alarm in alarms:
             self._tell(alarm, "stopped" if self.stopped_by_alarm else "warned")
 
@@ -385,19 +390,20 @@ class _Training:
         return self.config.on_alarm == "rollback" and len(self.rollbacks) < self.config.max_rollbacks
 
     def _roll_back(self, back: _RollBack) -> None:
-        """Goes back to the last checkpoint at or before a step, with slower networks."""
+        """Goes back to where all was sound, with slower networks."""
         stood = self.step
+        self.checkpoints.wait()
+        step = from_leader(_step_to_go_back_to(self.checkpoints.steps(), back.step, self.config.checkpoint_every_steps))
         rates = self.rates | {name: self.rates[name] * self.config.rollback_factor for name in back.too_fast}
         # The state is the last to go: a crash before it leaves the training where it stood, a crash after it at the
         # earlier step and as fast as it was, to run into the alarm once more.
         self.unsaved_networks = None
-        self.generators.fall_back(back.step)
-        self.discriminators.fall_back(back.step)
-        self.best.fall_back(back.step)
-        step = from_leader(self.checkpoints.fall_back(back.step)) or 0
+        for checkpoints in (self.generators, self.discriminators, self.best, self.checkpoints):
+            checkpoints.fall_back(step)
         slowed = ", ".join(f"{name}={rates[name]:g}" for name in back.too_fast)
         for alarm in back.alarms:
-            self._tell(alarm, f"rolled back to step {step}, {slowed}", rolled_back_to=step)
+            about = {"rolled_back_to": step, "rollback": len(self.rollbacks) + 1}
+            self._tell(alarm, f"rolled back to step {step}, {slowed}", **about)
         if self.journal:
             self.journal.close()
         names = ", ".join(alarm.name for alarm in back.alarms)
@@ -541,6 +547,12 @@ def _describe(dataset: CachedImages) -> dict[str, Any]:
 def _gist(alarms: list[Alarm]) -> tuple[int | None, list[str]]:
     """The step after which the evidence of all alarms lies, and which networks are too fast."""
     return min((alarm.since for alarm in alarms), default=None), sorted({alarm.too_fast for alarm in alarms})
+
+
+def _step_to_go_back_to(checkpoints: list[int], sound: int, interval: int) -> int:
+    """Of steps in order: the last at or before `sound`; the oldest where that was given up for newer ones; else 0."""
+    oldest = checkpoints[0] if checkpoints and sound >= interval else 0
+    return max((step for step in checkpoints if step <= sound), default=oldest)
 
 
 def _versions() -> dict[str, Any]:

@@ -32,6 +32,7 @@ _GROWN = 8.0  # times the first weights, layer by layer; 1 to 3 in ten thousand 
 _OVERFITTED = 0.6  # r_v of Karras et al. 2020 (arXiv:2006.06676), who keep theirs below it
 _CERTAIN = 1.0  # logits between reals and fakes, below which r_v is noise
 _USUAL_RATE = 2e-4  # of the published networks
+_DROPOUT = 0.2  # that remedies speak of
 _COPIES = 0.25  # share of the fakes
 
 
@@ -76,12 +77,19 @@ class Alarm:
 class Monitor:
     """Watches a training."""
 
-    def __init__(self, config: Config) -> None:
-        """Has seen nothing yet; `config` has the rates of now, where rollbacks changed them."""
+    def __init__(self, config: Config, *, slowed_at: int = -1) -> None:
+        """Has seen nothing yet.
+
+        Args:
+          config: the training, with the rates of now where rollbacks changed them.
+          slowed_at: the step to which the last rollback led; what is seen after it is not judged by what was before.
+        """
         self._config = config
+        self._slowed_at = slowed_at
         self._metrics: list[dict[str, Any]] = []
         self._health: list[dict[str, Any]] = []
         self._present: set[str] = set()  # alarms whose sign has not gone since they were raised
+        self._first_gradients: list[dict[str, Any]] = []
         self._best_diversity = 0.0
 
     def follow(self, metrics: Iterable[dict[str, Any]], health: Iterable[dict[str, Any]]) -> list[Alarm]:
@@ -91,28 +99,34 @@ class Monitor:
             while metrics and metrics[0]["step"] <= line["step"]:
                 self.take_metrics(metrics.popleft())
             raised += self.take_health(line)
-        self._metrics += metrics
+        for line in metrics:
+            self.take_metrics(line)
         return raised
 
     def take_metrics(self, line: dict[str, Any]) -> None:
         """Takes in a line of metrics.jsonl."""
+        if line["step"] % self._config.dis_steps:  # the generator did not learn in this step
+            line = {name: value for name, value in line.items() if name != "grad_norm_gen"}
+        elif "grad_norm_gen" in line and len(self._first_gradients) < _METRICS_LINES:
+            self._first_gradients.append(line)
         self._metrics.append(line)
 
     def take_health(self, line: dict[str, Any]) -> list[Alarm]:
         """Takes in a line of health.jsonl, after those of metrics.jsonl up to it; the alarms to raise now."""
         self._health.append(line)
         step = line["step"]
+        health = self._window(self._health, step, _HEALTH_LINES)
+        if health:
+            self._best_diversity = max(self._best_diversity, _median(health, "diversity"))
         look = _Look(
             self._config,
             step,
             self._window(self._metrics, step, _METRICS_LINES),
-            self._window(self._health, step, _HEALTH_LINES),
-            first_gradient=_median(self._metrics[:_METRICS_LINES], "grad_norm_gen"),
+            health,
+            first_gradient=_median(self._first_gradients, "grad_norm_gen"),
             first_health=self._health[0],
             best_diversity=self._best_diversity,
         )
-        if look.health:
-            self._best_diversity = max(self._best_diversity, look.of("diversity"))
         raised = []
         for name, (_, sign, _) in _SIGNS.items():
             found = sign(look)
@@ -124,7 +138,7 @@ class Monitor:
     def not_finite(self, what: str, step: int, since: int) -> Alarm:
         """The alarm for a number that is none: `what` says which; at the step `since` all was sound."""
         sentence = "The networks hold numbers that are none, which no further step can mend."
-        return self._alarm("divergence", step, since, _Found(sentence, what))
+        return self._alarm("divergence", step, since, _Found(sentence, what, too_fast=_faster(self._config)))
 
     def _alarm(self, name: str, step: int, since: int, found: "_Found") -> Alarm:
         title, _, remedies = _SIGNS[name]
@@ -132,10 +146,13 @@ class Monitor:
         return Alarm(name, title, step, since, found.sentence, found.evidence, first, found.too_fast)
 
     def _window(self, lines: Sequence[dict[str, Any]], step: int, fewest: int) -> list[dict[str, Any]]:
-        """The lines of the last `alarm_patience` steps, at least `fewest`; none while the training is too young."""
-        first = bisect.bisect_right(lines, step - self._config.alarm_patience, key=lambda line: line["step"])
+        """The lines of the last `alarm_patience` steps, at least `fewest`; none while it is too young."""
+        patience = self._config.alarm_patience
+        begun = self._slowed_at if step > self._slowed_at else -1
+        first = bisect.bisect_right(lines, step - patience, key=lambda line: line["step"])
         first = min(first, len(lines) - fewest)
-        return [] if first < 0 or step < self._config.alarm_patience else lines[first:]
+        young = first < 0 or step < max(begun, 0) + patience or lines[first]["step"] <= begun
+        return [] if young else lines[first:]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +183,7 @@ class _Look:
 
     def of(self, name: str) -> float:
         """The median of a figure over its window; NaN where it was not measured, of which no comparison is true."""
-        return _median(self.metrics if self.metrics and name in self.metrics[-1] else self.health, name)
+        return _median(self.metrics if any(name in line for line in self.metrics) else self.health, name)
 
 
 def _median(lines: Sequence[dict[str, Any]], name: str) -> float:
@@ -180,6 +197,10 @@ class _Found(NamedTuple):
     sentence: str
     evidence: str
     too_fast: str = "lr_dis"
+
+
+def _faster(c: Config) -> str:
+    return "lr_gen" if c.lr_gen > c.lr_dis else "lr_dis"
 
 
 def _non_convergence(look: _Look) -> _Found | None:
@@ -196,13 +217,13 @@ def _non_convergence(look: _Look) -> _Found | None:
         won, lost = dis < _WON_HINGE, dis > _LOST_HINGE
         scores += f"; its loss {dis:.2g}"
     if won or gradient < _VANISHED * look.first_gradient:
-        return _Found(
-            "The discriminator overpowers the generator, which learns next to nothing from it.",
-            f"{scores}; the norm of the generator's gradient {gradient:.2g}, at first {look.first_gradient:.2g}",
-        )
+        if not math.isnan(gradient):
+            scores += f"; the norm of the generator's gradient {gradient:.2g}, at first {look.first_gradient:.2g}"
+        return _Found("The discriminator overpowers the generator, which learns next to nothing from it.", scores)
     if lost:
         return _Found(
-            "The generator overpowers the discriminator, which cannot tell fakes from reals, and so teaches nothing.",
+            "The discriminator cannot tell fakes from reals, and so teaches nothing: the generator overpowers it, or "
+            "it learns too slowly.",
             scores,
             too_fast="lr_gen",
         )
@@ -210,16 +231,25 @@ def _non_convergence(look: _Look) -> _Found | None:
 
 
 def _balance(c: Config, too_fast: str) -> Iterator[str]:
-    yield _lower(c, too_fast)
+    slow = "lr_dis" if too_fast == "lr_gen" else "lr_gen"
+    if getattr(c, slow) < _USUAL_RATE >= getattr(c, too_fast):
+        yield f"raise {slow}, now {getattr(c, slow):g}, to {_USUAL_RATE:g}"
+    else:
+        yield _lower(c, too_fast)
     if too_fast == "lr_gen":
-        yield "dis_steps=2, so that the discriminator catches up"
+        if c.dis_steps == 1:
+            yield "dis_steps=2, so that the discriminator catches up"
         yield f"raise dis_features, now {c.dis_features}"
         return
+    if c.dis_steps > 1:
+        yield f"lower dis_steps, now {c.dis_steps}, to 1"
     if c.arch == "dcgan":
         yield "arch=sngan, whose discriminator cannot become steep"
     if c.loss == "bce" and c.real_label == 1:
         yield "real_label=0.9, so that the discriminator is never certain"
-    yield "dis_dropout=0.2, so that it sees less"
+    if c.dis_dropout < _DROPOUT:
+        yield f"dis_dropout={_DROPOUT:g}, so that it sees less"
+    yield f"raise gen_features, now {c.gen_features}"
 
 
 def _mode_collapse(look: _Look) -> _Found | None:
@@ -236,14 +266,17 @@ def _mode_collapse(look: _Look) -> _Found | None:
 
 
 def _variety(c: Config, _: str) -> Iterator[str]:
-    if c.lr_dis == c.lr_gen:
-        yield f"lower lr_gen, now {c.lr_gen:g}, to {c.lr_gen / 2:g}, so that the discriminator keeps up"
-    else:
+    if c.lr_dis != c.lr_gen:
         yield f"bring lr_gen, now {c.lr_gen:g}, and lr_dis, now {c.lr_dis:g}, nearer to each other"
+    elif c.lr_gen < _USUAL_RATE / 10:
+        yield f"raise lr_gen and lr_dis, now {c.lr_gen:g}, to {_USUAL_RATE:g}"
+    else:
+        yield f"lower lr_gen, now {c.lr_gen:g}, to {c.lr_gen / 2:g}, so that the discriminator keeps up"
     if c.arch == "dcgan":
         yield "arch=sngan"
     if c.loss != "wgan-gp":
-        yield "loss=wgan-gp with dis_steps=5, which collapses less"
+        targets = ", real_label=1 and label_flip=0" if c.real_label != 1 or c.label_flip else ""
+        yield f"loss=wgan-gp with dis_steps=5{targets}, which collapses less"
     yield f"raise batch_size, now {c.batch_size}, so that a batch shows the discriminator how alike fakes are"
 
 
@@ -273,7 +306,8 @@ def _divergence(look: _Look) -> _Found | None:
     losses = {name: look.of(name) for name in ("loss_dis", "loss_gen")}
     values = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
     if look.config.loss != "wgan-gp" and max(map(abs, losses.values())) > _RUNAWAY:
-        return _Found("The losses run away: the networks' answers grow without end.", values)
+        sentence = "The losses run away: the networks' answers grow without end."
+        return _Found(sentence, values, too_fast=_faster(look.config))
     for network, title in (("dis", "discriminator"), ("gen", "generator")):
         growth = look.growth(network)
         if growth > _GROWN:
@@ -299,7 +333,8 @@ def _slower(c: Config, too_fast: str) -> Iterator[str]:
 
 def _lower(c: Config, rate: str) -> str:
     now = getattr(c, rate)
-    return f"lower {rate}, now {now:g}, to {min(now / 4, _USUAL_RATE):g} (on_alarm=rollback lowers it by itself)"
+    by_itself = "" if c.on_alarm == "rollback" else " (on_alarm=rollback lowers it by itself)"
+    return f"lower {rate}, now {now:g}, to {min(now / 4, _USUAL_RATE):g}{by_itself}"
 
 
 def _overfitting(look: _Look) -> _Found | None:
@@ -313,14 +348,29 @@ def _overfitting(look: _Look) -> _Found | None:
     )
 
 
-def _more_images(c: Config, _: str) -> Iterator[str]:
+def _less_by_heart(c: Config, _: str) -> Iterator[str]:
+    yield from _more_images(c)
+    yield _shorter(c)
+
+
+def _more_images(c: Config) -> Iterator[str]:
     if not c.data.horizontal_flip:
         yield "data.horizontal_flip=True, which doubles the images"
     if c.data.label:
         yield "data.label='', to learn from the other classes too"
-    if not c.evaluate_every_steps:
-        yield f"evaluate_every_steps={c.checkpoint_every_steps}, which keeps the best generator so far in best/"
-    yield f"lower dis_features, now {c.dis_features}, or set dis_dropout=0.2"
+    if c.data.holdout_fraction and not c.evaluate_every_steps:
+        yield (
+            f"evaluate_every_steps={c.checkpoint_every_steps}, which keeps the best generator so far in best/, by 20 "
+            "or more held-out images"
+        )
+    if c.dis_dropout < _DROPOUT:
+        yield f"dis_dropout={_DROPOUT:g}, so that the discriminator sees less"
+    yield f"lower dis_features, now {c.dis_features}"
+
+
+def _shorter(c: Config) -> str:
+    name = "num_steps" if c.num_steps else "num_epochs"
+    return f"lower {name}, now {getattr(c, name)}, in a new workdir, to end before this"
 
 
 def _copying(look: _Look) -> _Found | None:
@@ -335,8 +385,8 @@ def _copying(look: _Look) -> _Found | None:
 
 
 def _less_capacity(c: Config, _: str) -> Iterator[str]:
-    yield "lower num_steps: the generators before this one are in checkpoints/"
-    yield from _more_images(c, _)
+    yield _shorter(c)
+    yield from _more_images(c)
 
 
 _SIGNS: dict[str, tuple[str, Callable[[_Look], _Found | None], Callable[[Config, str], Iterator[str]]]] = {
@@ -344,6 +394,6 @@ _SIGNS: dict[str, tuple[str, Callable[[_Look], _Found | None], Callable[[Config,
     "mode_collapse": ("Mode collapse", _mode_collapse, _variety),
     "oscillation": ("Oscillation", _oscillation, _steadier),
     "divergence": ("Divergence", _divergence, _slower),
-    "overfitting": ("Overfitting of the discriminator", _overfitting, _more_images),
+    "overfitting": ("Overfitting of the discriminator", _overfitting, _less_by_heart),
     "copies": ("Copies of training images", _copying, _less_capacity),
 }

@@ -47,19 +47,21 @@ class Probe:
         """
         random = np.random.default_rng(config.seed)  # classes lie together
 
-        def some(images: np.ndarray, number: int) -> np.ndarray:
-            return np.asarray(images[np.sort(random.permutation(len(images))[:number])])
+        def some(indices: np.ndarray, number: int) -> np.ndarray:
+            return np.sort(random.permutation(indices)[:number])
 
         self._mesh = mesh
-        training = some(training, _MAX_TRAINING)
-        parts = (training[i : i + _FAKES] for i in range(0, len(training), _FAKES))
-        thumbnails = np.concatenate([_thumbnails(uint8_to_unit(part)) for part in parts])
-        within = np.array(_distances(*2 * [thumbnails[random.permutation(len(training))[:_FAKES]]]))
+        sought = some(np.arange(len(training)), _MAX_TRAINING)  # read by parts, as all may be a gigabyte
+        parts = (sought[i : i + _FAKES] for i in range(0, len(sought), _FAKES))
+        thumbnails = np.concatenate([_thumbnails(uint8_to_unit(training[part])) for part in parts])
+        within = np.array(_distances(*2 * [thumbnails[random.permutation(len(sought))[:_FAKES]]]))
         own = np.median(_to_nearest_other(within))
-        kinds = [training] if held_out is None or len(held_out) < _MIN_HELD_OUT else [training, held_out]
-        batch = min(config.batch_size, *map(len, kinds), _JUDGED)
+        kinds = [(training, sought)]
+        if held_out is not None and len(held_out) >= _MIN_HELD_OUT:
+            kinds.append((held_out, np.arange(len(held_out))))
+        batch = min(config.batch_size, *(len(indices) for _, indices in kinds), _JUDGED)
         batches = _JUDGED // batch
-        reals = np.stack([np.resize(some(kind, batch * batches), (batches, batch, *kind.shape[1:])) for kind in kinds])
+        reals = np.stack([images[np.resize(some(own, batch * batches), (batches, batch))] for images, own in kinds])
         self._reals = {
             "diversity_reals": float(_mean_distance(within)),
             "near_duplicates_reals": float(np.mean(_to_nearest_other(within) < _NEAR * own)),

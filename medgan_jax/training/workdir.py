@@ -151,13 +151,19 @@ class Workdir:
     def forget_after(self, step: int) -> None:
         """Drops what the logs and pictures tell past `step`, which a restored training will write again.
 
-        Alarms that led back to an earlier step stay, as what they tell of is not written again.
+        Alarms that led back to an earlier step stay, as what they tell of is not written again; those of a rollback
+        that a crash came before do not.
         """
         if not self.writes:
             return
+        rollbacks = len(list(read_lines(self.rollbacks)))
         for path in (self.metrics, self.evaluations, self.health, self.alarms):
             if path.exists():
-                kept = [line for line in read_lines(path) if line["step"] <= step or "rolled_back_to" in line]
+                kept = [
+                    line
+                    for line in read_lines(path)
+                    if (line["rollback"] <= rollbacks if "rollback" in line else line["step"] <= step)
+                ]
                 replace_file(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
         for later, path in self.pictures().items():
             if later > step:
@@ -167,17 +173,19 @@ class Workdir:
         """Adds one line to a log, on the disk when this returns: no checkpoint is newer than its log."""
         if not self.writes:
             return
-        with naming(path), open(path, "a") as file:
-            file.write(json.dumps(line) + "\n")
+        with naming(path), open(path, "a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read() != b"\n":  # a crash cut the last line short
+                    file.write(b"\n")
+            file.write(json.dumps(line).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def lowest(self, measure: str) -> float:
-        """The value by which `best` was chosen, in evaluations.jsonl; infinity where that was another measure."""
-        values: list[float] = []
-        for line in read_lines(self.evaluations):
-            values = [*values, line[measure]] if line.get("best_by") == measure else []
-        return min(values, default=math.inf)
+    def value_of(self, step: int | None, measure: str) -> float:
+        """By which `step` was chosen for `best`, in evaluations.jsonl; infinity where that was another measure."""
+        lines = (line for line in read_lines(self.evaluations) if line["step"] == step)
+        return next((line[measure] for line in lines if line.get("best_by") == measure), math.inf)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

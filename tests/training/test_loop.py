@@ -191,13 +191,15 @@ def test_an_alarm_warns_and_the_training_goes_on(config, tmp_path, monkeypatch, 
 
 def test_an_alarm_stops_a_training_which_can_go_on(config, tmp_path, monkeypatch, capsys):
     """To the same end as one that was never looked at."""
-    raises_alarms(monkeypatch, 6, since=2)
+    raises_alarms(monkeypatch, 6, 8, since=2)
     c = config(monitor_every_steps=3, on_alarm="stop")
     assert train(c, tmp_path / "run") == loop.STOPPED_BY_ALARM == 3
     assert int(final_state(tmp_path / "run", c).step) == 6
     assert lines(Workdir(tmp_path / "run").alarms)[0]["action"] == "stopped"
     assert "stopped by an alarm at step 6" in capsys.readouterr().out
-    assert train(c, tmp_path / "run") == 0
+    assert train(c, tmp_path / "run") == 0  # at the end there is nothing to stop
+    assert [line["action"] for line in lines(Workdir(tmp_path / "run").alarms)] == ["stopped", "warned"]
+    assert ["drift" in line for line in lines(Workdir(tmp_path / "run").health)] == [False, True, True, True]
     train(config(), tmp_path / "whole")
     jax.tree.map(
         np.testing.assert_array_equal, final_state(tmp_path / "run", c), final_state(tmp_path / "whole", config())
@@ -225,6 +227,7 @@ def test_rolling_back_goes_on_from_the_last_healthy_checkpoint_with_a_slower_dis
     first, second = lines(files.alarms)  # of step 9, twice: no rollback is left for the second
     assert (first["action"], first["rolled_back_to"]) == ("rolled back to step 4, lr_dis=5e-05", 4)
     assert second["action"] == "warned"
+    assert [(line["step"], "drift" in line) for line in lines(files.health)] == [(9, False), (13, True)]
     assert [line["step"] for line in lines(files.metrics)] == [2, 4, 6, 8, 10, 12, 13]
     assert list(files.pictures()) == [0, 4, 8, 12, 13]
     jax.tree.map(np.testing.assert_array_equal, log(tmp_path / "run"), log(tmp_path / "by_hand"))
@@ -239,6 +242,15 @@ def test_rolling_back_goes_on_from_the_last_healthy_checkpoint_with_a_slower_dis
         final_state(tmp_path / "run", c),
         final_state(tmp_path / "by_hand", slower),
     )
+
+
+@pytest.mark.parametrize(
+    ("checkpoints", "sound", "expected"),
+    [([4, 8, 12], 11, 8), ([4, 8, 12], 12, 12), ([4, 8], 3, 0), ([], 9, 0), ([16, 20, 24], 9, 16), ([6, 8], 3, 0)],
+)
+def test_where_a_rollback_leads(checkpoints, sound, expected):
+    """Long trainings do not start anew because the checkpoint of old is gone."""
+    assert loop._step_to_go_back_to(checkpoints, sound, interval=4) == expected
 
 
 def test_divergence_rolls_back_as_often_as_it_may(config, tmp_path):

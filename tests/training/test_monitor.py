@@ -1,11 +1,12 @@
 """Each alarm by its own sign, none by sound figures, and the same ones however often a training is stopped."""
 
+import ast
 import re
 
 import pytest
 
 from medgan_jax.config import field_names
-from medgan_jax.training.monitor import Monitor
+from medgan_jax.training.monitor import _SIGNS, Monitor, _Found
 
 SOUND_METRICS = {
     "loss_dis": 0.6, "loss_gen": 1.9, "score_real": 0.8, "score_fake_before": 0.2, "score_fake_after": 0.15,
@@ -89,6 +90,44 @@ def test_a_sign_that_lasts_raises_its_alarm_once(tiny_config, case):
 @pytest.mark.parametrize("loss", ["bce", "hinge", "wgan-gp"])
 def test_sound_figures_raise_nothing(tiny_config, loss):
     assert alarms(tiny_config(loss=loss)) == []
+
+
+NEAR_MISSES = {  # what differs in the config, the metrics and the looks
+    "the generator answers the update": (
+        {}, {"score_real": 0.999, "score_fake_before": 0.001, "score_fake_after": 0.1}, {}
+    ),
+    "the update undoes the generator's step": (
+        {}, {"score_real": 0.999, "score_fake_before": 0.1, "score_fake_after": 0.001}, {}
+    ),
+    "reals are not certain": ({}, {"score_real": 0.9, "score_fake_before": 0.001, "score_fake_after": 0.001}, {}),
+    "reals are alike": ({}, {}, {"copies": 0.3, "copies_reals": 0.1}),
+    "reals and fakes look alike": ({}, {}, {"logit_train": 0.3, "logit_held_out": -0.3, "logit_fakes": -0.4}),
+    "a critic's loss": ({"loss": "wgan-gp"}, {"loss_gen": 300.0}, {}),
+    "one layer grew": ({}, {}, {"norms_gen": [4.0, 20.0]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", NEAR_MISSES)
+def test_half_of_a_sign_raises_nothing(tiny_config, case):
+    config, metrics_changes, health_changes = NEAR_MISSES[case]
+    assert alarms(tiny_config(**config), metrics_changes, health_changes) == []
+
+
+def test_less_diversity_than_ever_is_sound_while_it_is_half_of_that_of_reals(tiny_config):
+    lines = in_order(
+        metrics(range(50, 2001, 50)),
+        health(range(0, 1001, 100), diversity=0.3),
+        health(range(1100, 2001, 100), diversity=0.11),
+    )
+    assert watch(Monitor(tiny_config()), lines) == []
+
+
+def test_gradients_are_compared_with_the_first_however_long_it_is(tiny_config):
+    lines = in_order(
+        metrics(range(50, 501, 50)), metrics(range(550, 2501, 50), grad_norm_gen=1.0),
+        metrics(range(2550, 4001, 50), grad_norm_gen=0.01), health(range(0, 4001, 100)),
+    )  # fmt: skip
+    assert [alarm.step for alarm in watch(Monitor(tiny_config()), lines)] == [2800]
 
 
 def test_a_vanishing_gradient_is_non_convergence(tiny_config):
@@ -190,6 +229,99 @@ def test_the_network_that_is_too_fast_is_named(tiny_config, metrics_changes, hea
     assert alarm.remedies[0].startswith(f"lower {too_fast}, now 0.0002, to 5e-05")
 
 
+REMEDIES_OF = {  # configs that remedies may not fit, and what the usual ones would be refused for, or are already
+    "usual": {},
+    "all of it done": {
+        "arch": "sngan", "loss": "wgan-gp", "dis_steps": 5, "dis_dropout": 0.5, "data_horizontal_flip": True,
+        "ema_decay": 0.99, "data_holdout_fraction": 0.2, "evaluate_every_steps": 50,
+    },
+    "targets of bce": {"arch": "dcgan", "real_label": 0.9, "label_flip": 0.1, "num_steps": 0},
+    "hinge, as low as dropout of remedies": {"loss": "hinge", "dis_dropout": 0.2},
+    "rolling back": {"on_alarm": "rollback", "monitor_every_steps": 100, "lr_dis": 5e-5},
+    "of other rates": {"lr_gen": 2e-6, "adam_beta1": 0.9, "simultaneous": True, "dtype": "bfloat16"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REMEDIES_OF)
+def test_remedies_are_such_that_the_config_allows_them(tiny_config, case):
+    options = REMEDIES_OF[case]
+    config = tiny_config(**options)
+    monitor = Monitor(config)
+    for name in _SIGNS:
+        for too_fast in ("lr_gen", "lr_dis"):
+            (first, *rest) = (alarm := monitor._alarm(name, 9, 4, _Found("", "", too_fast))).remedies
+            assert len(rest) in (1, 2)
+            assert len({first, *rest}) == len(alarm.remedies)
+            for remedy in alarm.remedies:
+                changes = {
+                    field.replace(".", "_"): ast.literal_eval(value)
+                    for field, value in re.findall(r"([a-z_.0-9]+)=('[^']*'|[-\w.]+)", quoted(remedy))
+                }
+                assert ("on_alarm" in changes) <= (config.on_alarm != "rollback")
+                changed = tiny_config(
+                    **options | {name: value for name, value in changes.items() if name != "on_alarm"}
+                )
+                assert changed != config or not changes or "on_alarm" in changes
+
+
+def quoted(remedy):
+    """With the names among its values in quotes."""
+    return re.sub(r"=([a-z][-\w]*)", r"='\1'", remedy)
+
+
+def test_rates_that_are_too_low_are_to_be_raised(tiny_config):
+    (alarm,) = alarms(tiny_config(lr_gen=2e-6), DISCRIMINATOR_WINS)
+    assert alarm.remedies[0] == "raise lr_gen, now 2e-06, to 0.0002"
+    (alarm,) = alarms(tiny_config(lr_gen=2e-8, lr_dis=2e-8), {"score_real": 0.5, "score_fake_before": 0.5})
+    assert alarm.remedies[0] == "raise lr_dis, now 2e-08, to 0.0002"
+    (alarm,) = alarms(tiny_config(lr_gen=2e-8, lr_dis=2e-8), {}, {"diversity": 0.001})
+    assert alarm.remedies[0] == "raise lr_gen and lr_dis, now 2e-08, to 0.0002"
+
+
+def test_steps_without_a_turn_of_the_generator_tell_nothing_of_its_gradient(tiny_config):
+    """Six of eleven lines are of such steps, where its norm is 0."""
+    lines = in_order(
+        [line | {"grad_norm_gen": 0.0 if line["step"] % 2 else 50.0} for line in metrics(range(45, 1501, 45))],
+        health(range(0, 1501, 100)),
+    )
+    assert watch(Monitor(tiny_config(dis_steps=2)), lines) == []
+    lost = [line | {"grad_norm_gen": 1e-3} if line["step"] > 500 and "score_real" in line else line for line in lines]
+    assert [alarm.name for alarm in watch(Monitor(tiny_config(dis_steps=2)), lost)] == ["non_convergence"]
+
+
+def test_the_evidence_is_true_at_the_first_look_of_all(tiny_config):
+    (alarm,) = alarms(tiny_config(), {}, {"diversity": 0.005})
+    assert "two fakes at their best by 0.005" in alarm.evidence
+
+
+def test_gradients_are_compared_with_the_first_that_were_logged(tiny_config):
+    """A training of an older version has none at its beginning."""
+    old = [
+        {name: value for name, value in line.items() if name != "grad_norm_gen"} for line in metrics(range(50, 951, 50))
+    ]
+    lines = in_order(
+        old, metrics(range(1000, 1501, 50)), metrics(range(1550, 2501, 50), grad_norm_gen=1e-3),
+        health(range(1000, 2501, 100)),
+    )  # fmt: skip
+    (alarm,) = watch(Monitor(tiny_config()), lines)
+    assert "0.001, at first 50" in alarm.evidence
+    (alarm,) = watch(
+        Monitor(tiny_config()), in_order([line | DISCRIMINATOR_WINS for line in old], health(range(0, 901, 100)))
+    )
+    assert "nan" not in alarm.evidence
+
+
+def test_after_a_rollback_what_was_before_is_no_evidence(tiny_config):
+    """The rates were others: the signs must last as long as at first."""
+    lines = in_order(metrics(range(50, 2001, 50)), health(range(0, 2001, 100), copies=0.9))
+    assert [alarm.step for alarm in watch(Monitor(tiny_config()), lines)] == [500]
+    assert [alarm.step for alarm in watch(Monitor(tiny_config(), slowed_at=900), lines)] == [500, 1400]
+    impatient = Monitor(tiny_config(alarm_patience=100), slowed_at=900)  # four looks at least
+    assert [alarm.step for alarm in watch(impatient, lines)] == [300, 1300]
+
+
 def test_a_number_that_is_none(tiny_config):
     alarm = Monitor(tiny_config()).not_finite("loss_gen is nan", 7, 4)
     assert (alarm.name, alarm.step, alarm.since, alarm.evidence) == ("divergence", 7, 4, "loss_gen is nan")
+    assert alarm.too_fast == "lr_dis"
+    assert Monitor(tiny_config(lr_gen=0.5)).not_finite("loss_gen is nan", 7, 4).too_fast == "lr_gen"

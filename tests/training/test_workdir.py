@@ -5,7 +5,7 @@ import json
 import pytest
 
 from medgan_jax.errors import UserError
-from medgan_jax.training.workdir import Workdir
+from medgan_jax.training.workdir import Workdir, read_lines
 
 IMAGES = {"digest": "abc", "num_images": 12, "labels": {}}
 
@@ -116,14 +116,34 @@ def test_metrics_after_a_step_are_forgotten(tmp_path):
         file.write('{"step": 8, "epo')  # the crash came here
     for step, value in ((2, 5.0), (4, 7.0), (6, 3.0)):
         files.append(files.evaluations, {"step": step, "swd": value, "kid": -value, "best_by": "swd"})
-    assert files.lowest("swd") == 3
+    assert files.value_of(6, "swd") == 3
     files.forget_after(4)
-    assert files.lowest("swd") == 5
-    assert files.lowest("kid") == float("inf")  # it was not by this one that the best was chosen
+    assert files.value_of(2, "swd") == 5
+    assert files.value_of(2, "kid") == float("inf")  # it was not by this one that the best was chosen
+    assert files.value_of(6, "swd") == files.value_of(None, "swd") == float("inf")
     files.append(files.metrics, line(6))
     lines = [json.loads(text) for text in files.metrics.read_text().splitlines()]
     assert [entry["step"] for entry in lines] == [2, 4, 6]
     assert lines[0] == line(2)
+
+
+def test_alarms_of_rollbacks_stay_unless_a_crash_came_before_the_rollback(tmp_path):
+    files = Workdir(tmp_path)
+    files.append(files.rollbacks, line(8))
+    alarms = [line(2), line(8) | {"rollback": 1}, line(6), line(8) | {"rollback": 2}]
+    for alarm in alarms:
+        files.append(files.alarms, alarm)
+    files.forget_after(4)
+    assert list(read_lines(files.alarms)) == alarms[:2]
+
+
+def test_a_line_after_one_that_was_cut_short_is_whole(tmp_path):
+    files = Workdir(tmp_path)
+    files.append(files.rollbacks, line(2))
+    with files.rollbacks.open("a") as file:
+        file.write('{"step": 4, "to_')  # the crash came here
+    files.append(files.rollbacks, line(6))
+    assert list(read_lines(files.rollbacks)) == [line(2), line(6)]
 
 
 @pytest.mark.parametrize("field", ["--workdir", "output_prefix"])
