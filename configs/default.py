@@ -56,8 +56,8 @@ def get_config() -> ConfigDict:
     # What goes wrong: a look every so many steps, and what to do about an alarm. docs/alarms.md explains each.
     c.monitor_every_steps = 100  # diversity, copies, held-out scores, spectral norms, in health.jsonl; 0: no alarms
     c.alarm_patience = 500  # steps that bad signs must last to be an alarm
-    c.on_alarm = "warn"  # warn | stop | rollback: back to the last healthy checkpoint, with a lower lr_dis
-    c.rollback_factor = 0.5  # by which each rollback multiplies lr_dis; 0 to 1, both excluded
+    c.on_alarm = "warn"  # warn | stop | rollback: to the last healthy checkpoint, and the network at fault slower
+    c.rollback_factor = 0.5  # by which a rollback multiplies lr_dis, or lr_gen where that is at fault; between 0 and 1
     c.max_rollbacks = 3  # after so many, alarms only warn
 
     c.output_prefix = ""  # at the end also PREFIX_loss_plot.png, _real_fake_grid.png, _metrics_report.out, images

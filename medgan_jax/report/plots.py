@@ -121,21 +121,21 @@ def spectral_norms(health: Lines, alarms: Lines = ()) -> bytes | None:
 
 
 def diversity(health: Lines, alarms: Lines = ()) -> bytes | None:
-    """How different the fakes are from each other, beside the reals; arguments and result as for `spectral_norms`."""
-    x, y = _points(health, "diversity")
-    if not len(x):
-        return None
-    figure, (axes,) = _figure()
-    _curve(axes, x, y, color=_BLUE, marker="o", label="fakes")
-    x, y = _points(health, "diversity_reals")
-    if len(x):
-        axes.plot(x, y, color=_BLUE, linestyle="--", linewidth=1, label="reals")
-    axes.set_ylim(bottom=0)
-    axes.set(ylabel="mean distance of two images")
-    _title(figure, "Diversity of the fakes")
-    _legend(axes)
-    _finish([axes], alarms)
-    return png(figure)
+    """How different the fakes are from each other and from those before; arguments and result as for `spectral_norms`.
+
+    Reals are beside them, in a dashed line.
+    """
+    curves = {"fakes": "diversity", "the same latents, since the look before": "drift"}
+    return _of_looks(
+        health, alarms, curves, ylabel="mean distance of two images", title="Diversity of the fakes, and their drift",
+        floor="diversity_reals",
+    )  # fmt: skip
+
+
+def judgements(health: Lines, alarms: Lines = ()) -> bytes | None:
+    """What the discriminator thinks of images it has seen and not seen, and of fakes; as for `spectral_norms`."""
+    curves = {"training images": "logit_train", "held-out images": "logit_held_out", "fakes": "logit_fakes"}
+    return _of_looks(health, alarms, curves, ylabel="mean logit", title="Judgement of the discriminator")
 
 
 def measures(evaluations: Lines, alarms: Lines = ()) -> bytes | None:
@@ -177,6 +177,7 @@ PLOTS: dict[str, tuple[str, Callable[[Lines, Lines], bytes | None]]] = {  # the 
     "losses": ("metrics", losses),
     "scores": ("metrics", scores),
     "diversity": ("health", diversity),
+    "judgements": ("health", judgements),
     "gradient_norms": ("metrics", gradient_norms),
     "measures": ("evaluations", measures),
     "spectral_norms": ("health", spectral_norms),
@@ -226,6 +227,27 @@ def png(figure: "Figure", *, dpi: int = _DPI) -> bytes:
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi)
     return file.getvalue()
+
+
+def _of_looks(
+    health: Lines, alarms: Lines, curves: dict[str, str], *, ylabel: str, title: str, floor: str = ""
+) -> bytes | None:
+    series = [(label, *_points(health, key)) for label, key in curves.items()]
+    series = [each for each in series if len(each[1])]
+    if not series:
+        return None
+    figure, (axes,) = _figure()
+    for (label, x, y), colour, style, marker in zip(series, *_LOOKS, strict=False):
+        _curve(axes, x, y, color=colour, linestyle=style, marker=marker, label=label)
+    x, y = _points(health, floor)
+    if len(x):
+        axes.plot(x, y, color="#555555", linestyle="--", linewidth=1, label="reals")
+        axes.set_ylim(bottom=0)
+    axes.set(ylabel=ylabel)
+    _title(figure, title)
+    _legend(axes)
+    _finish([axes], alarms)
+    return png(figure)
 
 
 def _both_networks(

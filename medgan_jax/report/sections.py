@@ -42,7 +42,8 @@ _PLOT_TITLES = {
     "losses": "Losses of both networks over the iterations",
     "scores": "Scores of both networks over the iterations, from 0 to 1, with the line of balance at 0.5",
     "measures": "Evaluation measures over the iterations, each with its floor",
-    "diversity": "Diversity of the fakes and of the reals over the iterations",
+    "diversity": "Diversity of the fakes, their drift, and the diversity of the reals over the iterations",
+    "judgements": "Mean logits of training images, held-out images and fakes over the iterations",
     "gradient_norms": "Norms of both networks' gradients over the iterations",
     "spectral_norms": "Largest singular value of each layer of both networks over the iterations",
 }
@@ -319,7 +320,8 @@ def _alarms(record: Record) -> str:
     if rollbacks:
         items = "".join(
             f"<li>At step {line['step']} ({escaped(line.get('alarm', 'an alarm'))}): back to step "
-            f"{escaped(line.get('to_step', '?'))}, lr_dis {escaped(line.get('lr_dis', '?'))} from there on.</li>"
+            f"{escaped(line.get('to_step', '?'))}, with lr_gen {escaped(line.get('lr_gen', '?'))} "
+            f"and lr_dis {escaped(line.get('lr_dis', '?'))} from there on.</li>"
             for line in rollbacks[-MAX_ALARMS:]
         )
         body.append(f'<div class="rollbacks"><h3>Rollbacks</h3><ul>{items}</ul></div>')

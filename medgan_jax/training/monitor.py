@@ -1,8 +1,9 @@
 """Alarms: what is going wrong in a training, judged by its logs alone.
 
 A sign is a median over the last `alarm_patience` steps, so that no single line raises an alarm. An alarm is raised
-once, when its sign appears, and again only after the sign has gone. The same lines raise the same alarms, so a training
-that is stopped and goes on is watched as if it had not been. docs/alarms.md explains each, and says how often it errs.
+once, when its sign appears, and again only after the sign has been away for as long. The same lines raise the same
+alarms, so a training that is stopped and goes on is watched as if it had not been. docs/alarms.md explains each, and
+says how often it errs.
 """
 
 import bisect
@@ -88,7 +89,7 @@ class Monitor:
         self._slowed_at = slowed_at
         self._metrics: list[dict[str, Any]] = []
         self._health: list[dict[str, Any]] = []
-        self._present: set[str] = set()  # alarms whose sign has not gone since they were raised
+        self._seen: dict[str, int] = {}  # at which step the sign of an alarm was there last
         self._first_gradients: list[dict[str, Any]] = []
         self._best_diversity = 0.0
 
@@ -130,9 +131,12 @@ class Monitor:
         raised = []
         for name, (_, sign, _) in _SIGNS.items():
             found = sign(look)
-            if found and name not in self._present:
+            if not found:
+                continue
+            last = self._seen.get(name, -math.inf)
+            if step - last > self._config.alarm_patience or last <= self._slowed_at < step:
                 raised.append(self._alarm(name, step, look.since, found))
-            (self._present.add if found else self._present.discard)(name)
+            self._seen[name] = step
         return raised
 
     def not_finite(self, what: str, step: int, since: int) -> Alarm:
@@ -266,18 +270,17 @@ def _mode_collapse(look: _Look) -> _Found | None:
 
 
 def _variety(c: Config, _: str) -> Iterator[str]:
-    if c.lr_dis != c.lr_gen:
-        yield f"bring lr_gen, now {c.lr_gen:g}, and lr_dis, now {c.lr_dis:g}, nearer to each other"
-    elif c.lr_gen < _USUAL_RATE / 10:
-        yield f"raise lr_gen and lr_dis, now {c.lr_gen:g}, to {_USUAL_RATE:g}"
-    else:
-        yield f"lower lr_gen, now {c.lr_gen:g}, to {c.lr_gen / 2:g}, so that the discriminator keeps up"
     if c.arch == "dcgan":
         yield "arch=sngan"
     if c.loss != "wgan-gp":
         targets = ", real_label=1 and label_flip=0" if c.real_label != 1 or c.label_flip else ""
         yield f"loss=wgan-gp with dis_steps=5{targets}, which collapses less"
+    if c.lr_dis != c.lr_gen:
+        yield f"bring lr_gen, now {c.lr_gen:g}, and lr_dis, now {c.lr_dis:g}, nearer to each other"
+    elif c.lr_gen < _USUAL_RATE / 10:
+        yield f"raise lr_gen and lr_dis, now {c.lr_gen:g}, to {_USUAL_RATE:g}"
     yield f"raise batch_size, now {c.batch_size}, so that a batch shows the discriminator how alike fakes are"
+    yield "ema_decay=0.999, to sample from an average of generators" if not c.ema_decay else "another seed"
 
 
 def _oscillation(look: _Look) -> _Found | None:

@@ -1,6 +1,6 @@
 """A look at a training from outside its step: what its pictures, its judgements and its weights tell of its health.
 
-All of it is one compiled program, so that a look costs about one step. The fakes are those of the fixed latents.
+All of it is one compiled program, so that a look costs about two steps. The fakes are those of the fixed latents.
 """
 
 import functools
@@ -61,21 +61,21 @@ class Probe:
             kinds.append((held_out, np.arange(len(held_out))))
         batch = min(config.batch_size, *(len(indices) for _, indices in kinds), _JUDGED)
         batches = _JUDGED // batch
-        reals = np.stack([images[np.resize(some(own, batch * batches), (batches, batch))] for images, own in kinds])
+        reals = np.stack([images[np.resize(some(those, batch * batches), (batches, batch))] for images, those in kinds])
         self._reals = {
             "diversity_reals": float(_mean_distance(within)),
             "near_duplicates_reals": float(np.mean(_to_nearest_other(within) < _NEAR * own)),
             "copies_reals": float(_copied_share(thumbnails, thumbnails, themselves=True)),
         }
+        part = min(_FAKES, 1 << (config.batch_size.bit_length() - 1))  # no more memory than a step takes
+        latents = seeded_latents(config.seed, np.arange(_FAKES, dtype=np.int32), latent_dim=config.latent_dim)
         shared = replicated(mesh)
         self._constants = jax.device_put(
             {
                 "thumbnails": thumbnails,
                 "near": np.float32(_NEAR * own),
                 "reals": np.moveaxis(reals, 0, 2),  # (batches, batch, kinds, H, W, C): rows in turns, see Discriminator
-                "latents": np.asarray(
-                    seeded_latents(config.seed, np.arange(_FAKES, dtype=np.int32), latent_dim=config.latent_dim)
-                ),
+                "latents": latents.reshape(-1, part, config.latent_dim),
                 "key": jax.random.key_data(stream_key(config.seed, Stream.DISCRIMINATOR)),
             },
             shared,
@@ -123,7 +123,8 @@ def _look(
     networks: Networks,
 ) -> tuple[dict[str, Any], jax.Array]:
     """The figures, and thumbnails of the fakes; `before` are those of the look before."""
-    fakes = networks.generator.apply(generator, latents, training=False)
+    fakes = jax.lax.map(lambda each: networks.generator.apply(generator, each, training=False), latents)
+    fakes = fakes.reshape(_FAKES, *fakes.shape[2:])
     small = _thumbnails(signed_to_unit(fakes))
     within = _distances(small, small)
     judged = jnp.resize(fakes, (*reals.shape[:2], *fakes.shape[1:]))

@@ -67,10 +67,13 @@ def make(tmp_path):
                 for step in range(100, 500, 100)
             ],
         )
-        norms = {"norms_gen": [1.5, 2.5], "norms_dis": [1.0, 1.0, 1.0], "diversity": 0.2, "diversity_reals": 0.3}
-        write_lines(files.health, [{"step": step} | norms for step in range(100, 500, 100)])
+        look = {"norms_gen": [1.5, 2.5], "norms_dis": [1.0, 1.0, 1.0], "diversity": 0.2, "diversity_reals": 0.3,
+                "drift": 0.1, "logit_train": 2.5, "logit_held_out": 1.5, "logit_fakes": -2.0}  # fmt: skip
+        write_lines(files.health, [{"step": step} | look for step in range(100, 500, 100)])
         write_lines(files.alarms, changes.get("alarms", [ALARM]))
-        write_lines(files.rollbacks, [{"step": 200, "to_step": 100, "alarm": "mode_collapse", "lr_dis": 1e-4}])
+        write_lines(
+            files.rollbacks, [{"step": 200, "to_step": 100, "alarm": "mode_collapse", "lr_gen": 2e-4, "lr_dis": 1e-4}]
+        )
         return files
 
     return write

@@ -65,7 +65,7 @@ def test_it_shows_everything(make):
     words = said(text)
     for part in (
         "400 of 400 steps", "finished", "1 alarm", "Mode collapse", "step 200, since step 150", "The fakes are alike.",
-        "diversity 0.01", "raise latent_dim", "warned", "back to step 100, lr_dis 0.0001",
+        "diversity 0.01", "raise latent_dim", "warned", "back to step 100, with lr_gen 0.0002 and lr_dis 0.0001",
         "python train.py --workdir=run", "benign",
         "malignant", "12 images to train on", "data.source phantom", "num_sample_images 4", "floor 40.5",
     ):  # fmt: skip

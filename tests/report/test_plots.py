@@ -178,10 +178,13 @@ def test_plots_are_written_as_files_with_all_axes_labelled(make, drawn):
     assert sorted(path.name for path in (files.path / "plots").iterdir()) == sorted(path.name for path in paths)
     labels = [[axes.get_ylabel().replace("\n", " ") for axes in figure.axes] for figure in drawn]
     assert labels == [
-        ["loss"], ["score"], ["mean distance of two images"], ["norm of the gradient"], ["SWD", "KID"],
+        ["loss"], ["score"], ["mean distance of two images"], ["mean logit"], ["norm of the gradient"], ["SWD", "KID"],
         ["generator's largest singular value", "discriminator's largest singular value"],
     ]  # fmt: skip
     assert all(figure.axes[-1].get_xlabel() == "iteration" for figure in drawn)
     lines = curves(drawn[2].axes[0])
     assert set(lines["fakes"].get_ydata()) == {0.2}
     assert set(lines["reals"].get_ydata()) == {0.3}
+    assert set(lines["the same latents, since the look before"].get_ydata()) == {0.1}
+    heights = {label: set(line.get_ydata()) for label, line in curves(drawn[3].axes[0]).items()}
+    assert heights == {"training images": {2.5}, "held-out images": {1.5}, "fakes": {-2.0}}
