@@ -16,7 +16,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from medgan_jax import __version__
-from medgan_jax.checkpoint import Checkpoints, save_discriminator, save_generator
 from medgan_jax.compilation import compiled
 from medgan_jax.config import Config
 from medgan_jax.data.cache import CachedImages
@@ -34,6 +33,7 @@ from medgan_jax.training.probe import Probe
 from medgan_jax.training.signals import Signals
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import METRICS, Metrics, generator_to_sample, train_steps
+from medgan_jax.training.store import Store
 from medgan_jax.training.workdir import Workdir, read_lines
 
 # Short enough for a lively progress bar and an answer to Ctrl-C. On CPU the system maps a call's workspace anew, page
@@ -122,10 +122,7 @@ class _Training:
         self.signals = signals
         self.steps_per_epoch = epoch
         self.total_steps = config.total_steps(epoch)
-        self.checkpoints = Checkpoints(files.checkpoints, keep=config.keep_checkpoints)
-        self.generators = Checkpoints(files.generator, keep=1)
-        self.discriminators = Checkpoints(files.discriminator, keep=1)
-        self.best = Checkpoints(files.best, keep=1)
+        self.store = Store(files, config, data_digest=dataset.digest)
         self.bar: Progress | None = None
         self.journal: Journal | None = None
         self.quick: QuickEvaluation | None = None
@@ -140,14 +137,13 @@ class _Training:
         self.networks = build_networks(slowed)
         self.monitor = Monitor(slowed, slowed_at=self.rollbacks[-1]["to_step"] if self.rollbacks else -1)
         self.probe: Probe | None = None  # whose last look was at a training that may not have been this one
-        self.unsaved_networks: tuple[int, dict[str, Any], dict[str, Any]] | None = None
         bound = {"networks": self.networks, "config": self.config}
         shared = replicated(self.mesh)
 
         initialise = jax.jit(functools.partial(initial_state, self.networks, self.config), out_shardings=shared)
-        self.saved_step = from_leader(self.checkpoints.latest_step())
+        self.saved_step = self.store.latest_step()
         if self.saved_step is None:
-            if self.generators.latest_step() is not None:  # a generator is saved after the state it comes from
+            if self.store.has_networks():  # a generator is saved after the state it comes from
                 raise UserError(
                     f"{self.files.path}: holds a trained generator but no checkpoint to go on from; restore "
                     f"{self.files.checkpoints}, or give another --workdir"
@@ -158,7 +154,7 @@ class _Training:
                 for line in lines:
                     self._say(line)
         else:
-            self.state = self.checkpoints.restore(self.saved_step, jax.eval_shape(initialise), shared)
+            self.state = self.store.restore(self.saved_step, jax.eval_shape(initialise), shared)
         self.step = self.saved_step or 0  # int(self.state.step), without waiting for the device
         self.train_steps = jax.jit(functools.partial(train_steps, **bound), out_shardings=shared, donate_argnums=0)
         # Copies, where they are the network in training: its state is donated to the next call.
@@ -170,10 +166,10 @@ class _Training:
     def run(self, command: str) -> int:
         """Runs to the end, or until a signal or an alarm asks to stop; the exit code."""
         self.files.record(self.config, _describe(self.dataset))
-        if self.saved_step and self._saved_networks() != {self.saved_step}:
+        if self.saved_step and not self.store.has_networks(self.saved_step):
             self._take_networks()  # a crash came between
         if self.step >= self.total_steps:
-            self._close()
+            self.store.close()
             self._write_outputs(again=True)
             self._say(f"{self.files.path}: already at step {self.step} of {self.total_steps}; raise num_steps to go on")
             return 0
@@ -188,7 +184,7 @@ class _Training:
                 break
             except _RollBack as back:
                 self._roll_back(back)
-        self._close()
+        self.store.close()
         self.signals.resume()
         if self.journal:
             self.journal.close(report=True)
@@ -238,7 +234,7 @@ class _Training:
                 # Read the call before this one while this one computes: the device never waits for the host.
                 finished, running = running, (self.step, count, history)
                 self.step += count
-                self._save_networks()
+                self.store.save_networks()
                 if finished:
                     self._take_in(*finished)
                     now = time.perf_counter()
@@ -308,36 +304,15 @@ class _Training:
     def _save(self) -> None:
         if not _all_finite(self.state):
             self._diverged("a parameter is not finite", self.step)
-        self._save_networks()
-        self.checkpoints.save(self.step, self.state, {})
+        self.store.save_networks()
+        self.store.save(self.step, self.state)
         self.saved_step = self.step
         self._take_networks()
 
     def _take_networks(self) -> None:
         """Copies both networks, for folders of their own."""
-        self.unsaved_networks = self.step, self.generator_to_sample(self.state), self.copied(self.state.dis.variables)
-
-    def _saved_networks(self) -> set[int | None]:
-        return {self.generators.latest_step(), self.discriminators.latest_step()}
-
-    def _save_networks(self) -> None:
-        """Saves the networks of the last checkpoint, once that is on the disk: none without its state."""
-        if self.unsaved_networks:
-            self.checkpoints.wait()
-            (step, gen, dis), self.unsaved_networks = self.unsaved_networks, None
-            self._save_generator_to(self.generators, step, gen)
-            save_discriminator(
-                self.discriminators, step, dis, self.networks.discriminator, self.config.channels, self._record()
-            )
-
-    def _save_generator_to(
-        self, checkpoints: Checkpoints, step: int, variables: dict[str, Any], *, best_by: str = ""
-    ) -> None:
-        record = self._record() | {"best_by": best_by}
-        save_generator(checkpoints, step, variables, self.networks.generator, self.config.latent_dim, record)
-
-    def _record(self) -> dict[str, Any]:
-        return {"config": self.config.to_dict(), "data_digest": self.dataset.digest}
+        generator, discriminator = self.generator_to_sample(self.state), self.copied(self.state.dis.variables)
+        self.store.take(self.step, self.networks, generator, discriminator)
 
     def _evaluate(self) -> None:
         """Measures the generator on held-out images, and keeps it where it is the best so far."""
@@ -348,10 +323,10 @@ class _Training:
                 self.quick = QuickEvaluation(self.dataset.images, self.held_out.images, seed=self.config.seed)
             figures = self.quick.figures(self._sample(variables, self.quick.num_fakes))
             measure = self.config.best_measure
-            best = figures[measure] < self.files.value_of(self.best.latest_step(), measure)
+            best = figures[measure] < self.files.value_of(self.store.best_step(), measure)
             self.journal.evaluation({"step": self.step, "best_by": measure, **figures})
         if from_leader(best):
-            self._save_generator_to(self.best, self.step, variables, best_by=self.config.best_measure)
+            self.store.save_best(self.step, self.networks, variables)
 
     def _look(self, *, again: bool = False) -> None:
         """Looks at the training's health, and does about the alarms what `on_alarm` says.
@@ -391,15 +366,10 @@ class _Training:
 
     def _roll_back(self, back: _RollBack) -> None:
         """Goes back to where all was sound, with slower networks."""
-        stood = self.step
-        self.checkpoints.wait()
-        step = from_leader(_step_to_go_back_to(self.checkpoints.steps(), back.step, self.config.checkpoint_every_steps))
+        stood, step = self.step, self.store.fall_back(back.step)
+        # A crash before the line in rollbacks.jsonl leaves the training at the earlier step and as fast as it was, to
+        # run into the alarm once more.
         rates = self.rates | {name: self.rates[name] * self.config.rollback_factor for name in back.too_fast}
-        # The state is the last to go: a crash before it leaves the training where it stood, a crash after it at the
-        # earlier step and as fast as it was, to run into the alarm once more.
-        self.unsaved_networks = None
-        for checkpoints in (self.generators, self.discriminators, self.best, self.checkpoints):
-            checkpoints.fall_back(step)
         slowed = ", ".join(f"{name}={rates[name]:g}" for name in back.too_fast)
         for alarm in back.alarms:
             about = {"rolled_back_to": step, "rollback": len(self.rollbacks) + 1}
@@ -414,25 +384,11 @@ class _Training:
             self._take_networks()
         self._open_journal()
 
-    def _close(self) -> None:
-        self._save_networks()
-        self.checkpoints.close()
-        self.generators.close()
-        self.discriminators.close()
-        self.best.close()
-
     def abandon(self) -> None:
-        """After an error: what is being saved still gets to the disk, as far as it can without the other processes."""
+        """After an error: what is being saved still gets to the disk."""
         if self.journal:
             self.journal.close()
-        with contextlib.suppress(UserError):
-            if jax.process_count() == 1:
-                self._close()
-            else:
-                self.checkpoints.wait()
-                self.generators.wait()
-                self.discriminators.wait()
-                self.best.wait()
+        self.store.abandon()
 
     def _diverged(self, what: str, step: int) -> NoReturn:
         alarm = self.monitor.not_finite(what, step, self.saved_step or 0)
@@ -506,7 +462,7 @@ class _Training:
         if self.config.report:
             self._say(f"  look at:  {self.files.report}")
         self._say(f"  pictures: {self.files.picture(self.step)} beside {self.files.reals}")
-        if (best := self.best.latest_step()) is not None:
+        if (best := self.store.best_step()) is not None:
             self._say(f"  best by {self.config.best_measure}: of step {best}, in {self.files.best}")
         checkpoint = shlex.quote(f"--checkpoint={self.files.path}")
         self._say(f"  sample:   python sample.py {checkpoint} --num_images=100 --out=samples")
@@ -547,12 +503,6 @@ def _describe(dataset: CachedImages) -> dict[str, Any]:
 def _gist(alarms: list[Alarm]) -> tuple[int | None, list[str]]:
     """The step after which the evidence of all alarms lies, and which networks are too fast."""
     return min((alarm.since for alarm in alarms), default=None), sorted({alarm.too_fast for alarm in alarms})
-
-
-def _step_to_go_back_to(checkpoints: list[int], sound: int, interval: int) -> int:
-    """Of steps in order: the last at or before `sound`; the oldest where that was given up for newer ones; else 0."""
-    oldest = checkpoints[0] if checkpoints and sound >= interval else 0
-    return max((step for step in checkpoints if step <= sound), default=oldest)
 
 
 def _versions() -> dict[str, Any]:

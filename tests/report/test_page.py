@@ -73,7 +73,7 @@ def test_it_shows_everything(make):
     assert 'id="missing"' not in text
     pictures = Elements(text).of("img")
     assert all(each["src"].startswith("data:image/") and each["alt"] for each in pictures)
-    assert len([each for each in pictures if "png" in each["src"]]) == 6  # the plots
+    assert len([each for each in pictures if "png" in each["src"]]) == len(PLOTS)  # the plots
     assert [step for step, _ in player_data(text)["frames"]] == [0, 100, 200, 300, 400]
     assert player_data(text)["alarms"] == [{"step": 200, "title": "Mode collapse"}]
     assert "http" not in text.replace("http-equiv", "")  # no address of any kind

@@ -72,8 +72,9 @@ def test_later_lines_are_forgotten_except_alarms_that_led_back(files, tiny_confi
         journal.picture(step, np.zeros((4, 16, 16, 3), np.uint8))
     alarm = {"title": "T", "sentence": "S.", "evidence": "e", "remedies": ["r"]}
     journal.alarm({"step": 4, **alarm})
-    journal.alarm({"step": 6, **alarm, "rolled_back_to": 2})
+    journal.alarm({"step": 6, **alarm, "rolled_back_to": 2, "rollback": 1})
     journal.close()
+    files.append(files.rollbacks, {"step": 6, "to_step": 2})
     Journal(files, tiny_config(), first_step=2)
     for log in (files.metrics, files.health, files.evaluations):
         assert [line["step"] for line in read_lines(log)] == [2]

@@ -244,15 +244,6 @@ def test_rolling_back_goes_on_from_the_last_healthy_checkpoint_with_a_slower_dis
     )
 
 
-@pytest.mark.parametrize(
-    ("checkpoints", "sound", "expected"),
-    [([4, 8, 12], 11, 8), ([4, 8, 12], 12, 12), ([4, 8], 3, 0), ([], 9, 0), ([16, 20, 24], 9, 16), ([6, 8], 3, 0)],
-)
-def test_where_a_rollback_leads(checkpoints, sound, expected):
-    """Long trainings do not start anew because the checkpoint of old is gone."""
-    assert loop._step_to_go_back_to(checkpoints, sound, interval=4) == expected
-
-
 def test_divergence_rolls_back_as_often_as_it_may(config, tmp_path):
     """To the start, as there is no checkpoint."""
     c = config(arch="dcgan", lr_gen=1e38, lr_dis=1e38, monitor_every_steps=9, on_alarm="rollback", max_rollbacks=1)
