@@ -14,6 +14,7 @@ from PIL import Image
 from medgan_jax.errors import UserError
 from medgan_jax.images import image_grid, write_png
 from medgan_jax.report import frames, page
+from medgan_jax.report.plots import PLOTS
 from medgan_jax.report.record import read_record
 from medgan_jax.training.workdir import Workdir
 
