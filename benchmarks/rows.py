@@ -193,6 +193,7 @@ def command_overhead(
         segment, log, stop = segment_intervals(segment_seconds / seconds)
         overrides += [f"--config.log_every_steps={log}"]
         overrides += [f"--config.{name}_every_steps={stop}" for name in ("sample", "checkpoint")]
+        overrides += ["--config.monitor_every_steps=0"]  # a row of its own; the first look of a segment is a start
 
         def bare_turn() -> float:
             return worker.ask("run", steps=segment)["seconds"] / segment

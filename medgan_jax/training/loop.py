@@ -29,7 +29,7 @@ from medgan_jax.sharding import check_batch_size, data_mesh, local_copy, local_m
 from medgan_jax.training import outputs, transfer
 from medgan_jax.training.journal import Journal
 from medgan_jax.training.monitor import Alarm, Monitor
-from medgan_jax.training.probe import Probe
+from medgan_jax.training.probe import FAKES, Probe
 from medgan_jax.training.signals import Signals
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import METRICS, Metrics, generator_to_sample, train_steps
@@ -340,7 +340,8 @@ class _Training:
             if self.probe is None:
                 held_out = self.held_out.images if self.held_out else None
                 self.probe = Probe(self.networks, self.config, self.dataset.images, held_out, mesh=local_mesh())
-            line = {"step": self.step, **self.probe.figures(generator, self.state.dis.variables)}
+            fakes = self._sample(generator, FAKES)
+            line = {"step": self.step, **self.probe.figures(fakes, generator, self.state.dis.variables)}
             if not again:
                 self.journal.health(line)
                 alarms = self.monitor.take_health(line)

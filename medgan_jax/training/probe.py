@@ -1,6 +1,6 @@
 """A look at a training from outside its step: what its pictures, its judgements and its weights tell of its health.
 
-All of it is one compiled program, so that a look costs about two steps. The fakes are those of the fixed latents.
+All of it but the fakes, which are those of the fixed latents, is one compiled program: a look costs about two steps.
 """
 
 import functools
@@ -13,15 +13,14 @@ import numpy as np
 from jax.sharding import Mesh
 
 from medgan_jax.config import Config
-from medgan_jax.images import signed_to_unit, uint8_to_signed, uint8_to_unit
+from medgan_jax.images import uint8_to_signed, uint8_to_unit
 from medgan_jax.measures.pyramid import resized
 from medgan_jax.models.spectral_norm import largest_singular_value
-from medgan_jax.sampling import seeded_latents
 from medgan_jax.sharding import local_copy, replicated
 from medgan_jax.streams import Stream, stream_key
 from medgan_jax.training.state import Networks
 
-_FAKES = 64
+FAKES = 64  # of a look
 _JUDGED = 64  # of each kind, at most: enough that the mean of the logits is steady
 _MIN_HELD_OUT = 8
 _SIDE = 32  # px, at which images are compared, as in `measures.copies`
@@ -52,9 +51,9 @@ class Probe:
 
         self._mesh = mesh
         sought = some(np.arange(len(training)), _MAX_TRAINING)  # read by parts, as all may be a gigabyte
-        parts = (sought[i : i + _FAKES] for i in range(0, len(sought), _FAKES))
+        parts = (sought[i : i + FAKES] for i in range(0, len(sought), FAKES))
         thumbnails = np.concatenate([_thumbnails(uint8_to_unit(training[part])) for part in parts])
-        within = np.array(_distances(*2 * [thumbnails[random.permutation(len(sought))[:_FAKES]]]))
+        within = np.array(_distances(*2 * [thumbnails[random.permutation(len(sought))[:FAKES]]]))
         own = np.median(_to_nearest_other(within))
         kinds = [(training, sought)]
         if held_out is not None and len(held_out) >= _MIN_HELD_OUT:
@@ -67,29 +66,29 @@ class Probe:
             "near_duplicates_reals": float(np.mean(_to_nearest_other(within) < _NEAR * own)),
             "copies_reals": float(_copied_share(thumbnails, thumbnails, themselves=True)),
         }
-        part = min(_FAKES, 1 << (config.batch_size.bit_length() - 1))  # no more memory than a step takes
-        latents = seeded_latents(config.seed, np.arange(_FAKES, dtype=np.int32), latent_dim=config.latent_dim)
         shared = replicated(mesh)
         self._constants = jax.device_put(
             {
                 "thumbnails": thumbnails,
                 "near": np.float32(_NEAR * own),
                 "reals": np.moveaxis(reals, 0, 2),  # (batches, batch, kinds, H, W, C): rows in turns, see Discriminator
-                "latents": latents.reshape(-1, part, config.latent_dim),
                 "key": jax.random.key_data(stream_key(config.seed, Stream.DISCRIMINATOR)),
             },
             shared,
         )
         side = thumbnails.shape[1]
-        before = np.full((_FAKES, side, side, config.channels), np.nan, np.float32)
+        before = np.full((FAKES, side, side, config.channels), np.nan, np.float32)
         self._before = jax.device_put(before, shared)
         self._look = jax.jit(functools.partial(_look, networks=networks), out_shardings=shared)
 
-    def figures(self, generator: dict[str, Any], discriminator: dict[str, Any]) -> dict[str, float | list[float]]:
+    def figures(
+        self, fakes: np.ndarray, generator: dict[str, Any], discriminator: dict[str, Any]
+    ) -> dict[str, float | list[float]]:
         """One line of health.jsonl, without its step.
 
         Args:
-          generator: the variables that pictures are drawn from.
+          fakes: uint8, (`FAKES`, H, H, C), of the same latents at each look.
+          generator: the variables that they were drawn from.
           discriminator: the variables in training.
 
         Returns:
@@ -102,8 +101,8 @@ class Probe:
           `norms_gen` and `norms_dis`, the largest singular value of each kernel, from input to output, before any
           spectral norm.
         """
-        generator, discriminator = local_copy((generator, discriminator), self._mesh)
-        found, self._before = self._look(generator, discriminator, self._before, **self._constants)
+        variables = local_copy((generator["params"], discriminator), self._mesh)
+        found, self._before = self._look(fakes, *variables, self._before, **self._constants)
         found = {name: np.asarray(value, np.float64).tolist() for name, value in jax.device_get(found).items()}
         if math.isnan(found["drift"]):
             del found["drift"]
@@ -111,6 +110,7 @@ class Probe:
 
 
 def _look(
+    fakes: jax.Array,
     generator: dict[str, Any],
     discriminator: dict[str, Any],
     before: jax.Array,
@@ -118,17 +118,14 @@ def _look(
     thumbnails: jax.Array,
     near: jax.Array,
     reals: jax.Array,
-    latents: jax.Array,
     key: jax.Array,
     networks: Networks,
 ) -> tuple[dict[str, Any], jax.Array]:
     """The figures, and thumbnails of the fakes; `before` are those of the look before."""
-    fakes = jax.lax.map(lambda each: networks.generator.apply(generator, each, training=False), latents)
-    fakes = fakes.reshape(_FAKES, *fakes.shape[2:])
-    small = _thumbnails(signed_to_unit(fakes))
+    small = _thumbnails(uint8_to_unit(fakes))
     within = _distances(small, small)
     judged = jnp.resize(fakes, (*reals.shape[:2], *fakes.shape[1:]))
-    images = jnp.concatenate([uint8_to_signed(reals), judged[:, :, None]], axis=2)
+    images = uint8_to_signed(jnp.concatenate([reals, judged[:, :, None]], axis=2))
 
     def logits(batch: jax.Array) -> jax.Array:
         mutable = [name for name in discriminator if name != "params"]
@@ -143,7 +140,7 @@ def _look(
         "near_duplicates": jnp.mean(_to_nearest_other(within) < near),
         "copies": _copied_share(small, thumbnails),
         **dict(zip(kinds, means, strict=True)),
-        "norms_gen": _norms(generator["params"]),
+        "norms_gen": _norms(generator),
         "norms_dis": _norms(discriminator["params"]),
     }
     return figures, small

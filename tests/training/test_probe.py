@@ -1,15 +1,11 @@
 """The figures of a look, against numpy, on networks whose faults are known."""
 
-import dataclasses
-
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from medgan_jax.images import uint8_to_signed
-from medgan_jax.sampling import seeded_latents
 from medgan_jax.sharding import local_mesh, replicated
 from medgan_jax.training.probe import Probe
 from medgan_jax.training.state import build_networks, initial_state
@@ -19,17 +15,6 @@ SIZE = 16
 
 def noise(number, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (number, SIZE, SIZE, 3), np.uint8)
-
-
-class Slides(nn.Module):
-    """A generator whose image i of the 64 is the i-th of those it was given."""
-
-    @nn.compact
-    def __call__(self, latents, *, training):
-        slides = self.variable("slides", "images", lambda: None).value
-        order = seeded_latents(0, np.arange(64, dtype=np.int32), latent_dim=latents.shape[1])
-        number = jnp.argmin(jnp.abs(latents[:, None] - order[None]).sum(-1), axis=1)
-        return uint8_to_signed(slides[number])
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +36,8 @@ def look(tiny_config, shared):
     def figures(fakes, training, held_out=None, *, again=False):
         nonlocal probe
         if not again:
-            networks_of_slides = dataclasses.replace(networks, generator=Slides())
-            probe = Probe(networks_of_slides, config, training, held_out, mesh=local_mesh())
-        images = jax.device_put(np.resize(fakes, (64, *fakes.shape[1:])), replicated(local_mesh()))
-        return probe.figures({"slides": {"images": images}, "params": {}}, state.dis.variables)
+            probe = Probe(networks, config, training, held_out, mesh=local_mesh())
+        return probe.figures(np.resize(fakes, (64, *fakes.shape[1:])), state.gen.variables, state.dis.variables)
 
     figures.state, figures.networks, figures.config = state, networks, config
     return figures
@@ -143,10 +126,9 @@ def test_too_few_held_out_images_are_not_judged(look):
     assert "logit_held_out" in look(noise(4), noise(12, 1), noise(8, 2))
 
 
-def test_norms_are_the_largest_singular_values_from_input_to_output(tiny_config, shared, look):
-    state, networks = look.state, look.networks
-    probe = Probe(networks, look.config, noise(12), None, mesh=local_mesh())
-    found = probe.figures(state.gen.variables, state.dis.variables)
+def test_norms_are_the_largest_singular_values_from_input_to_output(look):
+    state = look.state
+    found = look(noise(4), noise(12))
     for name, network in (("norms_gen", state.gen), ("norms_dis", state.dis)):
         kernels = [network.params[f"conv_{i}"]["kernel"] for i in range(len(found[name]))]
         exact = [np.linalg.norm(np.reshape(kernel, (-1, kernel.shape[-1])), 2) for kernel in kernels]
