@@ -120,11 +120,8 @@ def _object(files: Workdir, name: str, missing: list[tuple[str, str]]) -> dict[s
 
 def _lines(path: Path, name: str, config: dict[str, Any], missing: list[tuple[str, str]]) -> list[dict[str, Any]]:
     if not path.is_file():
-        if name == "evaluations" and config.get("evaluate_every_steps") == 0:
-            missing.append(("Nothing was evaluated, as evaluate_every_steps=0 says", _LOST[name]))
-        elif name == "health" and config.get("monitor_every_steps") == 0:
-            missing.append(("Nothing was monitored, as monitor_every_steps=0 says", _LOST[name]))
-        elif name in _LOST:
+        interval = {"evaluations": "evaluate_every_steps", "health": "monitor_every_steps"}.get(name)
+        if name in _LOST and (interval is None or config.get(interval) != 0):  # 0: it was not wanted
             missing.append((f"{path.name} is missing", _LOST[name]))
         return []
     try:

@@ -219,7 +219,7 @@ def _alarm_card(record: Record) -> str:
         return _card("Alarms", f'<p class="big">{number_of}</p>{small}', kind="warn")
     if record.is_monitored:
         return _card("Alarms", '<p class="big">none</p><p class="soft small">the training was watched</p>', kind="good")
-    return _card("Alarms", '<p class="big">not watched</p><p class="soft small">no monitoring in this training</p>')
+    return _card("Alarms", '<p class="big">not watched</p><p class="soft small">monitor_every_steps asks for looks</p>')
 
 
 def _last_card(record: Record) -> str:
@@ -238,7 +238,10 @@ def _measure_card(record: Record) -> str:
     name = _leading_measure(record)
     lines = [line for line in record.logs["evaluations"] if name and number(line, name) is not None]
     if not lines:
-        return _card("Evaluation", '<p class="big">-</p><p class="soft small">nothing was evaluated</p>')
+        return _card(
+            "Evaluation",
+            '<p class="big">-</p><p class="soft small">nothing was evaluated; evaluate_every_steps asks for it</p>',
+        )
     last = lines[-1]
     best = min(lines, key=lambda line: number(line, name))
     floor = number(last, f"{name}_floor")

@@ -3,6 +3,7 @@
 It answers to `/`, the page, and `/version`, and to nothing else; no file of the disk can be asked for.
 """
 
+import contextlib
 import errno
 import hashlib
 import http.server
@@ -28,6 +29,7 @@ class Server(http.server.ThreadingHTTPServer):
     """Serves the report of one workdir. Use as a context manager, and call `serve_forever`."""
 
     daemon_threads = True
+    request_queue_size = 64  # a page asks for little, but every few seconds
 
     def __init__(self, files: Workdir, *, port: int) -> None:
         """Listens already.
@@ -150,12 +152,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 def serve(files: Workdir, *, port: int) -> None:
-    """Serves the report until Ctrl-C.
-
-    Raises:
-      UserError: as for `Server`.
-      KeyboardInterrupt: Ctrl-C.
-    """
+    """Serves the report until Ctrl-C. Raises UserError as `Server` does."""
     with Server(files, port=port) as server:
         print(f"the report is at {server.url} (Ctrl-C ends this)", flush=True)
-        server.serve_forever()
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()

@@ -173,7 +173,8 @@ class _Training:
             self._write_outputs(again=True)
             self._say(f"{self.files.path}: already at step {self.step} of {self.total_steps}; raise num_steps to go on")
             return 0
-        self.files.append(self.files.runs, {"step": self.step, "command": command, **_versions()})
+        started_by = {"command": command} if command else {}
+        self.files.append(self.files.runs, {"step": self.step, **started_by, **_versions()})
         self._open_journal()
         self.signals.postpone()
         while True:

@@ -29,3 +29,12 @@ def test_lines_come_in_the_order_of_their_steps_with_those_of_no_step_left_out(m
 )  # fmt: skip
 def test_the_length_of_a_training_is_counted_in_steps(make, config, steps):
     assert read_record(make(config=config)).total_steps == steps  # 12 images, 4 in a batch
+
+
+@pytest.mark.parametrize(("wanted", "said"), [(0, False), (100, True)])
+def test_what_was_not_wanted_is_not_missing(make, wanted, said):
+    files = make(config={"evaluate_every_steps": wanted, "monitor_every_steps": wanted})
+    files.evaluations.unlink()
+    files.health.unlink()
+    missing = {what for what, _ in read_record(files).missing}
+    assert missing == ({"evaluations.jsonl is missing", "health.jsonl is missing"} if said else set())
