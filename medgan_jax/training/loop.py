@@ -360,7 +360,7 @@ class _Training:
             self.journal.alarm(alarm.line(action) | about)
         remedies = "; or ".join(alarm.remedies)
         self._say(
-            f"ALARM at step {alarm.step}, {action}: {alarm.title}. {alarm.sentence} {alarm.evidence}. Try {remedies}"
+            f"ALARM at step {alarm.step}, {action}: {alarm.title}. {alarm.sentence} Evidence: {alarm.evidence}. Try {remedies}"
         )
 
     def _may_roll_back(self) -> bool:

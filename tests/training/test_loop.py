@@ -185,7 +185,7 @@ def test_an_alarm_warns_and_the_training_goes_on(config, tmp_path, monkeypatch, 
     assert alarm["remedies"] == ["one", "two"]
     assert seen == [2, 4, 6, 8]
     out = capsys.readouterr().out
-    assert "ALARM at step 6, warned: Copies. Sentence. evidence. Try one; or two" in out
+    assert "ALARM at step 6, warned: Copies. Sentence. Evidence: evidence. Try one; or two" in out
     assert "alarms:   Copies" in out
 
 
