@@ -359,9 +359,8 @@ class _Training:
         if self.journal:
             self.journal.alarm(alarm.line(action) | about)
         remedies = "; or ".join(alarm.remedies)
-        self._say(
-            f"ALARM at step {alarm.step}, {action}: {alarm.title}. {alarm.sentence} Evidence: {alarm.evidence}. Try {remedies}"
-        )
+        what = f"{alarm.title}. {alarm.sentence} Evidence: {alarm.evidence}"
+        self._say(f"ALARM at step {alarm.step}, {action}: {what}. Try {remedies}")
 
     def _may_roll_back(self) -> bool:
         return self.config.on_alarm == "rollback" and len(self.rollbacks) < self.config.max_rollbacks
