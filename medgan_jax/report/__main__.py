@@ -17,6 +17,7 @@ from medgan_jax.errors import ArgumentParser, UserError, reported
 
 def main(args: argparse.Namespace) -> None:
     """Writes, or serves, what the command line asks for."""
+    from medgan_jax.movie import check_movie_path, write_movie
     from medgan_jax.report.frames import movie_frames
     from medgan_jax.report.page import write_report
     from medgan_jax.report.plots import write_plots
@@ -25,12 +26,12 @@ def main(args: argparse.Namespace) -> None:
 
     files = Workdir(Path(args.workdir))
     record = read_record(files)
+    if args.movie:
+        check_movie_path(Path(args.movie))
     if args.plots:
         for path in write_plots(files):
             print(path)
     if args.movie:
-        from medgan_jax.movie import write_movie
-
         if not record.pictures:
             raise UserError(f"--movie: {files.samples} holds no pictures yet")
         write_movie(Path(args.movie), movie_frames(record.pictures), frames_per_second=args.fps)

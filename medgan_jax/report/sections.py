@@ -35,7 +35,8 @@ _GROUPS = {
     "Alarms": ("monitor_every_steps", "alarm_patience", "on_alarm", "rollback_factor", "max_rollbacks"),
     "What is written": (
         "log_every_steps", "sample_every_steps", "checkpoint_every_steps", "keep_checkpoints", "num_sample_images",
-        "evaluate_every_steps", "best_measure", "tensorboard", "report_every_minutes", "output_prefix",
+        "evaluate_every_steps", "best_measure", "tensorboard", "report", "report_every_minutes",
+        "output_prefix",
     ),
 }  # fmt: skip
 _PLOT_TITLES = {

@@ -2,10 +2,10 @@
 
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from medgan_jax.errors import UserError
 from medgan_jax.report import page
@@ -38,27 +38,31 @@ def test_it_writes_the_report(make, capsys, monkeypatch, tmp_path):
     assert not files.report.exists()
 
 
-def test_it_writes_plots_and_a_movie_instead(make, capsys, monkeypatch):
+def test_it_writes_plots_and_a_movie_instead(make, capsys, tmp_path):
     files = make()
-    movies = []
-    stub = types.SimpleNamespace(
-        write_movie=lambda path, frames, *, frames_per_second: movies.append((path, list(frames), frames_per_second))
-    )
-    monkeypatch.setitem(sys.modules, "medgan_jax.movie", stub)
-    main(parse([str(files.path), "--plots", "--movie=m.webp", "--fps=5"]))
-    ((path, frames, rate),) = movies
-    assert (path, len(frames), rate) == (Path("m.webp"), 5, 5.0)
+    main(parse([str(files.path), "--plots", f"--movie={tmp_path}/m.webp", "--fps=5"]))
+    with Image.open(tmp_path / "m.webp") as movie:
+        assert (movie.n_frames, movie.size) == (5, (38, 38))  # the pictures of `make`: 2 x 2 images of 16 px
+        movie.load()
+        assert movie.info["duration"] == 200
     assert "plots/scores.png" in capsys.readouterr().out
     assert not files.report.exists()
 
 
-def test_a_movie_needs_pictures(make, monkeypatch):
+def test_a_movie_needs_pictures(make, tmp_path):
     files = make()
     for path in files.pictures().values():
         path.unlink()
-    monkeypatch.setitem(sys.modules, "medgan_jax.movie", types.SimpleNamespace(write_movie=None))
     with pytest.raises(UserError, match="--movie: .*samples holds no pictures yet"):
-        main(parse([str(files.path), "--movie=m.webp"]))
+        main(parse([str(files.path), f"--movie={tmp_path}/m.webp"]))
+    assert list(tmp_path.glob("*.webp")) == []
+
+
+def test_a_movie_that_cannot_be_is_refused_before_the_plots(make):
+    files = make()
+    with pytest.raises(UserError, match=r"m\.avi: a movie is a"):
+        main(parse([str(files.path), "--plots", "--movie=m.avi"]))
+    assert not (files.path / "plots").exists()
 
 
 @pytest.mark.parametrize(

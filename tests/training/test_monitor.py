@@ -6,7 +6,8 @@ import re
 import pytest
 
 from medgan_jax.config import field_names
-from medgan_jax.training.monitor import _SIGNS, Monitor, _Found
+from medgan_jax.training.monitor import Monitor
+from medgan_jax.training.signs import SIGNS, Found
 
 SOUND_METRICS = {
     "loss_dis": 0.6, "loss_gen": 1.9, "score_real": 0.8, "score_fake_before": 0.2, "score_fake_after": 0.15,
@@ -252,9 +253,9 @@ def test_remedies_are_such_that_the_config_allows_them(tiny_config, case):
     options = REMEDIES_OF[case]
     config = tiny_config(**options)
     monitor = Monitor(config)
-    for name in _SIGNS:
+    for name in SIGNS:
         for too_fast in ("lr_gen", "lr_dis"):
-            (first, *rest) = (alarm := monitor._alarm(name, 9, 4, _Found("", "", too_fast))).remedies
+            (first, *rest) = (alarm := monitor._alarm(name, 9, 4, Found("", "", too_fast))).remedies
             assert len(rest) in (1, 2)
             assert len({first, *rest}) == len(alarm.remedies)
             for remedy in alarm.remedies:
