@@ -29,9 +29,7 @@ def test_compiles_without_glibc(monkeypatch):
         assert compiled(jax.jit(lambda x: x + 1), 1.0)(1.0) == 2
 
 
-@pytest.mark.skipif(
-    platform.libc_ver()[0] != "glibc", reason="only glibc has malloc_trim; what is done elsewhere is tested above"
-)
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has malloc_trim")
 def test_memory_goes_back_to_the_system():
     """Blocks too small to be mapped each by itself, freed below one that is in use: kept until it is asked for."""
     code = (

@@ -22,6 +22,7 @@ def main(args: argparse.Namespace) -> None:
     from medgan_jax.report.page import write_report
     from medgan_jax.report.plots import write_plots
     from medgan_jax.report.record import read_record
+    from medgan_jax.report.server import serve
     from medgan_jax.training.workdir import Workdir
 
     files = Workdir(Path(args.workdir))
@@ -37,8 +38,6 @@ def main(args: argparse.Namespace) -> None:
         write_movie(Path(args.movie), movie_frames(record.pictures), frames_per_second=args.fps)
         print(args.movie)
     if args.serve:
-        from medgan_jax.report.server import serve
-
         serve(files, port=args.port)
     elif args.out or not (args.plots or args.movie):
         print(write_report(files, Path(args.out) if args.out else None))
