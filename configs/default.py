@@ -12,12 +12,15 @@ def get_config() -> ConfigDict:
     c = ConfigDict()
 
     # The networks.
-    c.arch = "dcgan"  # dcgan | sngan: spectral norm on every convolution of the discriminator
+    c.arch = "dcgan"  # dcgan | sngan: spectral norm on every convolution of the discriminator | resnet: residual SNGAN
     c.image_size = 64  # px, a power of two from 16 to 512
     c.channels = 3  # 3: RGB, 1: grey
     c.latent_dim = 100  # length of the generator's input
     c.gen_features = 64  # feature maps beside the image; they double as the resolution halves
     c.dis_features = 64  # the same for the discriminator
+    c.upsample = "transposed"  # dcgan, sngan: transposed | nearest | bilinear: enlarge, then convolve, without a grid
+    c.conditional = False  # learn each class of the data, so that sample.py --label can draw one; needs labels
+    c.balance_classes = True  # conditional: as many images of each class in a batch, however rare it is in the data
     c.dis_dropout = 0.0  # share of the values that the discriminator sees set to 0 in training; 0 to 1, 1 excluded
     c.dtype = "float32"  # float32 | bfloat16: what convolutions compute in; parameters stay float32
 
@@ -29,6 +32,10 @@ def get_config() -> ConfigDict:
     # The optimisation.
     c.loss = "bce"  # bce | hinge | wgan-gp, whose discriminator has no batch normalisation
     c.gp_weight = 10.0  # wgan-gp: weight of the gradient penalty
+    c.r1_weight = 0.0  # penalty on the discriminator's slope at reals, the paper's gamma; 10 is common; 0: off
+    c.r1_every_steps = 1  # take it only every so many steps, and as much stronger; 16 is common
+    c.lecam_weight = 0.0  # penalty on the distance of its logits to their past means; 0.3 is the paper's; 0: off
+    c.consistency_weight = 0.0  # penalty on how mirroring and shifting change its logits; 10 is the paper's; 0: off
     c.dis_steps = 1  # steps of the discriminator, each with its own batch, for one of the generator
     c.simultaneous = False  # both networks learn from each other as they were, instead of the discriminator first
     c.lr_gen = 2e-4  # Adam's rate for the generator
@@ -38,6 +45,7 @@ def get_config() -> ConfigDict:
     c.real_label = 1.0  # bce: the discriminator's target for reals; 0.9 is one-sided label smoothing
     c.label_flip = 0.0  # bce: share of the reals in a batch whose target is 0 instead
     c.ema_decay = 0.0  # average the generator's weights and sample from the average; 0: off; 0.999 is common
+    c.ema_rampup = 0.0  # the average's half-life is at most this share of the steps so far; 0: off; 0.05 is common
     c.init_from = ""  # first weights: a workdir, a folder of generator/ and discriminator/, or a PyTorch file
     c.seed = 0  # decides weights, order of the data, latents, flips; not negative
 
@@ -61,6 +69,18 @@ def get_config() -> ConfigDict:
     c.max_rollbacks = 3  # after so many, alarms only warn
 
     c.output_prefix = ""  # at the end also PREFIX_loss_plot.png, _real_fake_grid.png, _metrics_report.out, images
+
+    # What the discriminator sees of reals and fakes alike, drawn anew for each image and differentiable, so that it
+    # cannot learn a small data set by heart and the generator does not learn the changes (arXiv:2006.10738).
+    c.augment = ConfigDict()
+    c.augment.flips = False  # mirror left-right and top-bottom, each with probability 1/2
+    c.augment.quarter_turns = False  # by 0, 90, 180 or 270 degrees; dermoscopy has no up
+    c.augment.color = 0.0  # strength of changes in brightness, saturation and contrast; 1 is published
+    c.augment.translation = 0.0  # shift by up to this share of the side, black beyond the edge; 0.125 is published
+    c.augment.cutout = 0.0  # side of a grey square that hides part of the image, as a share; 0.5 is published
+    c.augment.probability = 1.0  # of each of these changes, for each image
+    c.augment.adaptive_target = 0.0  # steer it from 0 by the discriminator's overfitting; 0.6 is published; 0: off
+    c.augment.adaptive_images = 500_000  # adaptive: reals over which it can go from 0 to 1
 
     c.data = ConfigDict()
     c.data.source = "folder"  # folder | csv | tfds | phantom: procedural dermoscopy, needs no files

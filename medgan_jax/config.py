@@ -13,7 +13,8 @@ from ml_collections import ConfigDict
 
 from medgan_jax.errors import UserError
 
-ARCHITECTURES = ("dcgan", "sngan")
+ARCHITECTURES = ("dcgan", "sngan", "resnet")
+UPSAMPLINGS = ("transposed", "nearest", "bilinear")
 LOSSES = ("bce", "hinge", "wgan-gp")
 DTYPES = ("float32", "bfloat16")
 SOURCES = ("folder", "csv", "tfds", "phantom")
@@ -76,6 +77,26 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class AugmentConfig:
+    """What the discriminator sees of an image; see `configs/default.py`."""
+
+    flips: bool
+    quarter_turns: bool
+    color: float
+    translation: float
+    cutout: float
+    probability: float
+    adaptive_target: float
+    adaptive_images: int
+
+    def changes(self) -> bool:
+        """Whether anything is to be changed at all."""
+        return bool(
+            self.probability and (self.flips or self.quarter_turns or self.color or self.translation or self.cutout)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Config:
     """A training, checked; see `configs/default.py`."""
 
@@ -85,6 +106,9 @@ class Config:
     latent_dim: int
     gen_features: int
     dis_features: int
+    upsample: str
+    conditional: bool
+    balance_classes: bool
     dis_dropout: float
     dtype: str
     batch_size: int
@@ -92,6 +116,10 @@ class Config:
     num_steps: int
     loss: str
     gp_weight: float
+    r1_weight: float
+    r1_every_steps: int
+    lecam_weight: float
+    consistency_weight: float
     dis_steps: int
     simultaneous: bool
     lr_gen: float
@@ -101,6 +129,7 @@ class Config:
     real_label: float
     label_flip: float
     ema_decay: float
+    ema_rampup: float
     init_from: str
     seed: int
     log_every_steps: int
@@ -119,6 +148,7 @@ class Config:
     rollback_factor: float
     max_rollbacks: int
     output_prefix: str
+    augment: AugmentConfig
     data: DataConfig
 
     def total_steps(self, steps_per_epoch: int) -> int:
@@ -266,6 +296,23 @@ def _constraint_problems(c: Config, names: Mapping[str, str]) -> list[str]:
     require(0 <= c.gp_weight < math.inf, "gp_weight", c.gp_weight, "0 or more")
     if c.loss != "bce" and (c.real_label != 1 or c.label_flip):
         rules.problems.append(f"real_label and label_flip are targets of loss=bce; loss={c.loss} has none")
+    one_of(UPSAMPLINGS, "upsample", c.upsample)
+    if c.arch == "resnet":
+        require(32 <= c.image_size <= 256, "image_size", c.image_size, "from 32 to 256 for arch=resnet")
+        if c.upsample != "transposed":
+            rules.problems.append(f"upsample={c.upsample} is for arch=dcgan or sngan; leave it out, resnet enlarges so")
+    for name in ("r1_weight", "lecam_weight", "consistency_weight", "ema_rampup"):
+        value = getattr(c, name)
+        require(0 <= value < math.inf, name, value, "0 or more")
+    require(c.r1_every_steps >= 1, "r1_every_steps", c.r1_every_steps, "at least 1")
+    if c.r1_every_steps > 1 and not c.r1_weight:
+        rules.problems.append(f"r1_every_steps={c.r1_every_steps} needs r1_weight above 0, such as 10")
+    if c.ema_rampup and not c.ema_decay:
+        rules.problems.append(f"ema_rampup={c.ema_rampup:g} needs ema_decay above 0, such as 0.999")
+    if c.conditional and c.data.label:
+        rules.problems.append(
+            f"conditional=True learns several classes, and data.label={c.data.label!r} keeps one: leave one of them out"
+        )
     for name in ("adam_beta1", "adam_beta2", "ema_decay", "dis_dropout"):
         value = getattr(c, name)
         require(0 <= value < 1, name, value, "at least 0 and below 1")
@@ -287,7 +334,34 @@ def _constraint_problems(c: Config, names: Mapping[str, str]) -> list[str]:
             f"evaluate_every_steps={c.evaluate_every_steps} needs images that are not trained on: set "
             "data.holdout_fraction, such as 0.2"
         )
-    return rules.problems + _data_problems(c.data)
+    return rules.problems + _augment_problems(c) + _data_problems(c.data)
+
+
+def _augment_problems(c: Config) -> list[str]:
+    rules, augment = _Rules({}), c.augment
+    require = rules.require
+    require(0 <= augment.color <= 2, "augment.color", augment.color, "from 0 to 2")
+    for name in ("translation", "cutout", "probability"):
+        value = getattr(augment, name)
+        require(0 <= value <= 1, f"augment.{name}", value, "from 0 to 1")
+    target = augment.adaptive_target
+    require(0 <= target < 1, "augment.adaptive_target", target, "at least 0 and below 1")
+    require(augment.adaptive_images >= 1, "augment.adaptive_images", augment.adaptive_images, "at least 1")
+    if target and not augment.changes():
+        rules.problems.append(
+            f"augment.adaptive_target={target:g} steers the probability of changes, and none is on: set one of "
+            "augment.flips, quarter_turns, color, translation, cutout, and a probability above 0"
+        )
+    if target and augment.probability not in (0, 1):
+        rules.problems.append(
+            f"augment.probability={augment.probability:g} is fixed, and augment.adaptive_target={target:g} steers it: "
+            "leave one of them out"
+        )
+    if target and c.loss == "wgan-gp":
+        rules.problems.append(
+            "augment.adaptive_target reads the sign of logits, which has no meaning with loss=wgan-gp"
+        )
+    return rules.problems
 
 
 def _data_problems(data: DataConfig) -> list[str]:

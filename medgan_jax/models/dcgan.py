@@ -70,13 +70,16 @@ class Generator(nn.Module):
     channels: int = 3
     features: int = 64
     dtype: jnp.dtype = jnp.float32
+    upsample: str = "transposed"
+    num_classes: int = 0
 
     @nn.compact
-    def __call__(self, latents: jax.Array, *, training: bool) -> jax.Array:
+    def __call__(self, latents: jax.Array, labels: jax.Array | None = None, *, training: bool) -> jax.Array:
         """Generates.
 
         Args:
           latents: (N, latent_dim) float.
+          labels: (N,) int32 below `num_classes`, the class of each image; None where there are no classes.
           training: normalise by this batch's statistics and update the running ones (`batch_stats` mutable).
 
         Returns:
@@ -102,14 +105,16 @@ class Discriminator(nn.Module):
     dtype: jnp.dtype = jnp.float32
     batch_norm: bool = True
     dropout: float = 0.0  # share of the input's values set to 0 in training, the others scaled up to make up for it
+    num_classes: int = 0
 
     @nn.compact
-    def __call__(self, images: jax.Array, *, training: bool) -> jax.Array:
+    def __call__(self, images: jax.Array, labels: jax.Array | None = None, *, training: bool) -> jax.Array:
         """Judges.
 
         Args:
           images: (N, image_size, image_size, C) float in [-1, 1]; or (N, B, image_size, image_size, C), B batches that
             are judged as if one after the other, at less cost.
+          labels: (N,) or (N, B) int32 below `num_classes`, the class of each image; None where there are no classes.
           training: normalise by each batch's statistics, update the running ones and take one power iteration
             (`batch_stats` and `spectral` mutable). With dropout this needs the random numbers "dropout".
 

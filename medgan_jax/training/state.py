@@ -65,9 +65,10 @@ def build_networks(config: Config) -> Networks:
     )
 
 
-def initial_state(networks: Networks, config: Config) -> GANState:
-    """The state before the first step, a function of `config.seed`: N(0, 0.02) kernels, zero moments."""
-    gen_key, dis_key = jax.random.split(stream_key(config.seed, Stream.INITIAL_WEIGHTS))
+def initial_state(networks: Networks, config: Config, *, seed: jax.Array | int | None = None) -> GANState:
+    """The state before the first step, a function of `config.seed`, or `seed`: N(0, 0.02) kernels, zero moments."""
+    seed = config.seed if seed is None else seed
+    gen_key, dis_key = jax.random.split(stream_key(seed, Stream.INITIAL_WEIGHTS))
     latents = jnp.zeros((1, config.latent_dim))
     images = jnp.zeros((1, config.image_size, config.image_size, config.channels))
     gen = _network_state(networks.generator.init(gen_key, latents, training=True), networks.gen_optimizer)

@@ -34,6 +34,7 @@ def discriminator_update(
     real_targets: jax.Array,
     key: jax.Array,
     *,
+    labels: jax.Array | None = None,
     networks: Networks,
     config: Config,
 ) -> tuple[NetworkState, Metrics]:
@@ -45,6 +46,7 @@ def discriminator_update(
       fakes: the same shape; treated as constants.
       real_targets: (N,) what to answer for each real image, see `losses.real_targets`.
       key: decides dropout, and where the gradient penalty is taken.
+      labels: (N,) int32 classes of the reals, and of the fakes; None where there are none.
       networks: modules and optimizers.
       config: the loss.
 
@@ -55,14 +57,15 @@ def discriminator_update(
     dropout_key, penalty_key = jax.random.split(key)
     fakes = jax.lax.stop_gradient(fakes)
     images = jnp.stack([reals, fakes], axis=1)
+    both = None if labels is None else jnp.stack([labels, labels], axis=1)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, **dis.stats}
-        logits, stats = _apply_training(networks.discriminator, variables, images, dropout_key)
+        logits, stats = _apply_training(networks.discriminator, variables, images, both, dropout_key)
         real_logits, fake_logits = logits.T
         loss = losses.discriminator_loss(real_logits, fake_logits, real_targets, loss=config.loss)
         if config.loss == "wgan-gp":
-            critic = functools.partial(networks.discriminator.apply, variables, training=False)
+            critic = functools.partial(networks.discriminator.apply, variables, labels=labels, training=False)
             loss += config.gp_weight * losses.gradient_penalty(critic, reals, fakes, penalty_key)
         return loss, (stats, real_logits, fake_logits)
 
@@ -74,7 +77,7 @@ def discriminator_update(
 
 
 def generator_forward(
-    gen: NetworkState, latents: jax.Array, *, networks: Networks
+    gen: NetworkState, latents: jax.Array, *, labels: jax.Array | None = None, networks: Networks
 ) -> tuple[jax.Array, Callable[[jax.Array], tuple[Any]], dict[str, Any]]:
     """Generates a training batch and keeps the way back.
 
@@ -84,7 +87,7 @@ def generator_forward(
     """
 
     def forward(params: Any) -> tuple[jax.Array, Any]:
-        return _apply_training(networks.generator, {"params": params, **gen.stats}, latents)
+        return _apply_training(networks.generator, {"params": params, **gen.stats}, latents, labels)
 
     return jax.vjp(forward, gen.params, has_aux=True)
 
@@ -97,6 +100,7 @@ def generator_update(
     stats: dict[str, Any],
     key: jax.Array,
     *,
+    labels: jax.Array | None = None,
     networks: Networks,
     config: Config,
 ) -> tuple[NetworkState, dict[str, Any], Metrics]:
@@ -109,6 +113,7 @@ def generator_update(
       backward: see there.
       stats: see there.
       key: decides dropout.
+      labels: (N,) int32 classes of the fakes; None where there are none.
       networks: modules and optimizers.
       config: the loss.
 
@@ -116,7 +121,7 @@ def generator_update(
       The updated generator; the discriminator's statistics after this training forward (batch statistics and spectral
       vectors move in it too, as in PyTorch); `loss_gen`, `score_fake_after` and `grad_norm_gen`, scalars.
     """
-    deceive = functools.partial(_deceive, dis, key=key, networks=networks, config=config)
+    deceive = functools.partial(_deceive, dis, labels=labels, key=key, networks=networks, config=config)
     (_, (dis_stats, metrics)), fakes_grad = jax.value_and_grad(deceive, has_aux=True)(fakes)
     (grads,) = backward(fakes_grad)
     metrics["grad_norm_gen"] = optax.tree.norm(grads)
@@ -124,39 +129,56 @@ def generator_update(
 
 
 def _deceive(
-    dis: NetworkState, fakes: jax.Array, *, key: jax.Array, networks: Networks, config: Config
+    dis: NetworkState,
+    fakes: jax.Array,
+    *,
+    labels: jax.Array | None,
+    key: jax.Array,
+    networks: Networks,
+    config: Config,
 ) -> tuple[jax.Array, tuple[dict[str, Any], Metrics]]:
     """The generator's loss, the discriminator's statistics after this forward, and the generator's metrics."""
-    logits, dis_stats = _apply_training(networks.discriminator, dis.variables, fakes, key)
+    logits, dis_stats = _apply_training(networks.discriminator, dis.variables, fakes, labels, key)
     loss = losses.generator_loss(logits, loss=config.loss)
     return loss, (dis_stats, {"loss_gen": loss, "score_fake_after": _score(logits)})
 
 
-def train_step(state: GANState, reals: jax.Array, *, networks: Networks, config: Config) -> tuple[GANState, Metrics]:
-    """One iteration. Its randomness is a function of (config.seed, state.step).
+def train_step(
+    state: GANState,
+    reals: jax.Array,
+    labels: jax.Array | None = None,
+    *,
+    networks: Networks,
+    config: Config,
+    seed: jax.Array | int | None = None,
+) -> tuple[GANState, Metrics]:
+    """One iteration. Its randomness is a function of (seed, state.step).
 
     Args:
       state: the training so far.
       reals: (N, H, W, C) uint8 images.
+      labels: (N,) int32, the class of each; None where classes do not matter. The fakes are of the same classes.
       networks: modules and optimizers.
       config: the hyperparameters.
+      seed: in place of config.seed, () uint32; it may be traced, so that one program trains several seeds.
 
     Returns:
       The next state and METRICS, the scalars of metrics.jsonl: losses, scores as mean probabilities, and the norm of
       each network's gradient. `score_dis` is (mean D(x) + mean(1 - D(G(z)))) / 2 and `score_gen` mean D(G(z)), as
       MATLAB's example plots them.
     """
-    key = jax.random.fold_in(stream_key(config.seed, Stream.TRAINING), state.step)
+    seed = config.seed if seed is None else seed
+    key = jax.random.fold_in(stream_key(seed, Stream.TRAINING), state.step)
     latent_key, target_key, augment_key = jax.random.split(key, 3)
-    dis_key, gen_key = jax.random.split(jax.random.fold_in(stream_key(config.seed, Stream.DISCRIMINATOR), state.step))
+    dis_key, gen_key = jax.random.split(jax.random.fold_in(stream_key(seed, Stream.DISCRIMINATOR), state.step))
     latents = jax.random.normal(latent_key, (reals.shape[0], config.latent_dim))
     targets = losses.real_targets(
         target_key, reals.shape[0], real_label=config.real_label, label_flip=config.label_flip
     )
     reals = augment(uint8_to_signed(reals), augment_key, horizontal_flip=config.data.horizontal_flip)
 
-    bound = {"networks": networks, "config": config}
-    fakes, backward, gen_stats = generator_forward(state.gen, latents, networks=networks)
+    bound = {"labels": labels, "networks": networks, "config": config}
+    fakes, backward, gen_stats = generator_forward(state.gen, latents, labels=labels, networks=networks)
     dis, dis_metrics = discriminator_update(state.dis, reals, fakes, targets, dis_key, **bound)
     opponent = state.dis if config.simultaneous else dis
 
@@ -186,9 +208,11 @@ def train_steps(
     images: jax.Array,
     indices: jax.Array,
     count: jax.Array,
+    labels: jax.Array | None = None,
     *,
     networks: Networks,
     config: Config,
+    seed: jax.Array | int | None = None,
 ) -> tuple[GANState, Metrics]:
     """`count` iterations in one call, so that the host is out of the way.
 
@@ -200,8 +224,10 @@ def train_steps(
       images: uint8; (M, H, W, C), the whole data set, or (L, N, H, W, C), some batches of it.
       indices: int32; (K, N), row k the images of the k-th step from here; or (K,), element k its batch.
       count: () int32, at most K.
+      labels: (K, N) int32, row k the classes of the images of the k-th step; None where classes do not matter.
       networks: modules and optimizers.
       config: the hyperparameters.
+      seed: see `train_step`.
 
     Returns:
       The state after `count` steps, and each metric as (K,), of which the first `count` are filled.
@@ -209,7 +235,8 @@ def train_steps(
 
     def body(k: jax.Array, carry: tuple[GANState, Metrics]) -> tuple[GANState, Metrics]:
         state, history = carry
-        state, metrics = train_step(state, images[indices[k]], networks=networks, config=config)
+        classes = None if labels is None else labels[k]
+        state, metrics = train_step(state, images[indices[k]], classes, networks=networks, config=config, seed=seed)
         return state, jax.tree.map(lambda h, m: h.at[k].set(m), history, metrics)
 
     history = {name: jnp.zeros(indices.shape[:1]) for name in METRICS}
@@ -233,7 +260,9 @@ def augment(images: jax.Array, key: jax.Array, *, horizontal_flip: bool) -> jax.
     return images
 
 
-def generator_to_sample(state: GANState, *, networks: Networks, config: Config) -> dict[str, Any]:
+def generator_to_sample(
+    state: GANState, *, networks: Networks, config: Config, seed: jax.Array | int | None = None
+) -> dict[str, Any]:
     """The variables that pictures are drawn from: the averaged generator when there is one.
 
     The running statistics belong to the network that was trained. Averaged weights have activations of their own, so
@@ -241,11 +270,11 @@ def generator_to_sample(state: GANState, *, networks: Networks, config: Config) 
     """
     if state.gen_average is None:
         return state.gen.variables
-    keys = jax.random.split(stream_key(config.seed, Stream.STATISTICS), 32)
+    keys = jax.random.split(stream_key(config.seed if seed is None else seed, Stream.STATISTICS), 32)
 
     def forward(stats: dict[str, Any], key: jax.Array) -> tuple[dict[str, Any], None]:
         latents = jax.random.normal(key, (config.batch_size, config.latent_dim))
-        return _apply_training(networks.generator, {"params": state.gen_average, **stats}, latents)[1], None
+        return _apply_training(networks.generator, {"params": state.gen_average, **stats}, latents, None)[1], None
 
     stats, _ = jax.lax.scan(forward, jax.tree.map(jnp.zeros_like, state.gen.stats), keys)
     seen = 1 - MOMENTUM ** len(keys)  # a running average that starts from zero falls short by this factor
@@ -253,11 +282,15 @@ def generator_to_sample(state: GANState, *, networks: Networks, config: Config) 
 
 
 def _apply_training(
-    module: Any, variables: dict[str, Any], inputs: jax.Array, dropout_key: jax.Array | None = None
+    module: Any,
+    variables: dict[str, Any],
+    inputs: jax.Array,
+    labels: jax.Array | None,
+    dropout_key: jax.Array | None = None,
 ) -> tuple[jax.Array, dict[str, Any]]:
     mutable = [name for name in variables if name != "params"]
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
-    return module.apply(variables, inputs, training=True, mutable=mutable, rngs=rngs)
+    return module.apply(variables, inputs, labels, training=True, mutable=mutable, rngs=rngs)
 
 
 def _optimise(
