@@ -76,7 +76,7 @@ def get_config() -> ConfigDict:
     c.augment.flips = False  # mirror left-right and top-bottom, each with probability 1/2
     c.augment.quarter_turns = False  # by 0, 90, 180 or 270 degrees; dermoscopy has no up
     c.augment.color = 0.0  # strength of changes in brightness, saturation and contrast; 1 is published
-    c.augment.translation = 0.0  # shift by up to this share of the side, black beyond the edge; 0.125 is published
+    c.augment.translation = 0.0  # shift by up to this share of the side, grey beyond the edge; 0.125 is published
     c.augment.cutout = 0.0  # side of a grey square that hides part of the image, as a share; 0.5 is published
     c.augment.probability = 1.0  # of each of these changes, for each image
     c.augment.adaptive_target = 0.0  # steer it from 0 by the discriminator's overfitting; 0.6 is published; 0: off

@@ -340,8 +340,7 @@ def _constraint_problems(c: Config, names: Mapping[str, str]) -> list[str]:
 def _augment_problems(c: Config) -> list[str]:
     rules, augment = _Rules({}), c.augment
     require = rules.require
-    require(0 <= augment.color <= 2, "augment.color", augment.color, "from 0 to 2")
-    for name in ("translation", "cutout", "probability"):
+    for name in ("color", "translation", "cutout", "probability"):
         value = getattr(augment, name)
         require(0 <= value <= 1, f"augment.{name}", value, "from 0 to 1")
     target = augment.adaptive_target

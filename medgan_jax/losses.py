@@ -4,6 +4,9 @@
 - "hinge": only logits within the margin of 1 teach the discriminator (Lim & Ye 2017, arXiv:1705.02894).
 - "wgan-gp": the difference of the mean logits (Arjovsky et al. 2017, arXiv:1701.07875), to which the training adds
   `gradient_penalty`.
+
+Three more penalties on the discriminator go with any of them: `slope_penalty` (R1), `lecam_penalty` and
+`consistency_penalty`.
 """
 
 from collections.abc import Callable
@@ -59,10 +62,57 @@ def gradient_penalty(
       The mean of (norm of the logit's gradient with respect to the image - 1) squared, ().
     """
     share = jax.random.uniform(key, (reals.shape[0], 1, 1, 1))
-    gradients = jax.grad(lambda images: jnp.sum(critic(images)))(share * reals + (1 - share) * fakes)
-    squares = jnp.sum(jnp.square(gradients), axis=(1, 2, 3))
+    squares = _squared_slopes(critic, share * reals + (1 - share) * fakes)
     norms = jnp.sqrt(jnp.maximum(squares, 1e-12))  # the root's own slope at 0 is infinite
     return jnp.mean(jnp.square(norms - 1))
+
+
+def slope_penalty(critic: Callable[[jax.Array], jax.Array], reals: jax.Array) -> jax.Array:
+    """How steep the discriminator is at reals: R1 (Mescheder et al. 2018, arXiv:1801.04406), whose weight is gamma.
+
+    Args:
+      critic: images (N, H, W, C) to logits (N,), each of its own image alone.
+      reals: (N, H, W, C).
+
+    Returns:
+      Half the mean squared norm of the logit's gradient with respect to the image, ().
+    """
+    return jnp.mean(_squared_slopes(critic, reals)) / 2
+
+
+def _squared_slopes(critic: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
+    gradients = jax.grad(lambda images: jnp.sum(critic(images)))(images)
+    return jnp.sum(jnp.square(gradients), axis=(1, 2, 3))
+
+
+def lecam_penalty(
+    real_logits: jax.Array, fake_logits: jax.Array, past_real: jax.Array, past_fake: jax.Array
+) -> jax.Array:
+    """How far logits run from what the other kind's were (Tseng et al. 2021, arXiv:2104.03310).
+
+    Args:
+      real_logits: (N,), of the reals.
+      fake_logits: (N,), of the fakes.
+      past_real: (), the moving average of the reals' logits.
+      past_fake: (), of the fakes'.
+
+    Returns:
+      The mean squared distance of the reals' logits to `past_fake`, plus that of the fakes' to `past_real`, ().
+    """
+    return jnp.mean(jnp.square(real_logits - past_fake)) + jnp.mean(jnp.square(fake_logits - past_real))
+
+
+def consistency_penalty(logits: jax.Array, changed: jax.Array) -> jax.Array:
+    """How a change that keeps an image what it is moves its logit (Zhao et al. 2020, arXiv:2002.04724).
+
+    Args:
+      logits: (N, K), of N images of each of K kinds, reals and fakes.
+      changed: the same shape, of the same images mirrored and shifted.
+
+    Returns:
+      The mean squared difference within each kind, summed over the kinds, ().
+    """
+    return jnp.sum(jnp.mean(jnp.square(logits - changed), axis=0))
 
 
 def real_targets(key: jax.Array, batch_size: int, *, real_label: float, label_flip: float) -> jax.Array:

@@ -16,6 +16,7 @@ class Stream(enum.IntEnum):
     LATENTS = 2  # folded with the image's index: sampled images, and the pictures taken during training
     STATISTICS = 3  # latents on which batch statistics are estimated
     DISCRIMINATOR = 4  # folded with the step: what it does not see of an image, where its slope is taken
+    AUGMENTATION = 5  # folded with the step: how the images that the discriminator sees are changed
 
 
 def stream_key(seed: int, stream: Stream) -> jax.Array:

@@ -12,7 +12,7 @@ LAYERS = (
     {"errors", "progress"},
     {"images", "torch_files", "streams", "losses", "sharding", "distributed", "compilation"},
     {"config", "data", "models", "metrics", "torch_writer"},
-    {"measures", "control_file"},
+    {"measures", "control_file", "augmentation"},
     {"checkpoint", "movie"},
     {"sampling"},
     {"evaluation", "interpolation"},

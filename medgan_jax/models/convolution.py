@@ -11,6 +11,10 @@ whose gradients are matrix products too. Seen in cells of 2x2 pixels, both convo
 That lets Winograd's minimal filtering F(2x2, 2x2) (Winograd 1980; Lavin & Gray 2016, arXiv:1509.09308) do with 9
 multiplications what takes 16, and its transforms only add and subtract, so rounding stays that of float32.
 `lowering` is "native", "matmul", or "auto": by backend.
+
+A transposed convolution lays a grid over what it makes, as its outputs at even and odd places come from different taps
+(Odena et al. 2016, doi:10.23915/distill.00003). Enlarging first and convolving then has no such parts. Both are linear,
+so they are again a transposed convolution by a 4x4 kernel, which `upsampling_kernel` writes down, at its speed.
 """
 
 import functools
@@ -20,6 +24,7 @@ import jax.numpy as jnp
 from jax import lax
 
 KERNEL_SIZE = 4
+UPSAMPLING_SIZES = {"transposed": 4, "nearest": 3, "bilinear": 2}  # of the kernel that is learnt, by kind of upsampling
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # Below so many tiles, or so few channels, transforming kernel and image costs more than the multiplications saved.
 _MIN_TILES = 128
@@ -85,6 +90,32 @@ def upsampling_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str = "
         cells = _combine_cells(products, shape)
     pixels = cells.reshape(n, h + 1, w + 1, 2, 2, f).transpose(0, 1, 3, 2, 4, 5)
     return pixels.reshape(n, 2 * h + 2, 2 * w + 2, f)[:, 1:-1, 1:-1]
+
+
+def upsampling_kernel(kernel: jax.Array, upsample: str) -> jax.Array:
+    """The kernel for `upsampling_convolution` that enlarges twofold and then convolves with `kernel`.
+
+    Args:
+      kernel: (S, S, C_in, C_out), S of `UPSAMPLING_SIZES`.
+      upsample: "nearest": doubles each pixel, then correlates, with zeros beyond the edge; "bilinear": puts the mean of
+        two neighbours between them, then correlates with a 2x2 kernel; "transposed": as it is.
+
+    Returns:
+      (4, 4, C_in, C_out). Except at the edges, even and odd outputs of a constant image are the same for the first two.
+
+    Raises:
+      ValueError: the kernel is of another size, or `upsample` of no known kind.
+    """
+    if upsample not in UPSAMPLING_SIZES or kernel.shape[:2] != 2 * (UPSAMPLING_SIZES[upsample],):
+        raise ValueError(f"upsample={upsample!r} has no kernel of shape {kernel.shape}; sizes are {UPSAMPLING_SIZES}")
+    if upsample == "transposed":
+        return kernel
+    spread = {"nearest": (1.0, 1.0), "bilinear": (0.5, 1.0, 0.5)}[upsample]
+    kernel = kernel[::-1, ::-1]  # an input writes to its outputs what these read from it, in reverse
+    for axis in (0, 1):
+        size = kernel.shape[axis]
+        kernel = sum(s * _pad(kernel, axis, i, KERNEL_SIZE - size - i) for i, s in enumerate(spread))
+    return kernel
 
 
 def _worth_tiling(n: int, h: int, w: int, c: int, f: int) -> bool:

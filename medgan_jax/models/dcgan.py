@@ -12,7 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from medgan_jax.models.batch_norm import BatchNorm
-from medgan_jax.models.convolution import KERNEL_SIZE, downsampling_convolution, upsampling_convolution
+from medgan_jax.models.convolution import (
+    UPSAMPLING_SIZES,
+    downsampling_convolution,
+    upsampling_convolution,
+    upsampling_kernel,
+)
 from medgan_jax.models.spectral_norm import SpectralNorm
 
 BASE_SIZE = 4  # the resolution of the generator's first and the discriminator's last feature maps
@@ -30,6 +35,10 @@ def doublings(image_size: int) -> int:
     return image_size.bit_length() - 4
 
 
+# A learnt kernel is smaller where it comes after an enlargement; so its outputs vary as those of a 4x4 kernel do.
+_INITIAL_SCALE = {"transposed": 0.02, "nearest": 0.02 * 2 / 3, "bilinear": 0.02 * 4 / 3}
+
+
 class _Convolution(nn.Module):
     """A bias-free 4x4 convolution: `kind` is "expand" (1x1 to 4x4), "up", "down" or "collapse" (4x4 to 1x1)."""
 
@@ -37,12 +46,14 @@ class _Convolution(nn.Module):
     features: int
     spectral_norm: bool = False
     dtype: jnp.dtype = jnp.float32
+    upsample: str = "transposed"  # of kind "up", see `upsampling_kernel`
 
     @nn.compact
     def __call__(self, x: jax.Array, *, training: bool, batches: int = 1) -> jax.Array:
         """Convolves `x` (N * batches, ...), whose rows take turns: one of each batch, and again."""
-        shape = (KERNEL_SIZE, KERNEL_SIZE, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
+        size = UPSAMPLING_SIZES[self.upsample]
+        shape = (size, size, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.normal(_INITIAL_SCALE[self.upsample]), shape)
         x = self._convolve(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.spectral_norm:
             sigma = SpectralNorm(name="spectral_norm")(kernel, training=training, batches=batches)
@@ -55,7 +66,7 @@ class _Convolution(nn.Module):
             case "expand":
                 return jnp.einsum("nc,hwcf->nhwf", x, kernel)
             case "up":
-                return upsampling_convolution(x, kernel)
+                return upsampling_convolution(x, upsampling_kernel(kernel, self.upsample))
             case "down":
                 return downsampling_convolution(x, kernel)
             case "collapse":
@@ -70,7 +81,7 @@ class Generator(nn.Module):
     channels: int = 3
     features: int = 64
     dtype: jnp.dtype = jnp.float32
-    upsample: str = "transposed"
+    upsample: str = "transposed"  # or "nearest", "bilinear": see `convolution.upsampling_kernel`
     num_classes: int = 0
 
     @nn.compact
@@ -90,9 +101,11 @@ class Generator(nn.Module):
         for i in range(steps + 1):
             width = self.features * 2 ** (steps - i)
             kind = "up" if i else "expand"
-            x = _Convolution(kind, width, dtype=self.dtype, name=f"conv_{i}")(x, training=training)
+            how = {"upsample": self.upsample} if i else {}
+            x = _Convolution(kind, width, dtype=self.dtype, **how, name=f"conv_{i}")(x, training=training)
             x = nn.relu(BatchNorm(name=f"norm_{i}")(x, training=training))
-        x = _Convolution("up", self.channels, dtype=self.dtype, name=f"conv_{steps + 1}")(x, training=training)
+        last = _Convolution("up", self.channels, dtype=self.dtype, upsample=self.upsample, name=f"conv_{steps + 1}")
+        x = last(x, training=training)
         return jnp.tanh(x.astype(jnp.float32))
 
 

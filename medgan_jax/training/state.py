@@ -37,6 +37,20 @@ class GANState:
     gen_average: Any  # exponential moving average of gen.params; None when ema_decay is 0
 
 
+@struct.dataclass
+class SteeredState(GANState):
+    """A training that also goes by what its discriminator said before: LeCam's penalty, adaptive augmentation.
+
+    A class of its own, so that checkpoints without are those of `GANState`.
+
+    Attributes:
+      memory: by name, () float32: `past_real` and `past_fake`, moving averages of the logits (LeCam);
+        `augment_probability`, and `sign_sum`, of the means of the signs of reals' logits since it was last adapted.
+    """
+
+    memory: dict[str, jax.Array]
+
+
 @dataclasses.dataclass(frozen=True)
 class Networks:
     """The static half of a training: the modules and their optimizers."""
@@ -51,7 +65,7 @@ def build_networks(config: Config) -> Networks:
     """The networks and optimizers that `config` describes; Adam with a rate for each network."""
     dtype = jnp.dtype(config.dtype)
     return Networks(
-        generator=Generator(config.image_size, config.channels, config.gen_features, dtype),
+        generator=Generator(config.image_size, config.channels, config.gen_features, dtype, upsample=config.upsample),
         discriminator=Discriminator(
             config.image_size,
             config.dis_features,
@@ -75,7 +89,10 @@ def initial_state(networks: Networks, config: Config, *, seed: jax.Array | int |
     dis = _network_state(networks.discriminator.init(dis_key, images, training=True), networks.dis_optimizer)
     # A copy: the state is donated to each step, and one buffer cannot be donated twice.
     average = jax.tree.map(jnp.copy, gen.params) if config.ema_decay else None
-    return GANState(step=jnp.int32(0), gen=gen, dis=dis, gen_average=average)
+    rest = {"step": jnp.int32(0), "gen": gen, "dis": dis, "gen_average": average}
+    names = ["past_real", "past_fake"] if config.lecam_weight else []
+    names += ["augment_probability", "sign_sum"] if config.augment.adaptive_target else []
+    return SteeredState(**rest, memory={name: jnp.float32(0) for name in names}) if names else GANState(**rest)
 
 
 def _network_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> NetworkState:

@@ -2,7 +2,8 @@
 
 One iteration is the published one: the discriminator sees the reals, then the fakes, and is updated once; then the
 generator is updated against the updated discriminator, or, where `dis_steps` says so, not in every iteration. The
-generator runs forward once, for both.
+generator runs forward once, for both. What helps with small data sets is added to it where the config asks for it, and
+is not even traced elsewhere.
 """
 
 import functools
@@ -14,17 +15,28 @@ import jax.numpy as jnp
 import optax
 
 from medgan_jax import losses
+from medgan_jax.augmentation import augment, flips, mirror_at_random, translation
 from medgan_jax.config import Config
 from medgan_jax.images import uint8_to_signed
 from medgan_jax.models.batch_norm import MOMENTUM
 from medgan_jax.streams import Stream, stream_key
-from medgan_jax.training.state import GANState, Networks, NetworkState
+from medgan_jax.training.state import GANState, Networks, NetworkState, SteeredState
 
 Metrics = dict[str, jax.Array]
 METRICS = (
     "loss_dis", "loss_gen", "score_real", "score_fake_before", "score_fake_after", "score_dis", "score_gen",
     "grad_norm_dis", "grad_norm_gen",
 )  # fmt: skip
+_LECAM_DECAY = 0.99  # arXiv:2104.03310
+_CONSISTENCY_SHIFT = 1 / 16  # of the side: 4 pixels of 64, as in arXiv:2002.04724
+_ADAPTED_EVERY = 4  # steps; arXiv:2006.06676
+
+
+def metric_names(config: Config) -> tuple[str, ...]:
+    """METRICS, and what a training goes by that is steered by its own logits."""
+    lecam = ("logit_real", "logit_fake") if config.lecam_weight else ()
+    adaptive = ("sign_real", "augment_probability") if config.augment.adaptive_target else ()
+    return METRICS + lecam + adaptive
 
 
 def discriminator_update(
@@ -35,6 +47,8 @@ def discriminator_update(
     key: jax.Array,
     *,
     labels: jax.Array | None = None,
+    step: jax.Array | int = 0,
+    memory: dict[str, jax.Array] | None = None,
     networks: Networks,
     config: Config,
 ) -> tuple[NetworkState, Metrics]:
@@ -45,35 +59,67 @@ def discriminator_update(
       reals: (N, H, W, C) float in [-1, 1].
       fakes: the same shape; treated as constants.
       real_targets: (N,) what to answer for each real image, see `losses.real_targets`.
-      key: decides dropout, and where the gradient penalty is taken.
+      key: decides dropout, where the gradient penalty is taken, and what a logit is to be consistent under.
       labels: (N,) int32 classes of the reals, and of the fakes; None where there are none.
+      step: of the training; R1 may not be taken at each.
+      memory: of a `SteeredState`.
       networks: modules and optimizers.
       config: the loss.
 
     Returns:
       The updated discriminator, and `loss_dis`, `score_real`, `score_fake_before`, `score_dis`, `score_gen`,
-      `grad_norm_dis`, scalars.
+      `grad_norm_dis`, scalars; with a memory also `logit_real`, `logit_fake`, mean logits, and `sign_real`, the mean of
+      the signs of the reals' logits.
     """
     dropout_key, penalty_key = jax.random.split(key)
     fakes = jax.lax.stop_gradient(fakes)
-    images = jnp.stack([reals, fakes], axis=1)
-    both = None if labels is None else jnp.stack([labels, labels], axis=1)
+    kinds = [reals, fakes]
+    if config.consistency_weight:
+        kinds += [_moved(images, jax.random.fold_in(penalty_key, i)) for i, images in enumerate(kinds)]
+    images = jnp.stack(kinds, axis=1)
+    classes = None if labels is None else jnp.stack([labels] * len(kinds), axis=1)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
         variables = {"params": params, **dis.stats}
-        logits, stats = _apply_training(networks.discriminator, variables, images, both, dropout_key)
-        real_logits, fake_logits = logits.T
+        logits, stats = _apply_training(networks.discriminator, variables, images, classes, dropout_key)
+        real_logits, fake_logits = logits[:, 0], logits[:, 1]
         loss = losses.discriminator_loss(real_logits, fake_logits, real_targets, loss=config.loss)
+        critic = functools.partial(networks.discriminator.apply, variables, labels=labels, training=False)
         if config.loss == "wgan-gp":
-            critic = functools.partial(networks.discriminator.apply, variables, labels=labels, training=False)
             loss += config.gp_weight * losses.gradient_penalty(critic, reals, fakes, penalty_key)
+        if config.r1_weight:
+            loss += _now_and_then(config.r1_every_steps, step, lambda: losses.slope_penalty(critic, reals)) * (
+                config.r1_weight
+            )
+        if config.lecam_weight:
+            past = memory["past_real"], memory["past_fake"]
+            loss += config.lecam_weight * losses.lecam_penalty(real_logits, fake_logits, *past)
+        if config.consistency_weight:
+            loss += config.consistency_weight * losses.consistency_penalty(logits[:, :2], logits[:, 2:])
         return loss, (stats, real_logits, fake_logits)
 
     (loss, (stats, real_logits, fake_logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(dis.params)
     dis = _optimise(dis, grads, stats, networks.dis_optimizer)
     real, fake = _score(real_logits), _score(fake_logits)
     scores = {"score_real": real, "score_fake_before": fake, "score_dis": (real + 1 - fake) / 2, "score_gen": fake}
-    return dis, {"loss_dis": loss, **scores, "grad_norm_dis": optax.tree.norm(grads)}
+    metrics = {"loss_dis": loss, **scores, "grad_norm_dis": optax.tree.norm(grads)}
+    if memory:
+        means = {"logit_real": jnp.mean(real_logits), "logit_fake": jnp.mean(fake_logits)}
+        metrics |= means | {"sign_real": jnp.mean(jnp.sign(real_logits))}
+    return dis, metrics
+
+
+def _now_and_then(every: int, step: jax.Array | int, term: Callable[[], jax.Array]) -> jax.Array:
+    """A term of a loss, () float32; or at every so many steps alone, and as much greater, which costs less."""
+    if every == 1:
+        return term()
+    return jax.lax.cond(step % every == 0, lambda: every * term(), lambda: jnp.float32(0))
+
+
+def _moved(images: jax.Array, key: jax.Array) -> jax.Array:
+    """Mirrors and shifts each image a little."""
+    flip_key, shift_key = jax.random.split(key)
+    return translation(flips(images, flip_key), shift_key, _CONSISTENCY_SHIFT)
 
 
 def generator_forward(
@@ -163,30 +209,42 @@ def train_step(
       seed: in place of config.seed, () uint32; it may be traced, so that one program trains several seeds.
 
     Returns:
-      The next state and METRICS, the scalars of metrics.jsonl: losses, scores as mean probabilities, and the norm of
-      each network's gradient. `score_dis` is (mean D(x) + mean(1 - D(G(z)))) / 2 and `score_gen` mean D(G(z)), as
-      MATLAB's example plots them.
+      The next state and `metric_names`, the scalars of metrics.jsonl: losses, scores as mean probabilities, and the
+      norm of each network's gradient. `score_dis` is (mean D(x) + mean(1 - D(G(z)))) / 2 and `score_gen` mean D(G(z)),
+      as MATLAB's example plots them.
     """
     seed = config.seed if seed is None else seed
     key = jax.random.fold_in(stream_key(seed, Stream.TRAINING), state.step)
-    latent_key, target_key, augment_key = jax.random.split(key, 3)
+    latent_key, target_key, mirror_key = jax.random.split(key, 3)
     dis_key, gen_key = jax.random.split(jax.random.fold_in(stream_key(seed, Stream.DISCRIMINATOR), state.step))
     latents = jax.random.normal(latent_key, (reals.shape[0], config.latent_dim))
     targets = losses.real_targets(
         target_key, reals.shape[0], real_label=config.real_label, label_flip=config.label_flip
     )
-    reals = augment(uint8_to_signed(reals), augment_key, horizontal_flip=config.data.horizontal_flip)
+    reals = uint8_to_signed(reals)
+    if config.data.horizontal_flip:
+        reals = mirror_at_random(reals, mirror_key)
 
     bound = {"labels": labels, "networks": networks, "config": config}
+    memory = state.memory if isinstance(state, SteeredState) else {}
     fakes, backward, gen_stats = generator_forward(state.gen, latents, labels=labels, networks=networks)
-    dis, dis_metrics = discriminator_update(state.dis, reals, fakes, targets, dis_key, **bound)
+    seen = fakes
+    if config.augment.changes():
+        keys = jax.random.split(jax.random.fold_in(stream_key(seed, Stream.AUGMENTATION), state.step), 3)
+        probability = memory.get("augment_probability", config.augment.probability)
+        change = functools.partial(augment, settings=config.augment, probability=probability)
+        reals, seen = change(reals, keys[0]), change(fakes, keys[1])
+        fakes, backward = _changed(fakes, backward, functools.partial(change, key=keys[2]))
+    dis, dis_metrics = discriminator_update(
+        state.dis, reals, seen, targets, dis_key, step=state.step, memory=memory, **bound
+    )
     opponent = state.dis if config.simultaneous else dis
 
     def learn() -> tuple[NetworkState, Any, dict[str, Any], Metrics]:
         gen, dis_stats, metrics = generator_update(state.gen, opponent, fakes, backward, gen_stats, gen_key, **bound)
         average = state.gen_average
         if config.ema_decay:
-            average = optax.incremental_update(gen.params, average, 1 - config.ema_decay)
+            average = optax.incremental_update(gen.params, average, 1 - _average_decay(state.step, config))
         return gen, average, dis.stats if config.simultaneous else dis_stats, metrics
 
     def wait() -> tuple[NetworkState, Any, dict[str, Any], Metrics]:
@@ -199,8 +257,53 @@ def train_step(
     else:
         turn = (state.step + 1) % config.dis_steps == 0
         gen, average, dis_stats, gen_metrics = jax.lax.cond(turn, learn, wait)
-    state = GANState(step=state.step + 1, gen=gen, dis=dis.replace(stats=dis_stats), gen_average=average)
-    return state, dis_metrics | gen_metrics
+    metrics = dis_metrics | gen_metrics
+    if memory:
+        memory = _remember(memory, metrics, state.step, reals.shape[0], config)
+        metrics |= {"augment_probability": memory.get("augment_probability")}
+        state = state.replace(memory=memory)
+    state = state.replace(step=state.step + 1, gen=gen, dis=dis.replace(stats=dis_stats), gen_average=average)
+    return state, {name: metrics[name] for name in metric_names(config)}
+
+
+def _changed(
+    images: jax.Array, backward: Callable[[jax.Array], tuple[Any]], change: Callable[[jax.Array], jax.Array]
+) -> tuple[jax.Array, Callable[[jax.Array], tuple[Any]]]:
+    """Changed images, and the way back from their gradient; `backward` is that of the images as they were."""
+    changed, unchange = jax.vjp(change, images)
+    return changed, lambda gradient: backward(*unchange(gradient))
+
+
+def _average_decay(step: jax.Array, config: Config) -> jax.Array | float:
+    """Of the generator's average: at first it forgets faster, or it would be of weights that had learnt nothing."""
+    if not config.ema_rampup:
+        return config.ema_decay
+    half_life = config.ema_rampup * (step + 1)
+    return jnp.minimum(config.ema_decay, 0.5 ** (1 / half_life))
+
+
+def _remember(
+    memory: dict[str, jax.Array], metrics: Metrics, step: jax.Array, batch_size: int, config: Config
+) -> dict[str, jax.Array]:
+    """What a steered training goes by in the next step.
+
+    The probability of augmentation rises while more of the reals' logits are positive than `adaptive_target` has it, a
+    sign of overfitting, and falls otherwise (Karras et al. 2020, arXiv:2006.06676, section 3.1).
+    """
+    memory = dict(memory)
+    if config.lecam_weight:
+        for name in ("real", "fake"):
+            past = memory[f"past_{name}"]
+            memory[f"past_{name}"] = _LECAM_DECAY * past + (1 - _LECAM_DECAY) * metrics[f"logit_{name}"]
+    if config.augment.adaptive_target:
+        signs = memory["sign_sum"] + metrics["sign_real"]
+        due = (step + 1) % _ADAPTED_EVERY == 0
+        change = jnp.sign(signs / _ADAPTED_EVERY - config.augment.adaptive_target)
+        change *= _ADAPTED_EVERY * batch_size / config.augment.adaptive_images
+        probability = memory["augment_probability"]
+        memory["augment_probability"] = jnp.where(due, jnp.clip(probability + change, 0, 1), probability)
+        memory["sign_sum"] = jnp.where(due, 0, signs)
+    return memory
 
 
 def train_steps(
@@ -239,25 +342,8 @@ def train_steps(
         state, metrics = train_step(state, images[indices[k]], classes, networks=networks, config=config, seed=seed)
         return state, jax.tree.map(lambda h, m: h.at[k].set(m), history, metrics)
 
-    history = {name: jnp.zeros(indices.shape[:1]) for name in METRICS}
+    history = {name: jnp.zeros(indices.shape[:1]) for name in metric_names(config)}
     return jax.lax.fori_loop(0, count, body, (state, history))
-
-
-def augment(images: jax.Array, key: jax.Array, *, horizontal_flip: bool) -> jax.Array:
-    """Random changes that keep an image a plausible member of its data set, drawn anew for each image.
-
-    Args:
-      images: (N, H, W, C).
-      key: decides.
-      horizontal_flip: mirror each image with probability 1/2.
-
-    Returns:
-      (N, H, W, C).
-    """
-    if horizontal_flip:
-        mirrored = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
-        images = jnp.where(mirrored, images[:, :, ::-1], images)
-    return images
 
 
 def generator_to_sample(
