@@ -92,3 +92,30 @@ def test_flips_the_share_asked_for(flip, least, most):
 def test_every_image_is_flipped_in_its_turn():
     targets = jnp.stack([losses.real_targets(jax.random.key(i), 8, real_label=1.0, label_flip=0.3) for i in range(200)])
     np.testing.assert_allclose(1 - targets.mean(axis=0), 0.3, atol=0.12)
+
+
+def test_slope_penalty_is_half_the_squared_slope_at_reals():
+    reals = jax.random.normal(jax.random.key(0), (5, 4, 4, 3))
+    weights = jax.random.normal(jax.random.key(1), (4, 4, 3))
+
+    def plane(images):
+        return 7 + jnp.sum(images * weights[None], axis=(1, 2, 3))
+
+    assert losses.slope_penalty(plane, reals) == pytest.approx(float(jnp.sum(weights**2)) / 2, rel=1e-5)
+
+    def bowl(images):
+        return jnp.sum(images**2, axis=(1, 2, 3))
+
+    expected = np.mean([2 * np.sum(np.square(image)) for image in np.asarray(reals)])
+    assert losses.slope_penalty(bowl, reals) == pytest.approx(expected, rel=1e-5)
+
+
+def test_lecam_pulls_each_kind_to_the_others_past():
+    real, fake = jnp.array([2.0, 1.0]), jnp.array([-1.0, 0.5])
+    expected = ((2 + 3) ** 2 + (1 + 3) ** 2) / 2 + ((-1 - 4) ** 2 + (0.5 - 4) ** 2) / 2
+    assert losses.lecam_penalty(real, fake, jnp.float32(4), jnp.float32(-3)) == pytest.approx(expected)
+
+
+def test_consistency_is_summed_over_kinds():
+    logits, changed = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([[0.0, 2.0], [3.0, 7.0]])
+    assert losses.consistency_penalty(logits, changed) == pytest.approx(0.5 + 4.5)

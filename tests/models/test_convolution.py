@@ -77,3 +77,59 @@ def test_unknown_lowering_is_refused():
     x, kernel = cases()
     with pytest.raises(ValueError, match="lowering must be"):
         downsampling_convolution(x, kernel, lowering="fast")
+
+
+def enlarged(x, upsample):
+    """Twice the size: each pixel doubled, or the mean of two neighbours between them, zeros beyond the edge."""
+    for axis in (1, 2):
+        if upsample == "nearest":
+            between = x
+        else:
+            after = jnp.concatenate(
+                [jax.lax.slice_in_dim(x, 1, None, axis=axis), 0 * x.take(jnp.array([0]), axis)], axis
+            )
+            between = (x + after) / 2
+        x = jnp.stack([x, between], axis + 1).reshape(*x.shape[:axis], -1, *x.shape[axis + 1 :])
+    return x
+
+
+@pytest.mark.parametrize("lowering", ["native", "matmul"])
+@pytest.mark.parametrize("upsample", ["nearest", "bilinear"])
+def test_upsampling_kernel_enlarges_then_convolves(upsample, lowering):
+    size = convolution.UPSAMPLING_SIZES[upsample]
+    x = jax.random.normal(jax.random.key(0), (2, 5, 6, 3))
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 4))
+    large = enlarged(x, upsample)
+    if upsample == "bilinear":  # before the first pixel comes the mean of it and what is beyond the edge
+        first = [0.5 * jax.lax.slice_in_dim(large, 0, 1, axis=1)]
+        large = jnp.concatenate([*first, large], axis=1)
+        large = jnp.concatenate([0.5 * jax.lax.slice_in_dim(large, 0, 1, axis=2), large], axis=2)
+        padding = ((0, 0), (0, 0))
+    else:
+        padding = ((1, 1), (1, 1))
+    expected = jax.lax.conv_general_dilated(large, kernel, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    composed = convolution.upsampling_kernel(kernel, upsample)
+    found = convolution.upsampling_convolution(x, composed, lowering=lowering)
+    np.testing.assert_allclose(found, expected, atol=3e-5)
+
+
+def grid(upsample):
+    """How much even and odd outputs of a constant image differ, away from its edges."""
+    size = convolution.UPSAMPLING_SIZES[upsample]
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 2, 3))
+    out = convolution.upsampling_convolution(jnp.ones((1, 6, 6, 2)), convolution.upsampling_kernel(kernel, upsample))
+    inner = out[0, 2:-2, 2:-2]
+    return float(jnp.max(jnp.abs(inner - inner[:1, :1])))
+
+
+def test_a_flat_image_stays_flat_where_enlarging_comes_first():
+    assert grid("transposed") > 1
+    assert grid("nearest") < 1e-5
+    assert grid("bilinear") < 1e-5
+
+
+def test_upsampling_kernel_refuses_another_size():
+    with pytest.raises(ValueError, match="no kernel of shape"):
+        convolution.upsampling_kernel(jnp.ones((4, 4, 1, 1)), "nearest")
+    with pytest.raises(ValueError, match="bicubic"):
+        convolution.upsampling_kernel(jnp.ones((4, 4, 1, 1)), "bicubic")
