@@ -201,9 +201,16 @@ def parse_data(values: ConfigDict | Mapping[str, Any]) -> DataConfig:
 
 
 def field_names() -> list[str]:
-    """Every field, those of data with their prefix."""
-    data = [f"data.{field.name}" for field in dataclasses.fields(DataConfig)]
-    return [field.name for field in dataclasses.fields(Config)] + data
+    """Every field, those of a group after its name and a point."""
+    return _field_names(Config, "")
+
+
+def _field_names(cls: type, prefix: str) -> list[str]:
+    names = []
+    for field in dataclasses.fields(cls):
+        name = prefix + field.name
+        names += _field_names(field.type, f"{name}.") if dataclasses.is_dataclass(field.type) else [name]
+    return names
 
 
 def changed_fields(old: Mapping[str, Any], new: Config) -> list[str]:
