@@ -44,14 +44,23 @@ def about() -> dict[str, Any]:
 
 
 def training_config(
-    *, size: int, batch: int, latent: int = 100, maps: int = 64, dtype: str = "float32", arch: str = "sngan"
+    *,
+    size: int,
+    batch: int,
+    latent: int = 100,
+    maps: int = 64,
+    dtype: str = "float32",
+    arch: str = "sngan",
+    augmented: bool = False,
 ) -> Config:
-    """A config of the published training, checked."""
+    """A config of the published training, checked; or of that with everything that `augment` offers."""
     config = default.get_config()
     config.arch, config.image_size, config.latent_dim, config.batch_size = arch, size, latent, batch
     config.gen_features = config.dis_features = maps
     config.dtype = dtype
     config.data.source = "phantom"
+    if augmented:
+        config.augment.update(flips=True, quarter_turns=True, color=1.0, translation=0.125, cutout=0.5)
     return parse_config(config)
 
 
