@@ -30,7 +30,7 @@ LAYERS = (
     {"report.__main__"},
 )
 WITHIN = {  # between the files of one folder, in the same sense
-    "data": ("phantom", "labels", "sources", "isic", "split", "cache", "pipeline"),
+    "data": ("phantom", "labels", "classes", "sources", "isic", "split", "cache", "pipeline"),
     "models": ("convolution", "batch_norm", "spectral_norm", "dcgan", "torch_layout", "inception"),
     "metrics": ("filters", "psnr", "ssim", "ms_gmsd", "mdsi", "haarpsi"),
     "measures": (

@@ -19,12 +19,13 @@ from medgan_jax import __version__
 from medgan_jax.compilation import compiled
 from medgan_jax.config import Config
 from medgan_jax.data.cache import CachedImages
-from medgan_jax.data.pipeline import epoch_permutation, load_dataset, open_batches, steps_per_epoch
+from medgan_jax.data.classes import Classes, in_proportion, number_classes
+from medgan_jax.data.pipeline import balanced_indices, epoch_permutation, load_dataset, open_batches, steps_per_epoch
 from medgan_jax.distributed import agree, from_leader, is_leader
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation.quick import QuickEvaluation, check_enough
 from medgan_jax.progress import Progress
-from medgan_jax.sampling import sample_batches, seeded_latents
+from medgan_jax.sampling import classes_in_turn, classes_listed, sample_batches, seeded_latents
 from medgan_jax.sharding import check_batch_size, data_mesh, local_copy, local_mesh, replicated
 from medgan_jax.training import outputs, transfer
 from medgan_jax.training.journal import Journal
@@ -85,6 +86,7 @@ def train(config: Config, workdir: Path, *, command: str = "") -> int:
             transfer.check_origin(config.init_from)
         dataset, held_out = _load_dataset(config)
         epoch = steps_per_epoch(len(dataset.images), config.batch_size)
+        classes = _classes(config, dataset, held_out)
         if config.evaluate_every_steps:
             check_enough(len(held_out.images), len(dataset.images))
         with files.opened(config, _describe(dataset)):
@@ -92,7 +94,7 @@ def train(config: Config, workdir: Path, *, command: str = "") -> int:
                 raise UserError(
                     f"--workdir={workdir}: is not the folder that process 0 sees; give one on a shared disk"
                 )
-            training = _Training(config, dataset, held_out, epoch, files, mesh, signals)
+            training = _Training(config, dataset, held_out, classes, epoch, files, mesh, signals)
             try:
                 return training.run(command)
             except (UserError, OSError):
@@ -108,6 +110,7 @@ class _Training:
         config: Config,
         dataset: CachedImages,
         held_out: CachedImages | None,
+        classes: Classes | None,
         epoch: int,
         files: Workdir,
         mesh: Mesh,
@@ -117,12 +120,13 @@ class _Training:
         self.config = config
         self.dataset = dataset
         self.held_out = held_out
+        self.classes = classes
         self.files = files
         self.mesh = mesh
         self.signals = signals
         self.steps_per_epoch = epoch
         self.total_steps = config.total_steps(epoch)
-        self.store = Store(files, config, data_digest=dataset.digest)
+        self.store = Store(files, config, data_digest=dataset.digest, classes=classes.names if classes else ())
         self.bar: Progress | None = None
         self.journal: Journal | None = None
         self.quick: QuickEvaluation | None = None
@@ -134,7 +138,7 @@ class _Training:
         """Restores the latest checkpoint, or draws initial weights."""
         self.rates = {name: (self.rollbacks or [vars(self.config)])[-1][name] for name in ("lr_gen", "lr_dis")}
         slowed = dataclasses.replace(self.config, **self.rates)
-        self.networks = build_networks(slowed)
+        self.networks = build_networks(slowed, len(self.classes.names) if self.classes else 0)
         self.monitor = Monitor(slowed, slowed_at=self.rollbacks[-1]["to_step"] if self.rollbacks else -1)
         self.probe: Probe | None = None  # whose last look was at a training that may not have been this one
         bound = {"networks": self.networks, "config": self.config}
@@ -175,6 +179,8 @@ class _Training:
             return 0
         started_by = {"command": command} if command else {}
         self.files.append(self.files.runs, {"step": self.step, **started_by, **_versions()})
+        if self.classes:
+            self._say(self.classes.describe(balanced=self.config.balance_classes))
         self._open_journal()
         self.signals.postpone()
         while True:
@@ -213,10 +219,12 @@ class _Training:
             seed=config.seed,
             first_step=self.step,
             mesh=self.mesh,
+            classes=self.classes and self.classes.training,
+            balanced=config.conditional and config.balance_classes,
         )
         with bar, contextlib.closing(batches):
             steps = jax.ShapeDtypeStruct((), np.int32, sharding=replicated(self.mesh))
-            run = compiled(self.train_steps, self.state, *batches.shapes, steps)
+            run = compiled(self.train_steps, self.state, *batches.shapes, steps, batches.labels)
             self.bar = bar
             if config.monitor_every_steps and self.step % config.monitor_every_steps == 0:
                 self._look(again=self.step > 0)  # what later looks are compared with
@@ -230,8 +238,8 @@ class _Training:
                 if stop:
                     self.signals.caught = stop
                     break
-                images, indices, count = batches.take(count, after=running)
-                self.state, history = run(self.state, images, indices, np.int32(count))
+                images, indices, count, labels = batches.take(count, after=running)
+                self.state, history = run(self.state, images, indices, np.int32(count), labels)
                 # Read the call before this one while this one computes: the device never waits for the host.
                 finished, running = running, (self.step, count, history)
                 self.step += count
@@ -322,7 +330,7 @@ class _Training:
         if self.files.writes:
             if self.quick is None:
                 self.quick = QuickEvaluation(self.dataset.images, self.held_out.images, seed=self.config.seed)
-            figures = self.quick.figures(self._sample(variables, self.quick.num_fakes))
+            figures = self.quick.figures(self._sample(variables, self.quick.num_fakes, as_reals=True))
             measure = self.config.best_measure
             best = figures[measure] < self.files.value_of(self.store.best_step(), measure)
             self.journal.evaluation({"step": self.step, "best_by": measure, **figures})
@@ -340,7 +348,10 @@ class _Training:
         if self.journal:
             if self.probe is None:
                 held_out = self.held_out.images if self.held_out else None
-                self.probe = Probe(self.networks, self.config, self.dataset.images, held_out, mesh=local_mesh())
+                images = self.dataset.images
+                self.probe = Probe(
+                    self.networks, self.config, images, held_out, mesh=local_mesh(), classes=self.classes
+                )
             fakes = self._sample(generator, FAKES)
             line = {"step": self.step, **self.probe.figures(fakes, generator, self.state.dis.variables)}
             if not again:
@@ -420,20 +431,27 @@ class _Training:
             return
         variables = self.generator_to_sample(self.state)
         if self.files.writes:
+            number = outputs.fakes_needed(len(self.dataset.images), c.num_sample_images)
             outputs.write_outputs(
                 c.output_prefix,
                 log=self.files.metrics,
                 reals=self.dataset.images,
-                fakes=self._sample(variables, outputs.fakes_needed(len(self.dataset.images), c.num_sample_images)),
+                fakes=self._sample(variables, number, as_reals=True),
                 num_images=c.num_sample_images,
                 epoch=epoch,
                 step=self.step,
                 seed=c.seed,
             )
 
-    def _sample(self, variables: dict[str, Any], number: int) -> np.ndarray:
-        """The same latents each time, on this process's own devices: uint8, (number, H, W, C)."""
+    def _sample(self, variables: dict[str, Any], number: int, *, as_reals: bool = False) -> np.ndarray:
+        """The same latents each time, on this process's own devices: uint8, (number, H, W, C).
+
+        Of all classes in turn, or `as_reals` in the proportions of the training images.
+        """
         mesh = local_mesh()
+        labels_of = classes_in_turn(len(self.classes.names)) if self.classes else None
+        if self.classes and as_reals:
+            labels_of = classes_listed(in_proportion(number, self.classes.counts))
         batches = sample_batches(
             self.networks.generator,
             local_copy(variables, mesh),
@@ -441,13 +459,18 @@ class _Training:
             number,
             batch_size=self.config.batch_size,
             mesh=mesh,
+            labels_of=labels_of,
         )
         return np.concatenate(list(batches))
 
     def _write_reals(self) -> None:
         if self.journal:
-            chosen = epoch_permutation(len(self.dataset.images), seed=self.config.seed, epoch=0)
-            self.journal.reals(np.asarray(self.dataset.images[chosen[: self.config.num_sample_images]]))
+            seed, number = self.config.seed, min(self.config.num_sample_images, len(self.dataset.images))
+            if self.classes:  # each where the picture of fakes has its class
+                (chosen,) = balanced_indices(0, 1, classes=self.classes.training, batch_size=number, seed=seed)
+            else:
+                chosen = epoch_permutation(len(self.dataset.images), seed=seed, epoch=0)[:number]
+            self.journal.reals(np.asarray(self.dataset.images[chosen]))
 
     def _report(self) -> int:
         """Says how it went and what to look at next; the exit code."""
@@ -480,7 +503,13 @@ def _load_dataset(config: Config) -> tuple[CachedImages, CachedImages | None]:
     """Images to train on, and held out: process 0 first, so that others which share its disk find them decoded."""
 
     def load() -> tuple[CachedImages, CachedImages | None]:
-        return load_dataset(config.data, image_size=config.image_size, channels=config.channels, progress=is_leader())
+        return load_dataset(
+            config.data,
+            image_size=config.image_size,
+            channels=config.channels,
+            conditional=config.conditional,
+            progress=is_leader(),
+        )
 
     def agreed(digest: str) -> list[Any]:
         data = dataclasses.replace(config.data, path="", labels="", cache_dir="")  # each machine has its own
@@ -494,6 +523,13 @@ def _load_dataset(config: Config) -> tuple[CachedImages, CachedImages | None]:
         what = "images" if digest != theirs[0] else "hyperparameters"
         raise UserError(f"other {what} than in process 0: start all processes with the same config and data")
     return dataset
+
+
+def _classes(config: Config, dataset: CachedImages, held_out: CachedImages | None) -> Classes | None:
+    """What a conditional training learns; None for another one."""
+    if not config.conditional:
+        return None
+    return number_classes(dataset.labels, held_out and held_out.labels, config.data.path or config.data.source)
 
 
 def _describe(dataset: CachedImages) -> dict[str, Any]:
