@@ -40,7 +40,7 @@ class Classes:
         few, many = counts.argmin(), counts.argmax()
         times = counts[many] / counts[few]
         weight = f", so a {self.names[few]} image is seen {times:.1f} times as often as a {self.names[many]} one"
-        return start + "batches draw them equally" + weight * (times > 1)
+        return start + "batches draw them equally" + (weight if times > 1 else "")
 
 
 def check_labels(labels: Sequence[str] | None, place: str) -> tuple[str, ...]:
