@@ -6,6 +6,7 @@ on the devices whole, or is streamed to them; the batches are the same.
 
 import functools
 import os
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -134,23 +135,36 @@ class Batches(Protocol):
 class ResidentBatches:
     """The whole data set on each device; a step's images are picked there."""
 
-    def __init__(self, images: np.ndarray, *, batch_size: int, seed: int, first_step: int, mesh: Mesh) -> None:
-        """Copies `images`, uint8 (M, H, W, C), to the devices; `first_step` is where the training goes on."""
-        self._order = {"num_images": len(images), "batch_size": batch_size, "seed": seed}
+    def __init__(
+        self, images: np.ndarray, *, batch_size: int, seed: int | Sequence[int], first_step: int, mesh: Mesh
+    ) -> None:
+        """Copies `images`, uint8 (M, H, W, C), to the devices when the first are taken.
+
+        `first_step` is where the training goes on. For several seeds there are indices of each, (S, K, N).
+        """
+        self._order = {"num_images": len(images), "batch_size": batch_size}
+        self._seeds = [seed] if isinstance(seed, int) else seed
         self._step = first_step
-        self._images = jax.device_put(np.asarray(images), replicated(mesh))
+        self._host_images = images
+        lead = () if isinstance(seed, int) else (len(seed),)
+        order = (*lead, _MAX_STEPS, batch_size)
         self.shapes = (
             jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=replicated(mesh)),
-            jax.ShapeDtypeStruct((_MAX_STEPS, batch_size), np.int32, sharding=sharded(mesh, axis=1)),
+            jax.ShapeDtypeStruct(order, np.int32, sharding=sharded(mesh, axis=len(order) - 1)),
         )
 
     def take(self, count: int, after: Any = None) -> tuple[jax.Array, np.ndarray, int]:
         """See `Batches`."""
         count = min(count, _MAX_STEPS)
-        indices = np.zeros(self.shapes[1].shape, np.int32)
-        indices[:count] = batch_indices(self._step, count, **self._order)
+        indices = np.zeros((len(self._seeds), *self.shapes[1].shape[-2:]), np.int32)
+        for rows, seed in zip(indices, self._seeds, strict=True):
+            rows[:count] = batch_indices(self._step, count, seed=seed, **self._order)
         self._step += count
-        return self._images, indices, count
+        return self._images, indices.reshape(self.shapes[1].shape), count
+
+    @functools.cached_property
+    def _images(self) -> jax.Array:
+        return jax.device_put(np.asarray(self._host_images), self.shapes[0].sharding)
 
     def close(self) -> None:
         """See `Batches`."""
@@ -224,10 +238,26 @@ class StreamedBatches:
 
 
 def open_batches(
-    images: np.memmap, *, device_budget_mb: int, batch_size: int, seed: int, first_step: int, mesh: Mesh
+    images: np.memmap,
+    *,
+    device_budget_mb: int,
+    batch_size: int,
+    seed: int | Sequence[int],
+    first_step: int,
+    mesh: Mesh,
 ) -> Batches:
-    """The batches from `first_step` on: resident where each device has room for all images, streamed elsewhere."""
+    """The batches from `first_step` on: resident where each device has room for all images, streamed elsewhere.
+
+    Raises:
+      UserError: there are several seeds, and no room.
+    """
     several_processes = len({device.process_index for device in mesh.devices.flat}) > 1
     resident = images.nbytes <= device_budget_mb * 2**20 and not several_processes
+    if not resident and not isinstance(seed, int):
+        needed = -(-images.nbytes // 2**20)
+        raise UserError(
+            f"data.device_budget_mb={device_budget_mb}: several seeds share images that lie on the device, and these "
+            f"need {needed} MiB; raise it to {needed}, or train each seed by itself"
+        )
     kind = ResidentBatches if resident else StreamedBatches
     return kind(images, batch_size=batch_size, seed=seed, first_step=first_step, mesh=mesh)
