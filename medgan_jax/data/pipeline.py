@@ -6,7 +6,7 @@ on the devices whole, or is streamed to them; the batches are the same.
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -195,31 +195,42 @@ class ResidentBatches:
         images: np.ndarray,
         *,
         batch_size: int,
-        seed: int,
+        seed: int | Sequence[int],
         first_step: int,
         mesh: Mesh,
         classes: np.ndarray | None = None,
         balanced: bool = False,
     ) -> None:
-        """Copies `images`, uint8 (M, H, W, C), to the devices; see `open_batches` for the others."""
+        """Copies `images`, uint8 (M, H, W, C), to the devices when the first are taken.
+
+        For several seeds there are indices, and labels, of each: (S, K, N). See also `open_batches`.
+        """
         self._order = _order(len(images), batch_size=batch_size, classes=classes, balanced=balanced)
-        self._seed = seed
+        self._seeds = [seed] if isinstance(seed, int) else seed
         self._classes = classes
         self._step = first_step
-        self._images = jax.device_put(np.asarray(images), replicated(mesh))
+        self._host_images = images
+        lead = () if isinstance(seed, int) else (len(seed),)
+        order = (*lead, _MAX_STEPS, batch_size)
         self.shapes = (
             jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=replicated(mesh)),
-            jax.ShapeDtypeStruct((_MAX_STEPS, batch_size), np.int32, sharding=sharded(mesh, axis=1)),
+            jax.ShapeDtypeStruct(order, np.int32, sharding=sharded(mesh, axis=len(order) - 1)),
         )
-        self.labels = _label_shape(_MAX_STEPS, batch_size, classes, mesh)
+        self.labels = _label_shape(order, classes, mesh)
 
     def take(self, count: int, after: Any = None) -> tuple[jax.Array, np.ndarray, int, np.ndarray | None]:
         """See `Batches`."""
         count = min(count, _MAX_STEPS)
-        indices = np.zeros(self.shapes[1].shape, np.int32)
-        indices[:count] = self._order(self._step, count, seed=self._seed)
+        indices = np.zeros((len(self._seeds), *self.shapes[1].shape[-2:]), np.int32)
+        for rows, seed in zip(indices, self._seeds, strict=True):
+            rows[:count] = self._order(self._step, count, seed=seed)
         self._step += count
+        indices = indices.reshape(self.shapes[1].shape)
         return self._images, indices, count, None if self._classes is None else self._classes[indices]
+
+    @functools.cached_property
+    def _images(self) -> jax.Array:
+        return jax.device_put(np.asarray(self._host_images), self.shapes[0].sharding)
 
     def close(self) -> None:
         """See `Batches`."""
@@ -253,7 +264,7 @@ class StreamedBatches:
             jax.ShapeDtypeStruct((steps, batch_size, *shape), images.dtype, sharding=sharded(mesh, axis=1)),
             jax.ShapeDtypeStruct((steps,), np.int32, sharding=replicated(mesh)),
         )
-        self.labels = _label_shape(steps, batch_size, classes, mesh)
+        self.labels = _label_shape((steps, batch_size), classes, mesh)
         self._path = images.filename
         self._file = open(self._path, "rb")  # noqa: SIM115 - a cache may be deleted at any time
         self._chunk: jax.Array | None = None
@@ -310,10 +321,8 @@ class StreamedBatches:
         return images
 
 
-def _label_shape(steps: int, batch_size: int, classes: np.ndarray | None, mesh: Mesh) -> jax.ShapeDtypeStruct | None:
-    if classes is None:
-        return None
-    return jax.ShapeDtypeStruct((steps, batch_size), np.int32, sharding=replicated(mesh))
+def _label_shape(shape: tuple[int, ...], classes: np.ndarray | None, mesh: Mesh) -> jax.ShapeDtypeStruct | None:
+    return None if classes is None else jax.ShapeDtypeStruct(shape, np.int32, sharding=replicated(mesh))
 
 
 def open_batches(
@@ -321,7 +330,7 @@ def open_batches(
     *,
     device_budget_mb: int,
     batch_size: int,
-    seed: int,
+    seed: int | Sequence[int],
     first_step: int,
     mesh: Mesh,
     classes: np.ndarray | None = None,
@@ -333,14 +342,23 @@ def open_batches(
       images: uint8, (M, H, W, C), filling a file of their own.
       device_budget_mb: the room on each device, in MiB.
       batch_size: images a step.
-      seed: of the training.
+      seed: of the training; or several, of trainings that go on together.
       first_step: where the training goes on.
       mesh: the devices.
       classes: int32, (M,), of each image; None where classes do not matter.
       balanced: whether each batch draws the classes equally, see `balanced_indices`, instead of as often as they are.
+
+    Raises:
+      UserError: there are several seeds, and no room.
     """
     several_processes = len({device.process_index for device in mesh.devices.flat}) > 1
     resident = images.nbytes <= device_budget_mb * 2**20 and not several_processes
+    if not resident and not isinstance(seed, int):
+        needed = -(-images.nbytes // 2**20)
+        raise UserError(
+            f"data.device_budget_mb={device_budget_mb}: several seeds share images that lie on the device, and these "
+            f"need {needed} MiB; raise it to {needed}, or train each seed by itself"
+        )
     kind = ResidentBatches if resident else StreamedBatches
     order = {"batch_size": batch_size, "seed": seed, "classes": classes, "balanced": balanced}
     return kind(images, first_step=first_step, mesh=mesh, **order)

@@ -5,12 +5,13 @@ All of it but the fakes, which are those of the fixed latents, is one compiled p
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 
 from medgan_jax.config import Config
 from medgan_jax.data.classes import Classes
@@ -95,7 +96,7 @@ class Probe:
         side = thumbnails.shape[1]
         before = np.full((FAKES, side, side, config.channels), np.nan, np.float32)
         self._before = jax.device_put(before, shared)
-        self._look = jax.jit(functools.partial(_look, networks=networks), out_shardings=shared)
+        self._look = _jitted_look(networks, shared)
 
     def figures(
         self, fakes: np.ndarray, generator: dict[str, Any], discriminator: dict[str, Any]
@@ -123,6 +124,11 @@ class Probe:
         if math.isnan(found["drift"]):
             del found["drift"]
         return self._reals | found
+
+
+@functools.lru_cache(maxsize=1)  # of several seeds with the same networks, the program is compiled once
+def _jitted_look(networks: Networks, sharding: Sharding) -> Callable[..., Any]:
+    return jax.jit(functools.partial(_look, networks=networks), out_shardings=sharding)
 
 
 def _look(

@@ -40,6 +40,10 @@ class Store:
         """The step of the newest state, as process 0 sees it; None when there is none."""
         return from_leader(self._states.latest_step())
 
+    def steps(self) -> list[int]:
+        """The steps of all states, the oldest first."""
+        return self._states.steps()
+
     def best_step(self) -> int | None:
         """The step of the best generator; None when there is none."""
         return self._best.latest_step()

@@ -13,7 +13,7 @@ from medgan_jax.checkpoint import Checkpoints, load_generator
 from medgan_jax.data import pipeline
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
-from medgan_jax.training import loop
+from medgan_jax.training import loop, member, program
 from medgan_jax.training.loop import train
 from medgan_jax.training.monitor import Alarm
 from medgan_jax.training.state import build_networks, initial_state
@@ -122,8 +122,8 @@ def test_a_finished_training_is_left_alone(config, tmp_path, capsys):
 
 def test_a_step_updates_the_state_in_place(config, tmp_path, monkeypatch):
     """A second copy would cost as much memory as parameters and moments do."""
-    programs, compiled = [], loop.compiled
-    monkeypatch.setattr(loop, "compiled", lambda *arguments: programs.append(compiled(*arguments)) or programs[-1])
+    programs, compiled = [], program.compiled
+    monkeypatch.setattr(program, "compiled", lambda *shapes: programs.append(compiled(*shapes)) or programs[-1])
     train(config(), tmp_path / "run")
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(final_state(tmp_path / "run", config())))
     assert programs[-1].memory_analysis().alias_size_in_bytes >= size
@@ -143,7 +143,7 @@ def test_grey_images_in_bfloat16_train_and_parameters_stay_float32(config, tmp_p
 
 
 def test_divergence_stops_at_its_step_and_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
-    real = loop.train_steps
+    real = program.train_steps
 
     def exploding(state, *args, **kwargs):
         state, history = real(state, *args, **kwargs)
@@ -151,7 +151,7 @@ def test_divergence_stops_at_its_step_and_keeps_the_last_good_checkpoint(config,
         history["loss_gen"] = jax.numpy.where(steps >= 7, np.nan, history["loss_gen"])
         return state, history
 
-    monkeypatch.setattr(loop, "train_steps", exploding)
+    monkeypatch.setattr(program, "train_steps", exploding)
     with pytest.raises(UserError, match=r"diverged at step 7: loss_gen is nan; the checkpoint of step 4 is kept"):
         train(config(), tmp_path / "run")
     assert int(final_state(tmp_path / "run", config()).step) == 4
@@ -166,8 +166,8 @@ def raises_alarms(monkeypatch, *steps, since):
         due = line["step"] in steps
         return [Alarm("copies", "Copies", line["step"], since, "Sentence.", "evidence", ("one", "two"))] if due else []
 
-    monkeypatch.setattr(loop.Monitor, "take_health", take_health)
-    monkeypatch.setattr(loop.Monitor, "take_metrics", lambda self, line: seen.append(line["step"]))
+    monkeypatch.setattr(member.Monitor, "take_health", take_health)
+    monkeypatch.setattr(member.Monitor, "take_metrics", lambda self, line: seen.append(line["step"]))
     return seen
 
 
@@ -343,21 +343,14 @@ def conditional(**options):
 
 def fed(monkeypatch):
     """What trainings give to their programs: images and classes of each step (N, H, W, C) and (N,), by step."""
-    seen, compiled = {}, loop.compiled
+    seen, real = {}, program.Program.run
 
-    def kept(function, *arguments):
-        program = compiled(function, *arguments)
-        if len(arguments) < 5:
-            return program
+    def run(self, state, images, indices, count, labels):
+        for k in range(count):
+            seen[int(state.step) + k] = np.asarray(images[indices[k]]), None if labels is None else labels[k].copy()
+        return real(self, state, images, indices, count, labels)
 
-        def run(state, images, indices, count, labels):
-            for k in range(int(count)):
-                seen[int(state.step) + k] = np.asarray(images[indices[k]]), None if labels is None else labels[k].copy()
-            return program(state, images, indices, count, labels)
-
-        return run
-
-    monkeypatch.setattr(loop, "compiled", kept)
+    monkeypatch.setattr(program.Program, "run", run)
     return seen
 
 
