@@ -3,6 +3,7 @@
 
 python evaluate.py --checkpoint=runs/melanoma                     against what its training held out
 python evaluate.py --checkpoint=runs/melanoma --reals=/data/heldout --train=/data/isic
+python evaluate.py --checkpoint=runs/lesions --label=malignant    one class of a conditional training
 python evaluate.py --fakes=synthetic --reals=/data/isic --data.label=malignant
 
 --data.FIELD says how to read the reals, as --config.data.FIELD does for train.py: see configs/default.py.
@@ -20,6 +21,7 @@ _FAKES = flags.DEFINE_string("fakes", None, "A folder of generated images, in pl
 _REALS = flags.DEFINE_string("reals", None, "Reals to judge by; by default what the training held out.")
 _TRAIN = flags.DEFINE_string("train", None, "The training images, to look for copies of them.")
 _DATA = cli.define_data(default.get_config().data)
+_LABEL = flags.DEFINE_string("label", None, "Of a conditional training: judge this class alone, by reals of it.")
 _OUT = flags.DEFINE_string(
     "out", None, "Where evaluation.json and .html go; by default evaluation, within CHECKPOINT where that is a folder."
 )
@@ -50,6 +52,7 @@ def main() -> None:
         data=_DATA.value.to_dict(),
         num_images=_NUM_IMAGES.value,
         seed=_SEED.value,
+        label=_LABEL.value,
     )
     place = Path(_CHECKPOINT.value or ".")
     out = Path(_OUT.value or (place if place.is_dir() else Path(".")) / "evaluation")

@@ -3,9 +3,10 @@
 
 python sample.py --checkpoint=runs/melanoma --num_images=1000 --out=synthetic --seed=0
 python sample.py --config=configs/control_file.py:generate.yaml   a control file of MedImageGAN, as it is
+python sample.py --checkpoint=runs/lesions --label=malignant --out=synthetic   of one class; without, all in turn
 python sample.py --checkpoint=runs/melanoma --interpolate=walk.mp4 --num_images=8   a movie from image to image
 
-Image i depends on the generator, the seed and i alone, whatever the batch size and the number of devices.
+Image i depends on the generator, the seed, the class and i alone, whatever the batch size and number of devices.
 """
 
 from pathlib import Path
@@ -25,6 +26,9 @@ _SEED = flags.DEFINE_integer("seed", None, "Decides the latents; 0 by default.",
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "Images at once, over all devices; changes speed and memory.", 1)
 _GRID = flags.DEFINE_bool("grid", False, "Also write the first 64 images as one picture, grid.png.")
 _LATENTS = flags.DEFINE_string("latents", None, "A .npy file of (N, latent_dim) latents to use instead of a seed.")
+_LABEL = flags.DEFINE_string(
+    "label", None, "Of a conditional training: the class; by default all in turn, and the first for a movie."
+)
 _INTERPOLATE = flags.DEFINE_string(
     "interpolate", None, "A .webp, .gif or .mp4 file, instead of --out: each image turns into the next; 8 by default."
 )
@@ -54,6 +58,7 @@ def main() -> None:
     plan.check_size(generator.module.image_size)
     latents = load_latents(Path(_LATENTS.value), generator.latent_dim) if _LATENTS.value else None
     of = {"num_images": plan.num_images, "seed": plan.seed, "batch_size": _BATCH_SIZE.value, "latents": latents}
+    of["label"] = _LABEL.value
     if movie:
         write_walk(generator, movie, **of, mesh=mesh)
         print(f"wrote {movie}")

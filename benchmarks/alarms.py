@@ -19,7 +19,7 @@ from configs import default
 from medgan_jax.config import Config, parse_config
 from medgan_jax.errors import reported
 from medgan_jax.models.dcgan import Generator
-from medgan_jax.training import loop
+from medgan_jax.training import loop, member, program
 from medgan_jax.training.monitor import Monitor
 from medgan_jax.training.state import Networks, build_networks
 from medgan_jax.training.workdir import Workdir, read_lines
@@ -80,7 +80,7 @@ def _alarms(changes: dict[str, Any], seed: int, workdir: Path) -> dict[str, int]
     config = _config(changes, seed)
     if not any(line["step"] == config.num_steps for line in read_lines(files.metrics)):
         build = _deaf_networks if deaf else build_networks
-        with mock.patch.object(loop, "build_networks", build), contextlib.suppress(loop.Diverged):
+        with mock.patch.object(program, "build_networks", build), contextlib.suppress(member.Diverged):
             loop.train(config, workdir)
     raised = [(line["step"], line["alarm"]) for line in read_lines(files.alarms) if line["action"] == "stopped"]
     judged = Monitor(config).follow(read_lines(files.metrics), read_lines(files.health))

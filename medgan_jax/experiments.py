@@ -198,7 +198,8 @@ def _run(name: str, config: "Config", scale: float, workdir: Path) -> int:
     """Trains and scores one experiment, unless that is done; the exit code of a training that was stopped, or 0."""
     from medgan_jax.data.pipeline import load_dataset, steps_per_epoch
     from medgan_jax.sharding import check_batch_size, data_mesh
-    from medgan_jax.training.loop import Diverged, train
+    from medgan_jax.training.loop import train
+    from medgan_jax.training.member import Diverged
 
     dataset, _ = load_dataset(config.data, image_size=config.image_size, channels=config.channels)
     record = {"name": name, "images": len(dataset.images), "problem": ""}

@@ -10,7 +10,7 @@ from medgan_jax.checkpoint import TrainedGenerator
 from medgan_jax.errors import UserError
 from medgan_jax.movie import check_movie_path, write_movie
 from medgan_jax.progress import Progress
-from medgan_jax.sampling import sample_batches, seeded_latents
+from medgan_jax.sampling import classes_of, sample_batches, seeded_latents
 
 _FRAMES_PER_LEG = 30  # from one image to the next
 _FRAMES_PER_SECOND = 15.0
@@ -45,6 +45,7 @@ def write_walk(
     batch_size: int,
     mesh: Mesh,
     latents: np.ndarray | None = None,
+    label: str | None = None,
 ) -> None:
     """Writes the movie of one walk from image to image, two seconds each, that ends where it began.
 
@@ -55,13 +56,16 @@ def write_walk(
       generator: what to sample from.
       path: a .webp, .gif or .mp4 file.
       num_images: how many images to pass through, 2 or more; None for one for each latent, or 8.
-      seed: the images are those that `sample_to_folder` numbers 0, 1, ... of this seed.
+      seed: the images are those that `sample_to_folder` numbers 0, 1, ... of this seed and `label`.
       batch_size: frames generated at once.
       mesh: the devices.
       latents: (at least num_images, latent_dim), to pass through in order instead of a seed.
+      label: the class of all images; None for the generator's first, if it has learned any: a walk keeps to one, as
+        there is nothing between two classes.
 
     Raises:
-      UserError: fewer than two images, or fewer latents than images, are asked for; or the movie cannot be written.
+      UserError: the generator has not learned the class; fewer than two images, or fewer latents than images, are asked
+        for; or the movie cannot be written.
     """
     if num_images is None:
         num_images = _DEFAULT_WAYPOINTS if latents is None else len(latents)
@@ -72,6 +76,7 @@ def write_walk(
     elif num_images > len(latents):
         raise UserError(f"--num_images={num_images}, but --latents has {len(latents)} rows")
     waypoints = np.asarray(latents[:num_images])
+    label = next(iter(generator.classes), None) if label is None else label
     number = num_images * _FRAMES_PER_LEG
 
     def latents_of(frames: np.ndarray) -> np.ndarray:
@@ -82,7 +87,13 @@ def write_walk(
     def frames() -> Iterator[np.ndarray]:
         factor = -(-_SIDE // generator.module.image_size)
         batches = sample_batches(
-            generator.module, generator.variables, latents_of, number, batch_size=batch_size, mesh=mesh
+            generator.module,
+            generator.variables,
+            latents_of,
+            number,
+            batch_size=batch_size,
+            mesh=mesh,
+            labels_of=classes_of(generator, label),
         )
         with Progress(number, unit="frame", desc="walking") as bar:
             for batch in batches:

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from medgan_jax.checkpoint import TrainedGenerator
+from medgan_jax.data.classes import class_number
 from medgan_jax.errors import UserError, naming
 from medgan_jax.images import image_grid, signed_to_uint8, write_png
 from medgan_jax.models.dcgan import Generator
@@ -38,9 +39,43 @@ def seeded_latents(seed: int, indices: np.ndarray, *, latent_dim: int) -> jax.Ar
 
 
 @functools.partial(jax.jit, static_argnames="generator")
-def generate(generator: Generator, variables: dict[str, Any], latents: jax.Array) -> jax.Array:
-    """Latents (N, latent_dim) to uint8 images (N, H, W, C), by running statistics: no image sees its batch-mates."""
-    return signed_to_uint8(generator.apply(variables, latents, training=False))
+def generate(
+    generator: Generator, variables: dict[str, Any], latents: jax.Array, labels: jax.Array | None = None
+) -> jax.Array:
+    """Latents (N, latent_dim) to uint8 images (N, H, W, C), by running statistics: no image sees its batch-mates.
+
+    `labels`, (N,) int32, are their classes; None where the generator has none.
+    """
+    return signed_to_uint8(generator.apply(variables, latents, labels, training=False))
+
+
+def classes_in_turn(num_classes: int) -> Callable[[np.ndarray], np.ndarray] | None:
+    """From image numbers (N,) to classes (N,) int32: image i is of class i % `num_classes`; None where that is 0."""
+    return (lambda indices: indices % num_classes) if num_classes else None
+
+
+def classes_listed(classes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """From image numbers (N,) to classes (N,) int32: image i is of `classes[i]`, those past the end of the last."""
+    return lambda indices: classes[np.minimum(indices, len(classes) - 1)]
+
+
+def classes_of(generator: TrainedGenerator, label: str | None) -> Callable[[np.ndarray], np.ndarray] | None:
+    """From image numbers (N,) to classes (N,) int32: all of one, or in turn.
+
+    Args:
+      generator: what is sampled from.
+      label: the name of a class; None for all in turn.
+
+    Returns:
+      None where the generator has learned no classes.
+
+    Raises:
+      UserError: it has not learned the class `label`.
+    """
+    if label is None:
+        return classes_in_turn(len(generator.classes))
+    number = class_number(label, generator.classes)
+    return lambda indices: np.full(len(indices), number, np.int32)
 
 
 def sample_batches(
@@ -51,6 +86,7 @@ def sample_batches(
     *,
     batch_size: int,
     mesh: Mesh,
+    labels_of: Callable[[np.ndarray], Any] | None = None,
 ) -> Iterator[np.ndarray]:
     """Generates images 0 ... num_images - 1 in order.
 
@@ -62,14 +98,16 @@ def sample_batches(
       num_images: how many images.
       batch_size: how many at once; a multiple of the number of devices.
       mesh: the devices.
+      labels_of: likewise to their classes, (batch_size,) int32; None where the generator has none.
 
     Yields:
       uint8 (N, H, W, C), N = batch_size but for a last smaller batch. The next one is being computed meanwhile.
     """
     running: tuple[jax.Array, int] | None = None
     for start in range(0, num_images, batch_size):
-        latents = latents_of(np.arange(start, start + batch_size, dtype=np.int32))
-        images = generate(generator, variables, jax.device_put(latents, sharded(mesh)))
+        numbers = np.arange(start, start + batch_size, dtype=np.int32)
+        inputs = latents_of(numbers), labels_of and labels_of(numbers)
+        images = generate(generator, variables, *jax.device_put(inputs, sharded(mesh)))
         finished, running = running, (images, min(batch_size, num_images - start))
         if finished:
             yield np.asarray(finished[0])[: finished[1]]
@@ -89,6 +127,7 @@ def sample_to_folder(
     grid: bool = False,
     overwrite: bool = False,
     prefix: str = "",
+    label: str | None = None,
 ) -> Path:
     """Writes PNG files 000000.png, 000001.png, ... and manifest.csv with the origin of each.
 
@@ -103,13 +142,16 @@ def sample_to_folder(
       grid: also write the first images as one picture, grid.png.
       overwrite: first remove the files of an earlier run, where its manifest is.
       prefix: with one, the names are PREFIX_000000.png, ..., and `out` may hold other files.
+      label: the class of all images; None for all that the generator has learned, image i of class i modulo their
+        number. The latents are the same either way.
 
     Returns:
       The path of the manifest.
 
     Raises:
-      UserError: there are fewer latents than images asked for; or `out` is a file, or holds anything (with `prefix`,
-        anything named as ours) and `overwrite` is off, or holds such files without a manifest.
+      UserError: the generator has not learned the class; there are fewer latents than images asked for; or `out` is
+        a file, or holds anything (with `prefix`, anything named as ours) and `overwrite` is off, or holds such files
+        without a manifest.
     """
     lead = f"{prefix}_" if prefix else ""
     manifest_path = out / (lead + MANIFEST)
@@ -117,6 +159,7 @@ def sample_to_folder(
         num_images = _DEFAULT_IMAGES if latents is None else len(latents)
     if latents is not None and num_images > len(latents):
         raise UserError(f"--num_images={num_images}, but --latents has {len(latents)} rows")
+    labels_of = classes_of(generator, label)
     _prepare_folder(out, overwrite, lead)
     if latents is None:
         latents_of = functools.partial(seeded_latents, seed, latent_dim=generator.latent_dim)
@@ -134,7 +177,7 @@ def sample_to_folder(
         Progress(num_images, unit="image", desc="sampling") as bar,
     ):
         manifest = csv.writer(file)
-        manifest.writerow(("file", "seed", "index", "step", "digest"))
+        manifest.writerow(("file", "seed", "index", "step", "digest", "label"))
         writing: deque[tuple[Future, tuple]] = deque()
 
         def finish_one() -> None:
@@ -144,13 +187,20 @@ def sample_to_folder(
 
         index = 0
         batches = sample_batches(
-            generator.module, generator.variables, latents_of, num_images, batch_size=batch_size, mesh=mesh
+            generator.module,
+            generator.variables,
+            latents_of,
+            num_images,
+            batch_size=batch_size,
+            mesh=mesh,
+            labels_of=labels_of,
         )
         for batch in batches:
             for image in batch:
                 name = f"{lead}{index:06d}.png"
-                row = (name, "" if latents is not None else seed, index, generator.step, generator.digest)
-                writing.append((pool.submit(write_png, out / name, image), row))
+                of_class = generator.classes[labels_of(np.array([index]))[0]] if labels_of else ""
+                origin = ("" if latents is not None else seed, index, generator.step, generator.digest, of_class)
+                writing.append((pool.submit(write_png, out / name, image), (name, *origin)))
                 if grid and index < _GRID_IMAGES:
                     first_images.append(image)
                 index += 1

@@ -85,6 +85,7 @@ SNGAN = "--config=configs/sngan64.py"
         ([SNGAN, "--workdir=W", "surplus"], {}, ["surplus"]),
         ([SNGAN, "--workdir=W"], {"image_size": 100, "data.path": "x"}, ["image_size=100"]),
         ([SNGAN, "--workdir=W"], {"data.path": "no/such/folder"}, ["data.path", "no/such/folder"]),
+        ([SNGAN, "--workdir=W"], {"data.source": "phantom", "data.num_phantoms": 2, "conditional": True}, ["'benign'"]),
         ([SNGAN, "--workdir=pyproject.toml"], {"data.source": "phantom"}, ["pyproject.toml", "is a file"]),
     ],
 )
@@ -146,6 +147,26 @@ def test_train_then_sample(run, trained, tmp_path):
     again = run("sample.py", f"--checkpoint={tmp_path}/run", f"--out={tmp_path}/more")
     assert_refused(again, "the checkpoint of step 20 is damaged")
     assert not (tmp_path / "more").exists()
+
+
+def test_a_conditional_training_by_its_doors(run, tmp_path):
+    fields = TINY | {"data.num_phantoms": 50, "data.holdout_fraction": 0.5, "conditional": True}
+    trained = run("train.py", SNGAN, f"--workdir={tmp_path}/run", num_steps=3, **fields)
+    assert trained.returncode == 0, trained.stderr
+    assert "classes: benign " in trained.stdout + trained.stderr
+    checkpoint = f"--checkpoint={tmp_path}/run"
+    for name in ("malignant", "benign"):
+        sampled = run("sample.py", checkpoint, f"--out={tmp_path}/{name}", "--num_images=2", f"--label={name}")
+        assert sampled.returncode == 0, sampled.stderr
+        assert (tmp_path / name / "manifest.csv").read_text().count(f",{name}\n") == 2
+    place = f"--out={tmp_path}/out"
+    assert_refused(run("sample.py", checkpoint, place, "--label=malign"), "are benign, malignant; did you mean mal")
+    judged = run("evaluate.py", checkpoint, place, "--label=malignant")
+    assert judged.returncode == 0, judged.stderr
+    result = json.loads((tmp_path / "out/evaluation.json").read_text())
+    assert "malignant" in json.dumps(result["protocol"])
+    assert_refused(run("evaluate.py", checkpoint, f"--out={tmp_path}/no", "--label=x"), "--label=x")
+    assert not (tmp_path / "no").exists()
 
 
 TRAINING_FILE = """

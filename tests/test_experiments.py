@@ -16,7 +16,7 @@ from medgan_jax.evaluation.sets import sampled
 from medgan_jax.experiments import PUBLISHED_FIGURES, RECORD, main, table
 from medgan_jax.images import write_png
 from medgan_jax.sharding import data_mesh, replicated
-from medgan_jax.training import loop
+from medgan_jax.training import loop, member
 
 CONFIG = """
 from configs import default
@@ -136,7 +136,7 @@ def test_a_stop_and_a_divergence(run, monkeypatch, capsys):
         run.trained.append(workdir.name)
         workdir.mkdir(exist_ok=True)
         if workdir.name == "batch_16":
-            raise loop.Diverged("training diverged at step 2: loss_gen is nan; no checkpoint. Lower the rate")
+            raise member.Diverged("training diverged at step 2: loss_gen is nan; no checkpoint. Lower the rate")
         return answers[workdir.name]
 
     monkeypatch.setattr(loop, "train", train)

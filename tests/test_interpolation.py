@@ -28,8 +28,9 @@ class Painter:
 
     image_size: int = 16
 
-    def apply(self, variables, latents, training):
-        return jnp.tanh(latents @ variables["weights"]).reshape(-1, 16, 16, 3)
+    def apply(self, variables, latents, labels, training):
+        tints = 0.0 if labels is None else variables["tints"][labels][:, None]
+        return jnp.tanh(latents @ variables["weights"] + tints).reshape(-1, 16, 16, 3)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def generator():
 def walk(generator, tmp_path, monkeypatch):
     """Frames (N, H, W, C) of a walk, before they are encoded."""
 
-    def frames(**options):
+    def frames(generator=generator, **options):
         kept = []
         monkeypatch.setattr(interpolation, "write_movie", lambda path, frames, **_: kept.extend(frames))
         defaults = {"num_images": 3, "seed": 5, "batch_size": 8, "mesh": data_mesh()}
@@ -82,6 +83,18 @@ def test_a_walk_through_the_callers_latents(generator, walk):
         generate(generator.module, generator.variables, latents),
     )
     assert len(walk(num_images=2, latents=latents)) == 2 * LEG
+
+
+@pytest.mark.parametrize(("label", "number"), [(None, 0), ("benign", 0), ("malignant", 1)])
+def test_a_walk_keeps_to_one_class(generator, tmp_path, walk, label, number):
+    """The first, unless another one is asked for."""
+    variables = {**generator.variables, "tints": np.float32([-1, 1])}
+    conditional = dataclasses.replace(generator, variables=variables, classes=("benign", "malignant"))
+    latents = seeded_latents(5, np.arange(3), latent_dim=8)
+    expected = generate(conditional.module, variables, latents, np.full(3, number))
+    assert_images(walk(conditional, label=label)[::LEG], expected)
+    with pytest.raises(UserError, match="did you mean malignant"):
+        walk(conditional, label="malignan")
 
 
 def test_a_movie_is_written(generator, tmp_path):

@@ -1,6 +1,7 @@
 """Image i depends on (seed, i) and the generator alone; folders of images are never mixed."""
 
 import csv
+import dataclasses
 import errno
 
 import jax
@@ -101,7 +102,8 @@ def test_manifest_names_every_file_and_its_origin(generator, tmp_path):
     files = sample(generator, tmp_path / "a")
     rows = list(csv.DictReader((tmp_path / "a/manifest.csv").read_text().splitlines()))
     assert {row["file"] for row in rows} == set(files) - {"manifest.csv"}
-    assert rows[3] == {"file": "000003.png", "seed": "5", "index": "3", "step": "40", "digest": generator.digest}
+    origin = {"file": "000003.png", "seed": "5", "index": "3", "step": "40", "digest": generator.digest, "label": ""}
+    assert rows[3] == origin
 
 
 def test_grey_images_are_grey_files(tmp_path):
@@ -195,6 +197,70 @@ def test_out_is_a_file(generator, tmp_path):
     (tmp_path / "a").write_text("hello")
     with pytest.raises(UserError, match="is a file"):
         sample(generator, tmp_path / "a")
+
+
+@dataclasses.dataclass(frozen=True)
+class Tinted:
+    """In place of a network: each class has a colour of its own, and each latent a brightness."""
+
+    image_size: int = 16
+
+    def apply(self, variables, latents, labels, training):
+        colours = variables["colours"][labels] + jnp.tanh(latents[:, :1]) / 4
+        return jnp.broadcast_to(colours[:, None, None], (len(latents), 16, 16, 3))
+
+
+NAMES = ("benign", "malignant", "unclear")
+
+
+@pytest.fixture(scope="module")
+def conditional():
+    variables = {"colours": 0.5 * np.eye(3, dtype=np.float32)}
+    return TrainedGenerator(Tinted(), variables, latent_dim=8, step=40, about={}, digest="abc", classes=NAMES)
+
+
+def labels_of(out):
+    return [row["label"] for row in csv.DictReader((out / "manifest.csv").read_text().splitlines())]
+
+
+@pytest.mark.parametrize("batch_size", [2, 4, 16])
+def test_classes_come_in_turn(conditional, tmp_path, batch_size):
+    sample(conditional, tmp_path / "a", batch_size=batch_size)
+    assert labels_of(tmp_path / "a") == [NAMES[i % 3] for i in range(7)]
+    assert pixels(tmp_path / "a").mean(axis=(1, 2)).argmax(axis=1).tolist() == [i % 3 for i in range(7)]
+
+
+def test_a_label_changes_the_class_and_not_the_latents(conditional, tmp_path):
+    of_class = {}
+    for number, name in enumerate(NAMES):
+        sample(conditional, tmp_path / name, label=name)
+        assert labels_of(tmp_path / name) == [name] * 7
+        of_class[number] = pixels(tmp_path / name).astype(int)
+        assert set(of_class[number].mean(axis=(1, 2)).argmax(axis=1)) == {number}
+    brightness = [images.min(axis=3) for images in of_class.values()]
+    np.testing.assert_array_equal(brightness[0], brightness[1])
+    sample(conditional, tmp_path / "all")
+    in_turn = [of_class[i % 3][i] for i in range(7)]
+    np.testing.assert_array_equal(pixels(tmp_path / "all"), in_turn)
+    latents = np.asarray(seeded_latents(5, np.arange(7), latent_dim=8))
+    sample(conditional, tmp_path / "given", label="unclear", latents=latents)
+    np.testing.assert_array_equal(pixels(tmp_path / "given"), of_class[2])
+
+
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [("malignnt", "classes of the checkpoint are benign, malignant, unclear; did you mean malignant?"), ("", "give")],
+)
+def test_an_unknown_label_writes_nothing(conditional, tmp_path, label, says):
+    with pytest.raises(UserError, match=f"^--label={label}: .*{says}"):
+        sample(conditional, tmp_path / "a", label=label)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_label_needs_a_conditional_generator(generator, tmp_path):
+    with pytest.raises(UserError, match="^--label=benign: the checkpoint has no classes"):
+        sample(generator, tmp_path / "a", label="benign")
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def trained(mesh, kind, steps=20):
     batches = kind(images, batch_size=16, seed=0, first_step=0, mesh=mesh)
     with contextlib.closing(batches):
         run = jax.jit(functools.partial(train_steps, networks=networks, config=config), out_shardings=shared)
-        pixels, indices, count = batches.take(steps)
+        pixels, indices, count, _ = batches.take(steps)
         number = jax.ShapeDtypeStruct((), np.int32, sharding=shared)
         run = run.lower(state, *batches.shapes, number).compile()
         after = jax.device_get(run(state, pixels, indices, np.int32(count))[0])

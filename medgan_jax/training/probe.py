@@ -5,14 +5,16 @@ All of it but the fakes, which are those of the fixed latents, is one compiled p
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 
 from medgan_jax.config import Config
+from medgan_jax.data.classes import Classes
 from medgan_jax.images import uint8_to_signed, uint8_to_unit
 from medgan_jax.measures.pyramid import resized
 from medgan_jax.models.spectral_norm import largest_singular_value
@@ -33,7 +35,14 @@ class Probe:
     """Takes the figures of health.jsonl."""
 
     def __init__(
-        self, networks: Networks, config: Config, training: np.ndarray, held_out: np.ndarray | None, *, mesh: Mesh
+        self,
+        networks: Networks,
+        config: Config,
+        training: np.ndarray,
+        held_out: np.ndarray | None,
+        *,
+        mesh: Mesh,
+        classes: Classes | None = None,
     ) -> None:
         """Measures the reals, to which fakes will be compared.
 
@@ -43,6 +52,7 @@ class Probe:
           training: uint8, (N, H, H, C).
           held_out: uint8, (M, H, H, C); without, or with less than 8, overfitting is not looked for.
           mesh: this process's devices; all of them do the same.
+          classes: of the images; None where the discriminator judges without.
         """
         random = np.random.default_rng(config.seed)  # classes lie together
 
@@ -55,12 +65,18 @@ class Probe:
         thumbnails = np.concatenate([_thumbnails(uint8_to_unit(training[part])) for part in parts])
         within = np.array(_distances(*2 * [thumbnails[random.permutation(len(sought))[:FAKES]]]))
         own = np.median(_to_nearest_other(within))
-        kinds = [(training, sought)]
+        kinds = [(training, sought, classes and classes.training)]
         if held_out is not None and len(held_out) >= _MIN_HELD_OUT:
-            kinds.append((held_out, np.arange(len(held_out))))
-        batch = min(config.batch_size, *(len(indices) for _, indices in kinds), _JUDGED)
+            kinds.append((held_out, np.arange(len(held_out)), classes and classes.held_out))
+        batch = min(config.batch_size, *(len(indices) for _, indices, _ in kinds), _JUDGED)
         batches = _JUDGED // batch
-        reals = np.stack([images[np.resize(some(those, batch * batches), (batches, batch))] for images, those in kinds])
+        judged = [np.resize(some(those, batch * batches), (batches, batch)) for _, those, _ in kinds]
+        reals = np.stack([images[those] for (images, _, _), those in zip(kinds, judged, strict=True)])
+        labels = None
+        if classes:  # of the fakes too, the last kind
+            labels = [numbers[those] for (_, _, numbers), those in zip(kinds, judged, strict=True)]
+            labels.append(np.resize(np.arange(FAKES, dtype=np.int32) % len(classes.names), (batches, batch)))
+            labels = np.stack(labels, axis=2)
         self._reals = {
             "diversity_reals": float(_mean_distance(within)),
             "near_duplicates_reals": float(np.mean(_to_nearest_other(within) < _NEAR * own)),
@@ -72,6 +88,7 @@ class Probe:
                 "thumbnails": thumbnails,
                 "near": np.float32(_NEAR * own),
                 "reals": np.moveaxis(reals, 0, 2),  # (batches, batch, kinds, H, W, C): rows in turns, see Discriminator
+                "labels": labels,
                 "key": jax.random.key_data(stream_key(config.seed, Stream.DISCRIMINATOR)),
             },
             shared,
@@ -79,7 +96,7 @@ class Probe:
         side = thumbnails.shape[1]
         before = np.full((FAKES, side, side, config.channels), np.nan, np.float32)
         self._before = jax.device_put(before, shared)
-        self._look = jax.jit(functools.partial(_look, networks=networks), out_shardings=shared)
+        self._look = _jitted_look(networks, shared)
 
     def figures(
         self, fakes: np.ndarray, generator: dict[str, Any], discriminator: dict[str, Any]
@@ -87,7 +104,7 @@ class Probe:
         """One line of health.jsonl, without its step.
 
         Args:
-          fakes: uint8, (`FAKES`, H, H, C), of the same latents at each look.
+          fakes: uint8, (`FAKES`, H, H, C), of the same latents at each look, and of all classes in turn.
           generator: the variables that they were drawn from.
           discriminator: the variables in training.
 
@@ -109,6 +126,11 @@ class Probe:
         return self._reals | found
 
 
+@functools.lru_cache(maxsize=1)  # of several seeds with the same networks, the program is compiled once
+def _jitted_look(networks: Networks, sharding: Sharding) -> Callable[..., Any]:
+    return jax.jit(functools.partial(_look, networks=networks), out_shardings=sharding)
+
+
 def _look(
     fakes: jax.Array,
     generator: dict[str, Any],
@@ -118,6 +140,7 @@ def _look(
     thumbnails: jax.Array,
     near: jax.Array,
     reals: jax.Array,
+    labels: jax.Array | None,
     key: jax.Array,
     networks: Networks,
 ) -> tuple[dict[str, Any], jax.Array]:
@@ -127,12 +150,12 @@ def _look(
     judged = jnp.resize(fakes, (*reals.shape[:2], *fakes.shape[1:]))
     images = uint8_to_signed(jnp.concatenate([reals, judged[:, :, None]], axis=2))
 
-    def logits(batch: jax.Array) -> jax.Array:
+    def logits(batch: tuple[jax.Array, jax.Array | None]) -> jax.Array:
         mutable = [name for name in discriminator if name != "params"]
         rngs = {"dropout": jax.random.wrap_key_data(key)}
-        return networks.discriminator.apply(discriminator, batch, training=True, mutable=mutable, rngs=rngs)[0]
+        return networks.discriminator.apply(discriminator, *batch, training=True, mutable=mutable, rngs=rngs)[0]
 
-    means = jnp.mean(jax.lax.map(logits, images), axis=(0, 1))
+    means = jnp.mean(jax.lax.map(logits, (images, labels)), axis=(0, 1))
     kinds = ("logit_train", "logit_held_out")[: reals.shape[2]] + ("logit_fakes",)
     figures = {
         "diversity": _mean_distance(within),

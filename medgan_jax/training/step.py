@@ -352,17 +352,21 @@ def generator_to_sample(
     """The variables that pictures are drawn from: the averaged generator when there is one.
 
     The running statistics belong to the network that was trained. Averaged weights have activations of their own, so
-    their statistics are estimated afresh from training forwards on a fixed set of latents.
+    their statistics are estimated afresh from training forwards on a fixed set of latents, of all classes in turn.
     """
     if state.gen_average is None:
         return state.gen.variables
     keys = jax.random.split(stream_key(config.seed if seed is None else seed, Stream.STATISTICS), 32)
 
-    def forward(stats: dict[str, Any], key: jax.Array) -> tuple[dict[str, Any], None]:
-        latents = jax.random.normal(key, (config.batch_size, config.latent_dim))
-        return _apply_training(networks.generator, {"params": state.gen_average, **stats}, latents, None)[1], None
+    classes = networks.generator.num_classes
+    labels = jnp.arange(len(keys) * config.batch_size).reshape(len(keys), -1) % classes if classes else None
 
-    stats, _ = jax.lax.scan(forward, jax.tree.map(jnp.zeros_like, state.gen.stats), keys)
+    def forward(stats: dict[str, Any], drawn: tuple[jax.Array, jax.Array | None]) -> tuple[dict[str, Any], None]:
+        key, labels = drawn
+        latents = jax.random.normal(key, (config.batch_size, config.latent_dim))
+        return _apply_training(networks.generator, {"params": state.gen_average, **stats}, latents, labels)[1], None
+
+    stats, _ = jax.lax.scan(forward, jax.tree.map(jnp.zeros_like, state.gen.stats), (keys, labels))
     seen = 1 - MOMENTUM ** len(keys)  # a running average that starts from zero falls short by this factor
     return {"params": state.gen_average, **jax.tree.map(lambda x: x / seen, stats)}
 

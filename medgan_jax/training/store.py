@@ -17,16 +17,19 @@ from medgan_jax.training.workdir import Workdir
 class Store:
     """The folders of checkpoints in a workdir."""
 
-    def __init__(self, files: Workdir, config: Config, *, data_digest: str) -> None:
+    def __init__(self, files: Workdir, config: Config, *, data_digest: str, classes: tuple[str, ...] = ()) -> None:
         """Opens them; none needs to be there.
 
         Args:
           files: the workdir.
           config: the training, which is written beside each network.
           data_digest: of the images, likewise.
+          classes: that the networks learn, likewise; none where they draw and judge without.
         """
         self._config = config
         self._about = {"config": config.to_dict(), "data_digest": data_digest}
+        if classes:
+            self._about["classes"] = list(classes)
         self._states = Checkpoints(files.checkpoints, keep=config.keep_checkpoints)
         self._generators = Checkpoints(files.generator, keep=1)
         self._discriminators = Checkpoints(files.discriminator, keep=1)
@@ -36,6 +39,10 @@ class Store:
     def latest_step(self) -> int | None:
         """The step of the newest state, as process 0 sees it; None when there is none."""
         return from_leader(self._states.latest_step())
+
+    def steps(self) -> list[int]:
+        """The steps of all states, the oldest first."""
+        return self._states.steps()
 
     def best_step(self) -> int | None:
         """The step of the best generator; None when there is none."""

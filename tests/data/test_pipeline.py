@@ -1,6 +1,7 @@
 """The data order is a pure function of seed and step; a config leads to images; batches reach the devices."""
 
 import contextlib
+import functools
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from medgan_jax.data.phantom import phantom_image
 from medgan_jax.data.pipeline import (
     ResidentBatches,
     StreamedBatches,
+    balanced_indices,
     batch_indices,
     epoch_permutation,
     load_dataset,
@@ -69,6 +71,54 @@ def test_a_batch_may_be_the_whole_set_but_not_more():
         batch_indices(0, 3, num_images=4, batch_size=5, seed=0)
 
 
+OF_IMAGES = np.array([0] * 17 + [1] * 3 + [2] * 5, np.int32)[np.random.default_rng(0).permutation(25)]
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 8, 25])
+def test_classes_are_drawn_equally(batch_size):
+    """In each batch as far as it can be, in any number of batches from the first on to within one image."""
+    indices = balanced_indices(0, 60, classes=OF_IMAGES, batch_size=batch_size, seed=1)
+    assert indices.dtype == np.int32 and indices.shape == (60, batch_size)
+    drawn = np.stack([np.bincount(OF_IMAGES[batch], minlength=3) for batch in indices])
+    assert np.ptp(drawn, axis=1).max() <= 1
+    assert np.ptp(drawn.cumsum(axis=0), axis=1).max() <= 1
+
+
+def test_each_image_is_seen_once_before_any_of_its_class_is_seen_again():
+    indices = balanced_indices(0, 100, classes=OF_IMAGES, batch_size=8, seed=1).ravel()
+    for number in range(3):
+        members = np.array([i for i, name in enumerate(OF_IMAGES) if name == number])
+        drawn = indices[OF_IMAGES[indices] == number]
+        rounds = drawn[: len(drawn) // len(members) * len(members)].reshape(-1, len(members))
+        assert len(rounds) > 10
+        np.testing.assert_array_equal(np.sort(rounds, axis=1), np.broadcast_to(members, rounds.shape))
+        assert len({tuple(each) for each in rounds}) > 5  # orders; three images have but six
+    other = balanced_indices(0, 100, classes=OF_IMAGES, batch_size=8, seed=2).ravel()
+    assert (other != indices).mean() > 0.5
+    np.testing.assert_array_equal(OF_IMAGES[other], OF_IMAGES[indices])
+
+
+def test_balanced_batches_do_not_depend_on_where_one_starts():
+    order = {"classes": OF_IMAGES, "batch_size": 4, "seed": 1}
+    whole = balanced_indices(0, 40, **order)
+    for first, number in [(0, 1), (5, 5), (13, 20), (39, 1), (5, 0)]:
+        np.testing.assert_array_equal(balanced_indices(first, number, **order), whole[first : first + number])
+
+
+def test_classes_do_not_share_their_orders():
+    """Of two classes as large as each other, and of the data set's own epochs."""
+    even = np.arange(20, dtype=np.int32) % 2
+    order = balanced_indices(0, 1, classes=even, batch_size=20, seed=3)[0]
+    assert (order[::2] // 2).tolist() != (order[1::2] // 2).tolist()
+    epochs = [epoch_permutation(10, seed=3, epoch=0, of_class=number).tolist() for number in (None, 0, 1)]
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+
+
+def test_the_balanced_order_never_changes():
+    assert epoch_permutation(8, seed=0, epoch=0, of_class=0).tolist() == [4, 1, 5, 3, 6, 7, 2, 0]
+    assert epoch_permutation(8, seed=1, epoch=2, of_class=1).tolist() == [5, 7, 2, 4, 3, 6, 0, 1]
+
+
 def test_load_dataset(tiny_config, tmp_path):
     data = tiny_config(data_num_phantoms=3, data_cache_dir=str(tmp_path)).data
     cached, held_out = load_dataset(data, image_size=16, channels=3, progress=False)
@@ -87,6 +137,15 @@ def test_held_out_images_are_not_trained_on(tiny_config, tmp_path):
     np.testing.assert_array_equal(held_out.images[0], phantom_image(number, seed=0, image_size=16))
 
 
+def test_images_without_classes_are_refused_before_they_are_decoded(tiny_config, tmp_path):
+    label = load_dataset(tiny_config(data_cache_dir=str(tmp_path)).data, image_size=16, channels=3)[0].labels[0]
+    cache = tmp_path / "other"
+    data = tiny_config(data_label=label, data_cache_dir=str(cache)).data
+    with pytest.raises(UserError, match=f"images of the phantoms are '{label}'"):
+        load_dataset(data, image_size=16, channels=3, conditional=True)
+    assert not cache.exists()
+
+
 @pytest.fixture
 def images(tmp_path):
     """A file of 22 random images, mapped as the cache maps it."""
@@ -102,7 +161,8 @@ def taken(batches, counts):
     """The images (N, H, W, C) of each step of takes of these sizes, or fewer where a take gives fewer."""
     with contextlib.closing(batches):
         for count in counts:
-            pixels, indices, count = batches.take(count)
+            pixels, indices, count, labels = batches.take(count)
+            assert labels is None and batches.labels is None
             assert [(x.shape, x.dtype) for x in (pixels, indices)] == [(s.shape, s.dtype) for s in batches.shapes]
             assert pixels.sharding == batches.shapes[0].sharding
             yield from (np.asarray(pixels[index]) for index in indices[:count])
@@ -120,11 +180,31 @@ def test_batches_are_the_same_either_way(images, monkeypatch, kind, steps_in_chu
     np.testing.assert_array_equal(seen, images[indices])
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+@pytest.mark.parametrize("kind", [ResidentBatches, StreamedBatches])
+def test_labels_belong_to_their_images(images, monkeypatch, kind, balanced):
+    """In takes that chunks of five steps cut short, from an odd step on."""
+    monkeypatch.setattr(pipeline, "_CHUNK_BYTES", 5 * images[:4].nbytes + 1)
+    classes = np.random.default_rng(1).integers(0, 3, len(images), np.int32)
+    order = functools.partial(balanced_indices, classes=classes) if balanced else batch_indices
+    expected = order(7, 20, **({} if balanced else {"num_images": 22}), **ORDER)
+    batches = kind(images, first_step=7, mesh=data_mesh(), classes=classes, balanced=balanced, **ORDER)
+    done = 0
+    with contextlib.closing(batches):
+        while done < 20:
+            pixels, indices, count, labels = batches.take(min(3, 20 - done))
+            assert (labels.shape, labels.dtype) == (batches.labels.shape, batches.labels.dtype)
+            for k in range(count):
+                np.testing.assert_array_equal(pixels[indices[k]], images[expected[done + k]])
+                np.testing.assert_array_equal(labels[k], classes[expected[done + k]])
+            done += count
+
+
 @pytest.mark.parametrize("kind", [ResidentBatches, StreamedBatches])
 def test_each_device_gets_its_share_of_a_batch(images, kind):
     """Of the pixels, or where these are everywhere, of the indices."""
     with contextlib.closing(kind(images, first_step=0, mesh=data_mesh(), **ORDER)) as batches:
-        pixels, _, _ = batches.take(1)
+        pixels, *_ = batches.take(1)
         shards = {shard.data.shape for shard in pixels.addressable_shards}
         indices = batches.shapes[1].sharding.shard_shape(batches.shapes[1].shape)
     if kind is ResidentBatches:

@@ -3,11 +3,15 @@
 import functools
 import os
 
+import jax.numpy as jnp
 import numpy as np
 import published
 import pytest
 
 from configs import default
+from medgan_jax.checkpoint import TrainedGenerator
+from medgan_jax.config import parse_config
+from medgan_jax.data.pipeline import load_dataset
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation import sets
 from medgan_jax.images import write_png
@@ -170,6 +174,91 @@ def test_samples_are_those_of_sample_py(tiny_config, tmp_path):
     batches = sample_batches(generator.module, generator.variables, latents, 5, batch_size=2, mesh=mesh)
     difference = chosen.images.astype(int) - np.concatenate(list(batches))
     assert np.abs(difference).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    """The workdir of a conditional training of 60 phantoms, and its config; not to be changed."""
+    place = tmp_path_factory.mktemp("conditional")
+    c = default.get_config()
+    c.update(image_size=16, latent_dim=8, gen_features=4, dis_features=4, batch_size=4, num_steps=1, conditional=True)
+    c.update(monitor_every_steps=0, tensorboard=False, report=False, num_sample_images=4)
+    c.data.update(source="phantom", num_phantoms=60, holdout_fraction=0.4, cache_dir=str(place / "cache"))
+    config = parse_config(c)
+    train(config, place / "run")
+    return str(place / "run"), config
+
+
+def test_one_class_is_judged_by_reals_of_it(choose, conditional):
+    run, config = conditional
+    training, held_out = load_dataset(config.data, image_size=16, channels=3)
+    fakes, reals, seen = choose(checkpoint=run, label="malignant")
+    assert set(fakes.labels) == set(reals.labels) == set(seen.labels) == {"malignant"}
+    assert fakes.title.endswith(", malignant") and reals.title.endswith("held out, malignant")
+    for chosen, cached in ((reals, held_out), (seen, training)):
+        np.testing.assert_array_equal(chosen.images, cached.images[[name == "malignant" for name in cached.labels]])
+    assert len(fakes.images) == len(seen.images) > 1
+
+
+def test_classes_are_sampled_in_the_proportions_of_the_reals(choose, conditional):
+    fakes, reals, seen = choose(checkpoint=conditional[0])
+    assert set(reals.labels) == {"benign", "malignant"}
+    share = reals.labels.count("malignant") / len(reals.labels)
+    assert abs(fakes.labels.count("malignant") - share * len(fakes.labels)) <= 1
+    assert len(fakes.labels) == len(fakes.images) == len(seen.images)
+
+
+def test_the_classes_that_are_sampled_are_those_that_are_named():
+    """By a generator that draws its label."""
+
+    class Drawn:
+        image_size, channels = 16, 1
+
+        def apply(self, variables, latents, labels, training):
+            return jnp.broadcast_to(labels[:, None, None, None] - 1.0, (len(labels), 16, 16, 1))
+
+    generator = TrainedGenerator(Drawn(), {}, latent_dim=8, step=1, about={}, digest="abc", classes=("a", "b", "c"))
+    sampled = functools.partial(sets.sampled, generator, seed=0, mesh=data_mesh(), title="t", progress=False)
+    for options in ({}, {"label": "c"}, {"counts": [1, 0, 3]}):
+        found = sampled(70, **options)
+        drawn = np.rint(found.images[:, 0, 0, 0] / 127.5).astype(int)
+        assert ["abc"[i] for i in drawn] == list(found.labels)
+    assert sampled(4).labels == ("a", "b", "c", "a")
+    assert sampled(4, label="c").labels == ("c",) * 4
+    assert sorted(sampled(8, counts=[1, 0, 3]).labels) == ["a"] * 2 + ["c"] * 6
+
+
+def test_reals_given_are_of_the_class_too(choose, conditional, folder, data, tmp_path):
+    run, _ = conditional
+    flat = folder("flat", (16, 16, 3), number=5)
+    for name, number in (("benign", 6), ("malignant", 4), ("wart", 5)):
+        (tmp_path / "sorted").mkdir(exist_ok=True)
+        folder(f"sorted/{name}", (16, 16, 3), number=number)
+    by_class = str(tmp_path / "sorted")
+    fakes, reals, _ = choose(checkpoint=run, reals=by_class, label="malignant")
+    assert reals.labels == ("malignant",) * 4 and set(fakes.labels) == {"malignant"}
+    fakes, reals, _ = choose(checkpoint=run, reals=by_class, label="malignant", data={**data, "label": "wart"})
+    assert reals.labels == ("wart",) * 5 and set(fakes.labels) == {"malignant"}  # another name for it
+    fakes, reals, _ = choose(checkpoint=run, reals=flat, label="benign")  # nobody says what they are
+    assert len(reals.images) == 5 and set(fakes.labels) == {"benign"}
+    for options, says in (
+        ({"reals": flat}, "flat: the images have no labels, .* give --label=CLASS"),
+        ({"reals": by_class}, "has images of wart, and the classes of the checkpoint are benign, malignant"),
+        ({"reals": by_class, "label": "wrt"}, "--label=wrt: the classes of the checkpoint are benign, malignant"),
+    ):
+        with pytest.raises(UserError, match=says):
+            choose(checkpoint=run, **options)
+    os.rename(f"{by_class}/malignant", f"{by_class}/melanoma")
+    with pytest.raises(UserError, match="labels of .*sorted are benign, melanoma, wart; say with --data.label"):
+        choose(checkpoint=run, reals=by_class, label="malignant")
+
+
+def test_a_label_is_for_conditional_checkpoints(choose, folder):
+    reals = folder("reals", (16, 16, 1), number=4)
+    with pytest.raises(UserError, match="^--label=x: the checkpoint has no classes"):
+        choose(checkpoint=str(published.FOLDER / "netG16.pth"), reals=reals, label="x")
+    with pytest.raises(UserError, match="^--label=x: is for --checkpoint"):
+        choose(fakes=reals, reals=reals, label="x")
 
 
 def test_features(tmp_path):

@@ -13,7 +13,7 @@ from medgan_jax.checkpoint import Checkpoints, load_generator
 from medgan_jax.data import pipeline
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
-from medgan_jax.training import loop
+from medgan_jax.training import loop, member, program
 from medgan_jax.training.loop import train
 from medgan_jax.training.monitor import Alarm
 from medgan_jax.training.state import build_networks, initial_state
@@ -26,9 +26,9 @@ def config(tiny_config, tmp_path):
     return lambda **overrides: tiny_config(data_cache_dir=str(tmp_path / "cache"), **overrides)
 
 
-def final_state(workdir, config):
+def final_state(workdir, config, num_classes=0):
     checkpoints = Checkpoints(Workdir(workdir).checkpoints, keep=None)
-    like = jax.eval_shape(lambda: initial_state(build_networks(config), config))
+    like = jax.eval_shape(lambda: initial_state(build_networks(config, num_classes), config))
     return checkpoints.restore(checkpoints.latest_step(), like, replicated(data_mesh()))
 
 
@@ -122,8 +122,8 @@ def test_a_finished_training_is_left_alone(config, tmp_path, capsys):
 
 def test_a_step_updates_the_state_in_place(config, tmp_path, monkeypatch):
     """A second copy would cost as much memory as parameters and moments do."""
-    programs, compiled = [], loop.compiled
-    monkeypatch.setattr(loop, "compiled", lambda *arguments: programs.append(compiled(*arguments)) or programs[-1])
+    programs, compiled = [], program.compiled
+    monkeypatch.setattr(program, "compiled", lambda *shapes: programs.append(compiled(*shapes)) or programs[-1])
     train(config(), tmp_path / "run")
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(final_state(tmp_path / "run", config())))
     assert programs[-1].memory_analysis().alias_size_in_bytes >= size
@@ -143,7 +143,7 @@ def test_grey_images_in_bfloat16_train_and_parameters_stay_float32(config, tmp_p
 
 
 def test_divergence_stops_at_its_step_and_keeps_the_last_good_checkpoint(config, tmp_path, monkeypatch):
-    real = loop.train_steps
+    real = program.train_steps
 
     def exploding(state, *args, **kwargs):
         state, history = real(state, *args, **kwargs)
@@ -151,7 +151,7 @@ def test_divergence_stops_at_its_step_and_keeps_the_last_good_checkpoint(config,
         history["loss_gen"] = jax.numpy.where(steps >= 7, np.nan, history["loss_gen"])
         return state, history
 
-    monkeypatch.setattr(loop, "train_steps", exploding)
+    monkeypatch.setattr(program, "train_steps", exploding)
     with pytest.raises(UserError, match=r"diverged at step 7: loss_gen is nan; the checkpoint of step 4 is kept"):
         train(config(), tmp_path / "run")
     assert int(final_state(tmp_path / "run", config()).step) == 4
@@ -166,8 +166,8 @@ def raises_alarms(monkeypatch, *steps, since):
         due = line["step"] in steps
         return [Alarm("copies", "Copies", line["step"], since, "Sentence.", "evidence", ("one", "two"))] if due else []
 
-    monkeypatch.setattr(loop.Monitor, "take_health", take_health)
-    monkeypatch.setattr(loop.Monitor, "take_metrics", lambda self, line: seen.append(line["step"]))
+    monkeypatch.setattr(member.Monitor, "take_health", take_health)
+    monkeypatch.setattr(member.Monitor, "take_metrics", lambda self, line: seen.append(line["step"]))
     return seen
 
 
@@ -333,4 +333,79 @@ def test_evaluation_and_resuming_change_not_a_bit(config, tmp_path):
 def test_too_few_held_out_images_are_refused(config, tmp_path):
     with pytest.raises(UserError, match="needs 20 images or more, and 1. are held out; raise data.holdout_fraction"):
         train(config(**evaluated(data_holdout_fraction=0.15)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def conditional(**options):
+    """Of phantoms, of which nearly one in four is malignant."""
+    return {"conditional": True, "data_num_phantoms": 60, "data_holdout_fraction": 0.4, "ema_decay": 0.5, **options}
+
+
+def fed(monkeypatch):
+    """What trainings give to their programs: images and classes of each step (N, H, W, C) and (N,), by step."""
+    seen, real = {}, program.Program.run
+
+    def run(self, state, images, indices, count, labels):
+        for k in range(count):
+            seen[int(state.step) + k] = np.asarray(images[indices[k]]), None if labels is None else labels[k].copy()
+        return real(self, state, images, indices, count, labels)
+
+    monkeypatch.setattr(program.Program, "run", run)
+    return seen
+
+
+def test_each_batch_of_a_conditional_training_has_all_classes(config, tmp_path, monkeypatch, capsys):
+    seen = fed(monkeypatch)
+    c = config(num_steps=6, monitor_every_steps=3, **conditional(evaluate_every_steps=3))
+    train(c, tmp_path / "run")
+    dataset, _ = pipeline.load_dataset(c.data, image_size=16, channels=3)
+    names = sorted(set(dataset.labels))
+    of_image = {
+        image.tobytes(): names.index(label) for image, label in zip(dataset.images, dataset.labels, strict=True)
+    }
+    for images, labels in seen.values():
+        assert [of_image[image.tobytes()] for image in images] == labels.tolist()
+        assert np.bincount(labels).tolist() == [2, 2]
+    assert sorted(seen) == list(range(6))
+    counts = {name: dataset.labels.count(name) for name in names}
+    assert f"classes: {', '.join(f'{name} {count}' for name, count in counts.items())}; " in capsys.readouterr().out
+    generator = load_generator(tmp_path / "run", replicated(data_mesh()))
+    assert generator.classes == tuple(names) == ("benign", "malignant")
+    assert load_generator(Workdir(tmp_path / "run").best, replicated(data_mesh())).classes == generator.classes
+    reals = picture(Workdir(tmp_path / "run").reals)  # 2 x 2 images of 16 px, apart by 2
+    tiles = [reals[y : y + 16, x : x + 16] for y in (2, 20) for x in (2, 20)]
+    assert [of_image[tile.tobytes()] for tile in tiles] == [0, 1, 0, 1]
+
+
+def test_classes_may_come_as_often_as_they_are(config, tmp_path, monkeypatch):
+    """Then the order is that of a training which is not conditional."""
+    seen = fed(monkeypatch)
+    options = conditional(num_steps=4, balance_classes=False)
+    train(config(**options), tmp_path / "run")
+    in_proportion = dict(seen)
+    seen.clear()
+    train(config(**options | {"conditional": False}), tmp_path / "plain")
+    assert sorted(seen) == sorted(in_proportion) == list(range(4))
+    for step, (images, labels) in seen.items():
+        assert labels is None
+        np.testing.assert_array_equal(images, in_proportion[step][0])
+
+
+def test_a_conditional_training_stops_and_goes_on_without_changing_a_bit(config, tmp_path, monkeypatch):
+    """Resident in one go, and streamed in two, in chunks of five steps."""
+    whole = config(num_steps=9, **conditional())
+    train(whole, tmp_path / "whole")
+    monkeypatch.setattr(pipeline, "_CHUNK_BYTES", 5 * 4 * 16 * 16 * 3)
+    for num_steps in (4, 9):
+        train(config(num_steps=num_steps, data_device_budget_mb=0, **conditional()), tmp_path / "parts")
+    states = [final_state(tmp_path / name, whole, num_classes=2) for name in ("whole", "parts")]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    files = [Workdir(tmp_path / name) for name in ("whole", "parts")]
+    assert files[0].picture(9).read_bytes() == files[1].picture(9).read_bytes()
+
+
+def test_one_class_writes_nothing(config, tmp_path):
+    one = {"data_num_phantoms": 2, "conditional": True, "batch_size": 2}  # both benign
+    with pytest.raises(UserError, match="^conditional=True learns several classes, and all 2 images of the phantoms"):
+        train(config(**one), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from medgan_jax.data.classes import number_classes
 from medgan_jax.images import uint8_to_signed
 from medgan_jax.sharding import local_mesh, replicated
 from medgan_jax.training.probe import Probe
@@ -119,6 +120,27 @@ def test_logits_are_those_of_training_in_batches_of_one_kind(look):
     assert found["logit_train"] == pytest.approx(mean_logit(training, 0), abs=2e-5)
     assert found["logit_held_out"] == pytest.approx(mean_logit(held_out, 1), abs=2e-5)
     assert found["logit_fakes"] == pytest.approx(mean_logit(fakes, 2), abs=2e-5)
+
+
+def test_images_are_judged_by_their_own_classes(tiny_config, monkeypatch):
+    """By a discriminator whose logit is the mean of the image, plus ten times the class."""
+    config = tiny_config(batch_size=8)
+    networks = build_networks(config)
+    state = jax.jit(lambda: initial_state(networks, config), out_shardings=replicated(local_mesh()))()
+
+    def apply(self, variables, images, labels, *, training, mutable, rngs):
+        return images.mean(axis=(2, 3, 4)) + 10 * labels, {}
+
+    monkeypatch.setattr(type(networks.discriminator), "apply", apply)
+    random = np.random.default_rng(0)
+    labels = [tuple(random.choice(["a", "b", "c"], number, p=[0.6, 0.3, 0.1])) for number in (64, 16)]
+    classes = number_classes(*labels, "noise")
+    probe = Probe(networks, config, noise(64), noise(16, 1), mesh=local_mesh(), classes=classes)
+    found = probe.figures(noise(64, 2), state.gen.variables, state.dis.variables)
+    expected = {"train": classes.training, "held_out": classes.held_out, "fakes": np.arange(64) % 3}
+    for (kind, numbers), seed in zip(expected.items(), range(3), strict=True):
+        pixels = noise(len(numbers), seed) / 127.5 - 1
+        assert found[f"logit_{kind}"] == pytest.approx(pixels.mean() + 10 * numbers.mean(), abs=1e-4)
 
 
 def test_too_few_held_out_images_are_not_judged(look):
