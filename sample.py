@@ -29,6 +29,7 @@ _LATENTS = flags.DEFINE_string("latents", None, "A .npy file of (N, latent_dim) 
 _LABEL = flags.DEFINE_string(
     "label", None, "Of a conditional training: the class; by default all in turn, and the first for a movie."
 )
+_TRUNCATION = flags.DEFINE_float("truncation", None, "Cut off the latents' tails there: 1 is less varied, cleaner.")
 _INTERPOLATE = flags.DEFINE_string(
     "interpolate", None, "A .webp, .gif or .mp4 file, instead of --out: each image turns into the next; 8 by default."
 )
@@ -40,7 +41,7 @@ def main() -> None:
     from medgan_jax.checkpoint import load_generator
     from medgan_jax.control_file import plan_sampling
     from medgan_jax.interpolation import movie_path, write_walk
-    from medgan_jax.sampling import load_latents, sample_to_folder
+    from medgan_jax.sampling import check_truncation, load_latents, sample_to_folder
     from medgan_jax.sharding import check_batch_size, data_mesh, replicated
 
     movie = movie_path(_INTERPOLATE.value, grid=_GRID.value, overwrite=_OVERWRITE.value)
@@ -58,7 +59,8 @@ def main() -> None:
     plan.check_size(generator.module.image_size)
     latents = load_latents(Path(_LATENTS.value), generator.latent_dim) if _LATENTS.value else None
     of = {"num_images": plan.num_images, "seed": plan.seed, "batch_size": _BATCH_SIZE.value, "latents": latents}
-    of["label"] = _LABEL.value
+    check_truncation(_TRUNCATION.value, latents)
+    of |= {"label": _LABEL.value, "truncation": _TRUNCATION.value}
     if movie:
         write_walk(generator, movie, **of, mesh=mesh)
         print(f"wrote {movie}")

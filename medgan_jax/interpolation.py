@@ -46,6 +46,7 @@ def write_walk(
     mesh: Mesh,
     latents: np.ndarray | None = None,
     label: str | None = None,
+    truncation: float | None = None,
 ) -> None:
     """Writes the movie of one walk from image to image, two seconds each, that ends where it began.
 
@@ -62,6 +63,7 @@ def write_walk(
       latents: (at least num_images, latent_dim), to pass through in order instead of a seed.
       label: the class of all images; None for the generator's first, if it has learned any: a walk keeps to one, as
         there is nothing between two classes.
+      truncation: of the latents, see `seeded_latents`; goes with a seed.
 
     Raises:
       UserError: the generator has not learned the class; fewer than two images, or fewer latents than images, are asked
@@ -72,7 +74,8 @@ def write_walk(
     if num_images < 2:
         raise UserError(f"--interpolate={path}: passes through two images or more, and this is {num_images}")
     if latents is None:
-        latents = seeded_latents(seed, np.arange(num_images, dtype=np.int32), latent_dim=generator.latent_dim)
+        numbers = np.arange(num_images, dtype=np.int32)
+        latents = seeded_latents(seed, numbers, latent_dim=generator.latent_dim, truncation=truncation)
     elif num_images > len(latents):
         raise UserError(f"--num_images={num_images}, but --latents has {len(latents)} rows")
     waypoints = np.asarray(latents[:num_images])

@@ -15,7 +15,14 @@ from medgan_jax.checkpoint import TrainedGenerator
 from medgan_jax.errors import UserError
 from medgan_jax.images import write_png
 from medgan_jax.models.dcgan import Generator
-from medgan_jax.sampling import generate, load_latents, sample_batches, sample_to_folder, seeded_latents
+from medgan_jax.sampling import (
+    check_truncation,
+    generate,
+    load_latents,
+    sample_batches,
+    sample_to_folder,
+    seeded_latents,
+)
 from medgan_jax.sharding import data_mesh
 
 
@@ -103,6 +110,7 @@ def test_manifest_names_every_file_and_its_origin(generator, tmp_path):
     rows = list(csv.DictReader((tmp_path / "a/manifest.csv").read_text().splitlines()))
     assert {row["file"] for row in rows} == set(files) - {"manifest.csv"}
     origin = {"file": "000003.png", "seed": "5", "index": "3", "step": "40", "digest": generator.digest, "label": ""}
+    origin["truncation"] = ""
     assert rows[3] == origin
 
 
@@ -293,3 +301,30 @@ def test_fewer_latents_than_images_are_refused(generator, tmp_path):
     with pytest.raises(UserError, match="has 3 rows"):
         sample(generator, tmp_path / "a", num_images=4, latents=np.zeros((3, 8), np.float32))
     assert not (tmp_path / "a").exists()
+
+
+def test_truncated_latents_are_the_same_ones_within_bounds():
+    """Normal without its tails: against scipy's quantiles, written down."""
+    numbers = np.arange(400, dtype=np.int32)
+    latents = np.asarray(seeded_latents(5, numbers, latent_dim=50))
+    for threshold in (0.5, 1.0, 2.0):
+        cut = np.asarray(seeded_latents(5, numbers, latent_dim=50, truncation=threshold))
+        assert np.abs(cut).max() <= threshold
+        order = np.argsort(latents.ravel())
+        assert np.all(np.diff(cut.ravel()[order]) >= 0)  # the same order: an image keeps its character
+        left = np.abs(latents[np.abs(latents) < threshold])
+        for share in (0.25, 0.5, 0.75):
+            assert np.quantile(np.abs(cut), share) == pytest.approx(np.quantile(left, share), rel=0.05)
+    whole = np.asarray(seeded_latents(5, numbers, latent_dim=50, truncation=4.0))
+    np.testing.assert_allclose(whole, np.clip(latents, -4, 4), atol=0.15)
+    assert np.all(np.isfinite(whole))
+
+
+def test_truncation_is_checked():
+    check_truncation(None, np.ones((1, 2)))
+    check_truncation(1.5, None)
+    for bad in (0, -1, 4.5, float("nan")):
+        with pytest.raises(UserError, match="must be above 0 and at most 4"):
+            check_truncation(bad, None)
+    with pytest.raises(UserError, match="leave one of them out"):
+        check_truncation(1.0, np.ones((1, 2)))
