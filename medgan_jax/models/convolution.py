@@ -14,10 +14,10 @@ multiplications what takes 16, and its transforms only add and subtract, so roun
 
 A transposed convolution lays a grid over what it makes, as its outputs at even and odd places come from different taps
 (Odena et al. 2016, doi:10.23915/distill.00003). Enlarging first and convolving then has no such parts. Both are linear,
-so together they are again a transposed convolution by a 4x4 kernel, at its speed: `upsampling_kernel` writes it down. So
-is a 3x3 convolution before an average of 2x2 pixels a 4x4 one with stride 2: the same function, at 4 multiplications
-where 9 were, and less by Winograd. A 3x3 convolution alone has stride 1, at which XLA's own is as fast on CPU as
-anything here.
+so together they are again a transposed convolution by a 4x4 kernel, at its speed: `upsampling_kernel` writes it down.
+Likewise a 3x3 convolution before an average of 2x2 pixels is a 4x4 one with stride 2: the same function, at 4
+multiplications where 9 were, and less by Winograd. A 3x3 convolution alone has stride 1, at which XLA's own is as fast
+on CPU as anything here.
 """
 
 import functools

@@ -38,7 +38,7 @@ def doublings(image_size: int) -> int:
     return image_size.bit_length() - 4
 
 
-# Of what is drawn for a 4x4 kernel: so outputs vary as much where what is learnt is a smaller one, after an enlargement.
+# Of what is drawn for a 4x4 kernel: outputs vary as much where what is learnt is a smaller one, after an enlargement.
 _INITIAL_SCALE = {"transposed": 1, "nearest": 2 / 3, "bilinear": 4 / 3}
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from flax import traverse_util
 
 from medgan_jax.errors import UserError, quoted
+from medgan_jax.models.convolution import upsampling_kernel
 from medgan_jax.models.dcgan import Discriminator, Generator, doublings
 from medgan_jax.torch_files import read_state_dict
 
@@ -105,7 +106,8 @@ def from_state_dict(arrays: Mapping[str, np.ndarray]) -> TorchNetwork:
 def to_state_dict(module: Generator | Discriminator, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Lays variables out as the published classes have them: the inverse of `from_state_dict`.
 
-    Spectral norm is that of `torch.nn.utils.spectral_norm`.
+    Spectral norm is that of `torch.nn.utils.spectral_norm`. A generator that enlarges before it convolves becomes the
+    one with transposed convolutions that draws the same.
 
     Args:
       module: the network.
@@ -126,6 +128,8 @@ def to_state_dict(module: Generator | Discriminator, variables: Mapping[str, Any
     for name, path in _entries(module):
         array = np.asarray(flat[path], np.float32)
         if path[-1] == "kernel":
+            if isinstance(module, Generator) and path[1] != "conv_0":
+                array = np.asarray(upsampling_kernel(jnp.asarray(array), module.upsample))
             array = array.transpose(_TO_TORCH[type(module)])
         elif path[-1] == "v":
             array = array.reshape(flat["params", path[1], "kernel"].shape[:3]).transpose(2, 0, 1).reshape(-1)

@@ -14,9 +14,7 @@ from medgan_jax.compilation import compiled
 from medgan_jax.config import Config
 from medgan_jax.sharding import replicated
 from medgan_jax.training.state import GANState, build_networks, initial_state
-from medgan_jax.training.step import METRICS, Metrics, generator_to_sample, train_steps
-
-_AXES = GANState(**{field.name: 0 for field in dataclasses.fields(GANState)}).replace(step=None)
+from medgan_jax.training.step import Metrics, generator_to_sample, train_steps
 
 
 class Program:
@@ -110,8 +108,8 @@ class Program:
         return self._compiled(state, images, indices, np.int32(count), labels, **self._seeds_of_all())
 
     def figures(self, history: Metrics, count: int) -> list[dict[str, np.ndarray]]:
-        """For each member, METRICS of the first `count` steps of a call, once they are there."""
-        values = {name: np.asarray(history[name])[..., :count] for name in METRICS}
+        """For each member, the metrics of the first `count` steps of a call, once they are there."""
+        values = {name: np.asarray(value)[..., :count] for name, value in history.items()}
         if self._seeds is None:
             return [values]
         return [{name: value[member] for name, value in values.items()} for member in range(len(self.seeds))]
@@ -141,7 +139,8 @@ def _run_several(
     def run(state: GANState, indices: jax.Array, labels: jax.Array | None, seed: jax.Array) -> tuple[GANState, Metrics]:
         return train_steps(state, images, indices, count, labels, seed=seed, **bound)
 
-    return jax.vmap(run, in_axes=(_AXES, 0, 0, 0), out_axes=(_AXES, 0))(state, indices, labels, seeds)
+    axes = type(state)(**{field.name: 0 for field in dataclasses.fields(state)}).replace(step=None)
+    return jax.vmap(run, in_axes=(axes, 0, 0, 0), out_axes=(axes, 0))(state, indices, labels, seeds)
 
 
 def _pick(state: GANState, member: jax.Array) -> GANState:

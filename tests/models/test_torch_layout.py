@@ -190,3 +190,16 @@ def test_refusals_of_files_name_them_and_the_remedy(tmp_path):
         f"{path}: its entry 'shared.whole' is of no layer of a Sequential; give a generator or discriminator of DCGAN "
         "or SNGAN as published: 4x4 kernels, no biases, 16 to 512 px"
     )
+
+
+@pytest.mark.parametrize("upsample", ["nearest", "bilinear"])
+def test_a_generator_that_enlarges_is_exported_as_one_with_transposed_convolutions(upsample):
+    module = Generator(16, 3, 4, upsample=upsample)
+    latents = jax.random.normal(jax.random.key(1), (3, 8))
+    variables = module.init(jax.random.key(0), latents, training=True)
+    found = from_state_dict(to_state_dict(module, variables))
+    assert found.module == Generator(16, 3, 4)
+    same = found.module.apply(found.variables, latents, training=False)
+    drawn = module.apply(variables, latents, training=False)
+    assert float(np.std(drawn)) > 1e-4
+    np.testing.assert_allclose(same, drawn, rtol=1e-4, atol=1e-8)
