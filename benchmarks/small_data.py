@@ -14,9 +14,7 @@ import dataclasses
 import difflib
 import itertools
 import os
-import shlex
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -264,40 +262,36 @@ def _run(part: Part, name: str, features: Features | None, args: argparse.Namesp
 def _train_in_turn(folder: Path, configs: Mapping[int, Config]) -> int:
     for seed, config in configs.items():
         workdir = folder / f"seed_{seed}"
-        _note(workdir)
-        try:
-            if code := loop.train(config, workdir):
-                return code
-        except loop.Diverged as error:
-            print(f"{workdir}: {error}")
-        jax.clear_caches()  # else the programs of all rungs stay in memory
+        if code := _train(config, workdir, [workdir]):
+            return code
     return 0
 
 
 def _train_at_once(folder: Path, configs: Mapping[int, Config]) -> int:
-    """By a command of its own, whose memory is free again afterwards."""
-    seeds = 1 + max(configs)
-    config = dataclasses.replace(configs[max(configs)], seed=0)
-    for seed in range(seeds):
-        _note(folder / f"seed_{seed}")
-    usual = dict(_flat(sngan64.get_config().to_dict()))
-    fields = [f"--config.{name}={value}" for name, value in _flat(config.to_dict()) if value != usual[name]]
-    command = [sys.executable, "train.py", "--config=configs/sngan64.py", f"--workdir={folder.absolute()}"]
-    done = subprocess.run([*command, f"--seeds={seeds}", *fields], cwd=ROOT)
-    if done.returncode > 128:
-        return done.returncode
-    over = [_is_over(folder / f"seed_{seed}", config) for seed, config in configs.items()]
-    if done.returncode and not all(over):
-        raise UserError(f"{shlex.join(command)}: ended with exit code {done.returncode}, see above")
-    return 0
+    """In one program; what a seed that diverges leaves unfinished goes on by itself."""
+    seeds = list(configs)
+    consecutive = seeds == list(range(seeds[0], seeds[0] + len(seeds)))
+    if len(seeds) > 1 and consecutive and not any(map(_diverged_at, folder.glob("seed_*"))):
+        workdirs = [folder / f"seed_{seed}" for seed in seeds]
+        if code := _train(configs[seeds[0]], folder, workdirs, seeds=len(seeds)):
+            return code
+        configs = {seed: config for seed, config in configs.items() if not _is_over(folder / f"seed_{seed}", config)}
+    return _train_in_turn(folder, configs)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
+def _train(config: Config, path: Path, workdirs: list[Path], **together: int) -> int:
+    """The exit code of a training; 0 also where it diverged, which is a result."""
+    for workdir in workdirs:
+        _note(workdir)
+    try:
+        return loop.train(config, path, **together)
+    except UserError as error:
+        if not any(map(_diverged_at, workdirs)):
+            raise
+        print(error)
+        return 0
+    finally:
+        jax.clear_caches()  # else the programs of all rungs stay in memory
 
 
 def _note(workdir: Path) -> None:
@@ -374,6 +368,7 @@ def _score(
         "steps": config.num_steps,
         "batch_size": config.batch_size,
         "seconds": round(_seconds(workdir, config.batch_size), 1),
+        "at_once": len(runs[0].get("seeds", [seed])),
         "device": trained.get("device") or runs[0].get("device", "unknown"),
         "commit": trained.get("commit", "unknown"),
         "scored_at": _commit(),

@@ -55,9 +55,9 @@ def table(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any], rungs:
         "x1000, density and coverage by the pyramid's features (colour, layout and texture). Grid: checkerboard index "
         f"at periods of {', '.join(map(str, _PERIODS))} px, 1 without a grid. Similarity of two fakes over that of two "
         "reals: above 1 is less diverse. Copies: share of the fakes closer to a training image than any held-out real "
-        "is; blurred images are near to everything. Inception: KID x1000 and FID, with --inception_weights. Training "
-        "time of one seed by the rates of its log, without compiling. The generator of `best` was chosen by the images "
-        "that judge it.",
+        "is; blurred images are near to everything. Inception: KID x1000 and FID, with --inception_weights. Time of a "
+        "training, or of all that ran at once, by the rates of its log, without compiling. The generator of `best` was "
+        "chosen by the images that judge it.",
     ]
     for part in _parts(records):
         lines += ["", f"## {part[0]['size']} px, {part[0]['set']}", "", *_part(part, rungs)]
@@ -89,7 +89,7 @@ def _part(part: Sequence[Mapping[str, Any]], rungs: Mapping[str, tuple[str, str]
     ]  # fmt: skip
     lines += ["", _row(columns), "|---" * len(columns) + "|"]
     for name, runs in {"*floor*": [floor], **scored}.items():
-        seconds = [record["seconds"] for record in by_rung.get(name, [])]
+        records = by_rung.get(name, [])
         above = [above_floor(run["swd"], floor["swd"], published) for run in runs]
         cells = [
             name,
@@ -104,7 +104,7 @@ def _part(part: Sequence[Mapping[str, Any]], rungs: Mapping[str, tuple[str, str]
             _spread([100 * run["copies"] for run in runs], ".0f", unit=" %"),
             _spread([1000 * run["inception_kid"] for run in runs], ".0f"),
             _spread([run["inception_fid"] for run in runs], ".0f"),
-            f"{_mean(seconds) / 60:.1f} min" if seconds else "-",
+            _time(records),
         ]
         lines.append(_row(cells))
 
@@ -201,6 +201,13 @@ def _interval(name: str, lows: Sequence[Mapping[str, float]], highs: Sequence[Ma
     form = ".0f" if name.startswith("swd_") else form
     low, high = (factor * _mean(run[name] for run in runs) for runs in (lows, highs))
     return "-" if math.isnan(low) else f"{low:{form}} to {high:{form}}"
+
+
+def _time(records: Sequence[Mapping[str, Any]]) -> str:
+    if not records:
+        return "-"
+    together = max(record["at_once"] for record in records)
+    return f"{_mean(r['seconds'] for r in records) / 60:.1f} min" + (f", {together} at once" if together > 1 else "")
 
 
 def _row(cells: Sequence[str]) -> str:
