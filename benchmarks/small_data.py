@@ -15,21 +15,23 @@ import difflib
 import itertools
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
+from benchmarks import small_data_ladder as ladder
 from benchmarks import small_data_table
 from benchmarks.pipe import ROOT
-from configs import sngan64
 from medgan_jax import __version__, cli
 from medgan_jax.checkpoint import Checkpoints, TrainedGenerator, load_generator
-from medgan_jax.config import Config, changed_fields, parse_config
+from medgan_jax.config import Config, changed_fields
+from medgan_jax.data.labels import read_labels
 from medgan_jax.data.pipeline import load_dataset
-from medgan_jax.errors import ArgumentParser, UserError
+from medgan_jax.data.sources import list_images
+from medgan_jax.errors import ArgumentParser, UserError, abbreviate
 from medgan_jax.evaluation import page
 from medgan_jax.evaluation.protocol import evaluate
 from medgan_jax.evaluation.sets import ImageSet, choose_features, sampled
@@ -39,88 +41,6 @@ from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training import loop
 from medgan_jax.training.workdir import Workdir, read_json, read_lines, write_json
 
-
-@dataclasses.dataclass(frozen=True)
-class Rung:
-    """One row of the table.
-
-    Attributes:
-      base: the rung that it adds to; "" for the first.
-      sentence: what it adds.
-      changes: the fields of the config that differ from the base's.
-      all_classes: trained on both classes, and judged by the one alone.
-      best: no training of its own: of the base's, the generator in best/.
-    """
-
-    base: str
-    sentence: str
-    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    all_classes: bool = False
-    best: bool = False
-
-
-PUBLISHED = "published"
-RUNGS = {
-    PUBLISHED: Rung("", "SNGAN, bce, batch 16, rates 2e-4, transposed convolutions: configs/sngan64.py"),
-    "turns": Rung(PUBLISHED, "flips and quarter turns", {"augment.flips": True, "augment.quarter_turns": True}),
-    "translation": Rung("turns", "shifts by up to an eighth of the side", {"augment.translation": 0.125}),
-    "color": Rung("translation", "changes of brightness, saturation and contrast", {"augment.color": 1.0}),
-    "cutout": Rung("color", "a square of half the side hidden", {"augment.cutout": 0.5}),
-    "adaptive": Rung(
-        "color",
-        "probability of the changes steered by overfitting",
-        {"augment.adaptive_target": 0.6, "augment.adaptive_images": 50_000},
-    ),
-    "nearest": Rung("color", "nearest neighbours, then a convolution", {"upsample": "nearest"}),
-    "bilinear": Rung("color", "bilinear enlargement, then a convolution", {"upsample": "bilinear"}),
-    "average": Rung("bilinear", "averaged generator with a warm-up", {"ema_decay": 0.999, "ema_rampup": 0.05}),
-    "hinge": Rung("average", "hinge loss", {"loss": "hinge"}),
-    "r1": Rung("average", "R1 penalty", {"r1_weight": 10.0, "r1_every_steps": 16}),
-    "lecam": Rung("average", "LeCam penalty", {"lecam_weight": 0.3}),
-    "consistency": Rung("average", "consistency penalty", {"consistency_weight": 10.0}),
-    "resnet": Rung("average", "residual networks", {"arch": "resnet", "upsample": "transposed"}),
-    "conditional": Rung("average", "learns from both classes", {"conditional": True}, all_classes=True),
-    "best": Rung("average", "the generator in best/ in place of the last", best=True),
-}
-RECOMMENDED = "average"
-SETS = ("melanomas", "all")  # the images of --label, and all
-
-
-@dataclasses.dataclass(frozen=True)
-class Part:
-    """A table: rungs that can be compared.
-
-    Attributes:
-      size: px.
-      set: of `SETS`.
-      maps: feature maps of both networks beside the image.
-      images: how many reals each discriminator sees.
-      seeds: trainings of each rung.
-      rungs: which; all where none are named.
-    """
-
-    size: int
-    set: str
-    maps: int
-    images: int
-    seeds: int
-    rungs: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """SIZE/SET, also its folder."""
-        return f"{self.size}/{self.set}"
-
-
-PROTOCOLS = {
-    "full": tuple(Part(size, of, maps=64, images=160_000, seeds=5) for size in (64, 128) for of in SETS),
-    "reduced": (
-        Part(64, "melanomas", maps=16, images=48_000, seeds=3),
-        Part(64, "all", maps=16, images=48_000, seeds=3, rungs=(PUBLISHED, "turns", "color", "bilinear", RECOMMENDED)),
-        Part(128, "melanomas", maps=8, images=48_000, seeds=3, rungs=(PUBLISHED, RECOMMENDED)),
-    ),
-}
-HOLDOUT = 0.2
 SCORES = "scores.json"  # in a workdir
 _TRAINED = "trained.json"
 _SCORING = 1  # counts up when scores change their meaning
@@ -139,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = {"data": Path(args.data).resolve().name, "label": args.label, "protocol": args.protocol}
     _check_settings(args.out, about)
     if not args.table_only:
+        _check_data(args)
         features = choose_features(None, args.inception_weights) if args.inception_weights else None
         for part in parts:
             for name in part.rungs:
@@ -156,7 +77,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m benchmarks.small_data",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="rungs:\n" + "\n".join(f"  {name:12} {rung.sentence}" for name, rung in RUNGS.items()),
+        epilog="rungs:\n" + "\n".join(f"  {name:12} {rung.sentence}" for name, rung in ladder.RUNGS.items()),
     )
     parser.add_argument("--data", type=os.path.expanduser, required=True, help="folder of images")
     parser.add_argument("--labels", type=os.path.expanduser, required=True, help="table of image names and labels, CSV")
@@ -164,7 +85,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--label_column", default="label", help="of the table, if it has a header")
     parser.add_argument("--label", required=True, help="the scarce class, such as malignant")
     parser.add_argument("--out", type=lambda text: Path(text).expanduser(), default=Path("runs/small_data"))
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="full", help="how large")
+    parser.add_argument("--protocol", choices=ladder.PROTOCOLS, default="full", help="how large")
     parser.add_argument("--parts", default="", help="some of it, such as 64/melanomas,128/all")
     parser.add_argument("--only", default="", help="rungs with commas between")
     parser.add_argument("--seeds", type=int, help="trainings of each rung, in place of the protocol's number")
@@ -179,16 +100,23 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return args
 
 
-def _chosen_parts(protocol: str, parts: str, only: str) -> list[Part]:
+def _check_data(args: argparse.Namespace) -> None:
+    """In the words of this door."""
+    list_images(args.data, field="--data")
+    labels = read_labels(args.labels, image_column=args.image_column, label_column=args.label_column, prefix="--")
+    if args.label not in (there := sorted(set(labels.values()))):
+        raise UserError(f"--label={args.label}: {args.labels} has {abbreviate(there, 8)}")
+
+
+def _chosen_parts(protocol: str, parts: str, only: str) -> list[ladder.Part]:
     """What to run: parts of the protocol, each with the names of its rungs."""
-    every = {part.name: part for part in PROTOCOLS[protocol]}
+    every = {part.name: part for part in ladder.PROTOCOLS[protocol]}
     wanted = _named("--parts", parts, list(every)) or list(every)
-    rungs = _named("--only", only, list(RUNGS))
+    rungs = _named("--only", only, list(ladder.RUNGS))
     chosen = []
     for part in (every[name] for name in wanted):
-        names = rungs or part.rungs or tuple(RUNGS)
-        # Both classes are the set "all"
-        names = tuple(name for name in names if part.set == "melanomas" or not RUNGS[name].all_classes)
+        names = rungs or part.rungs or tuple(ladder.RUNGS)
+        names = tuple(name for name in names if part.set == "melanomas" or not ladder.RUNGS[name].all_classes)
         chosen.append(dataclasses.replace(part, rungs=names))
     return chosen
 
@@ -214,38 +142,18 @@ def _check_settings(out: Path, about: Mapping[str, Any]) -> None:
     write_json(path, about)
 
 
-def ladder_config(part: Part, name: str, seed: int, args: argparse.Namespace) -> Config:
-    """The training of a rung: the published recipe and what the rungs up to this one change."""
-    c = sngan64.get_config()
-    c.update(
-        image_size=part.size, gen_features=part.maps, dis_features=part.maps, seed=seed, tensorboard=False,
-        report=False, monitor_every_steps=0, keep_checkpoints=1, evaluate_every_steps=500,
-    )  # fmt: skip
-    both = part.set == "all" or RUNGS[name].all_classes
-    c.data.update(
-        source="csv", path=args.data, labels=args.labels, image_column=args.image_column,
-        label_column=args.label_column, label="" if both else args.label, holdout_fraction=HOLDOUT,
-    )  # fmt: skip
-    for rung in reversed(list(_with_bases(name))):
-        for field, value in rung.changes.items():
-            group, _, leaf = field.rpartition(".")
-            (c[group] if group else c)[leaf] = value
-    c.num_steps = part.images // c.batch_size
-    return parse_config(c)
-
-
-def _with_bases(name: str) -> Iterator[Rung]:
-    while name:
-        yield RUNGS[name]
-        name = RUNGS[name].base
-
-
-def _run(part: Part, name: str, features: Features | None, args: argparse.Namespace) -> int:
+def _run(part: ladder.Part, name: str, features: Features | None, args: argparse.Namespace) -> int:
     """Trains and scores all seeds of a rung, as far as that is not done; the exit code of a training stopped, or 0."""
-    rung, folder = RUNGS[name], args.out / part.name
+    rung, folder = ladder.RUNGS[name], args.out / part.name
     trained = rung.base if rung.best else name
     seeds = range(args.seeds or part.seeds)
-    configs = {seed: ladder_config(part, trained, seed, args) for seed in seeds}
+    data = {
+        "path": args.data,
+        "labels": args.labels,
+        "image_column": args.image_column,
+        "label_column": args.label_column,
+    }
+    configs = {seed: ladder.training_config(part, trained, seed, data=data, label=args.label) for seed in seeds}
     missing = [seed for seed in seeds if not _is_over(folder / trained / f"seed_{seed}", configs[seed])]
     if missing:
         print(f"{part.name} {trained}: trains {', '.join(f'seed {seed}' for seed in missing)}", flush=True)
@@ -339,7 +247,7 @@ def _diverged_at(workdir: Path) -> int | None:
 
 
 def _score(
-    part: Part,
+    part: ladder.Part,
     name: str,
     seed: int,
     config: Config,
@@ -349,7 +257,7 @@ def _score(
     args: argparse.Namespace,
 ) -> None:
     """Writes the scores of one generator and a row of its images, unless that is done."""
-    origin = workdir / "best" if RUNGS[name].best else workdir / "generator"
+    origin = workdir / "best" if ladder.RUNGS[name].best else workdir / "generator"
     diverged = _diverged_at(workdir)
     key = {"scoring": _SCORING, "generator": "" if diverged else _latest(origin)[1]}
     path = out / SCORES
@@ -426,16 +334,21 @@ def _seconds(workdir: Path, batch_size: int) -> float:
 def _write(out: Path, about: Mapping[str, Any]) -> None:
     """The table and pictures of all that has been scored, whatever was asked for this time."""
     parts = [
-        (part, [name for name in RUNGS if (out / part.name / name).is_dir()]) for part in PROTOCOLS[about["protocol"]]
+        (part, [name for name in ladder.RUNGS if (out / part.name / name).is_dir()])
+        for part in ladder.PROTOCOLS[about["protocol"]]
     ]
     records = [
         read_json(path, remedy="delete it to make it anew")
         for part, names in parts
         for name in names
-        for path in sorted((out / part.name / name).glob(f"seed_*/{SCORES}"), key=lambda path: path.parent.name)
+        for path in sorted((out / part.name / name).glob(f"seed_*/{SCORES}"), key=_seed_of)
     ]
-    rungs = {name: (rung.base, rung.sentence) for name, rung in RUNGS.items()}
+    rungs = {name: (rung.base, rung.sentence) for name, rung in ladder.RUNGS.items()}
     small_data_table.write(out, records, about, rungs)
+
+
+def _seed_of(scores: Path) -> int:
+    return int(scores.parent.name.removeprefix("seed_"))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from medgan_jax.training.workdir import write_json
 TABLE, RESULTS = "small_data.md", "results.json"
 STRIP, REALS = "shown.png", "reals.png"  # a row of images: of a generator, of a part
 SHOWN = 12  # images in it
-_PERIODS = (2, 4, 8)
 _LABEL_WIDTH = 110  # px
 
 
@@ -34,12 +33,10 @@ def write(
     replace_file(out / TABLE, table(records, about, rungs).encode())
     write_json(out / RESULTS, {**about, "generators": list(records)})
     for part in _parts(records):
-        rows = {
-            record["rung"]: out / _name(part) / record["rung"] / f"seed_{record['seed']}" / STRIP
-            for record in reversed(part)
-        }
-        rows = {"held-out reals": out / _name(part) / REALS, **dict(reversed(rows.items()))}
-        rows = {name: path for name, path in rows.items() if path.exists()}
+        rows = {"held-out reals": out / _name(part) / REALS}
+        for record in part:
+            if record["figures"]:  # of the first seed that came to its end
+                rows.setdefault(record["rung"], out / _name(part) / record["rung"] / f"seed_{record['seed']}" / STRIP)
         if len(rows) > 1:
             replace_file(out / f"grid_{_name(part).replace('/', '_')}.webp", _picture(rows))
 
@@ -53,7 +50,7 @@ def table(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any], rungs:
         "floor is what those training images get. SWD: sliced Wasserstein distance x1000, the mean over scales, and "
         "each scale. Above the floor: that distance less the floor's, as a multiple of the published recipe's. KID "
         "x1000, density and coverage by the pyramid's features (colour, layout and texture). Grid: checkerboard index "
-        f"at periods of {', '.join(map(str, _PERIODS))} px, 1 without a grid. Similarity of two fakes over that of two "
+        "by its period in px, 1 without a grid. Similarity of two fakes over that of two "
         "reals: above 1 is less diverse. Copies: share of the fakes closer to a training image than any held-out real "
         "is; blurred images are near to everything. Inception: KID x1000 and FID, with --inception_weights. Time of a "
         "training, or of all that ran at once, by the rates of its log, without compiling. The generator of `best` was "
@@ -75,17 +72,20 @@ def _name(part: Sequence[Mapping[str, Any]]) -> str:
 def _part(part: Sequence[Mapping[str, Any]], rungs: Mapping[str, tuple[str, str]]) -> list[str]:
     first = next((record for record in part if record["figures"]), None)
     lines = [_caption(part, first)]
-    if first is None:
-        return [*lines, "", "Nothing was scored."]
-    scales = [name.removeprefix("swd_") for name in first["figures"] if name.startswith("swd_")]
-    floor = figures(first, of="floor")
     by_rung = {name: [r for r in part if r["rung"] == name] for name in dict.fromkeys(r["rung"] for r in part)}
+    if first is None:
+        return [*lines, "", "Nothing was scored.", *_remarks(by_rung, rungs)]
+    scales, periods = (
+        [name.removeprefix(prefix) for name in first["figures"] if name.startswith(prefix)]
+        for prefix in ("swd_", "checkerboard_")
+    )
+    floor = figures(first, of="floor")
     scored = {name: [figures(r) for r in records if r["figures"]] for name, records in by_rung.items()}
     published = _mean(run["swd"] for run in scored.get("published", []))
 
     columns = [
         "rung", "SWD", f"at {'/'.join(scales)} px", "above the floor", "KID", "density", "coverage",
-        f"grid {'/'.join(map(str, _PERIODS))}", "similarity", "copies", "Inception KID", "FID", "time",
+        f"grid {'/'.join(periods)}", "similarity", "copies", "Inception KID", "FID", "time",
     ]  # fmt: skip
     lines += ["", _row(columns), "|---" * len(columns) + "|"]
     for name, runs in {"*floor*": [floor], **scored}.items():
@@ -99,7 +99,7 @@ def _part(part: Sequence[Mapping[str, Any]], rungs: Mapping[str, tuple[str, str]
             _spread([1000 * run["kid"] for run in runs], ".0f"),
             _spread([run["density"] for run in runs], ".2f"),
             _spread([run["coverage"] for run in runs], ".2f"),
-            "/".join(_number(_mean(run[f"checkerboard_{period}"] for run in runs), ".1f") for period in _PERIODS),
+            "/".join(_number(_mean(run[f"checkerboard_{period}"] for run in runs), ".1f") for period in periods),
             _spread([run["similarity"] / floor["similarity"] for run in runs], ".2f"),
             _spread([100 * run["copies"] for run in runs], ".0f", unit=" %"),
             _spread([1000 * run["inception_kid"] for run in runs], ".0f"),
@@ -109,9 +109,9 @@ def _part(part: Sequence[Mapping[str, Any]], rungs: Mapping[str, tuple[str, str]
         lines.append(_row(cells))
 
     names = [*(f"swd_{scale}" for scale in scales), "kid", "density", "coverage"]
-    names += [*(f"checkerboard_{period}" for period in _PERIODS), "similarity", "copies"]
+    names += [*(f"checkerboard_{period}" for period in periods), "similarity", "copies"]
     titles = [f"SWD {scale}" for scale in scales] + ["KID", "density", "coverage"]
-    titles += [*(f"grid {period}" for period in _PERIODS), "similarity", "copies"]
+    titles += [*(f"grid {period}" for period in periods), "similarity", "copies"]
     lines += [
         "",
         "95 % intervals by resampling the images, similarity as it is: the mean over seeds of each end.",
@@ -123,8 +123,12 @@ def _part(part: Sequence[Mapping[str, Any]], rungs: Mapping[str, tuple[str, str]
         of = "floor" if name == "*floor*" else ""
         ends = [[figures(r, of=of, end=end) for r in records if r["figures"]] for end in ("low", "high")]
         lines.append(_row([name, *(_interval(each, *ends) for each in names)]))
+    return lines + _remarks(by_rung, rungs)
 
-    lines += ["", _row(["rung", "is", "", "remarks"]), "|---|---|---|---|"]
+
+def _remarks(by_rung: Mapping[str, Sequence[Mapping[str, Any]]], rungs: Mapping[str, tuple[str, str]]) -> list[str]:
+    """What each rung is, and what happened to it."""
+    lines = ["", _row(["rung", "is", "", "remarks"]), "|---|---|---|---|"]
     for name, records in by_rung.items():
         base, sentence = rungs[name]
         problems = [f"seed {record['seed']} {record['problem']}" for record in records if record["problem"]]
