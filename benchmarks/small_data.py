@@ -198,8 +198,6 @@ def _train(config: Config, path: Path, workdirs: list[Path], **together: int) ->
             raise
         print(error)
         return 0
-    finally:
-        jax.clear_caches()  # else the programs of all rungs stay in memory
 
 
 def _note(workdir: Path) -> None:
