@@ -21,6 +21,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from medgan_jax.errors import UserError
 from medgan_jax.models.dcgan import Discriminator, Generator
+from medgan_jax.models.resnet import ResidualDiscriminator, ResidualGenerator
 from medgan_jax.models.torch_layout import read_network
 
 GENERATOR_FOLDER, DISCRIMINATOR_FOLDER = "generator", "discriminator"  # in a workdir
@@ -154,20 +155,21 @@ class Checkpoints:
 class TrainedGenerator:
     """A generator ready to sample from, and where it comes from."""
 
-    module: Generator
+    module: Generator | ResidualGenerator
     variables: dict[str, Any]
     latent_dim: int
     step: int
     about: dict[str, Any]
 
     digest: str  # of the variables, see `digest`
+    classes: tuple[str, ...] = ()  # their names, by label; none where it is not conditional
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainedDiscriminator:
     """A discriminator to go on with, and where it comes from."""
 
-    module: Discriminator
+    module: Discriminator | ResidualDiscriminator
     variables: dict[str, Any]
     channels: int  # of its images
     step: int
@@ -176,25 +178,45 @@ class TrainedDiscriminator:
     digest: str  # of the variables, see `digest`
 
 
+# Of a module's fields, those that say which arrays it has; the latter only where they are not the default, as folders of
+# earlier versions lack them.
+_FIELDS = ("image_size", "channels", "features", "spectral_norm", "batch_norm")
+_LATER_FIELDS = ("upsample", "num_classes")
+_NETWORK, _FIRST_NETWORK = "network", "dcgan"  # likewise
+
+
 @dataclasses.dataclass(frozen=True)
 class _Kind:
-    """What is saved of a network's architecture: fields of its module, and the length of its input's last axis."""
+    """What is saved of a network's architecture: which it is, its fields, and the length of its input's last axis."""
 
-    module: type[Generator] | type[Discriminator]
-    fields: tuple[str, ...]
+    modules: dict[str, type]  # by the name under which they are saved
     inputs: str
     trained: type[TrainedGenerator] | type[TrainedDiscriminator]
 
-    def architecture(self, module: Generator | Discriminator, inputs: int) -> dict[str, Any]:
+    def architecture(self, module: Any, inputs: int) -> dict[str, Any]:
         """As saved."""
-        values = {name: getattr(module, name) for name in self.fields}
+        ((name, _),) = [item for item in self.modules.items() if item[1] is type(module)]
+        values = {
+            field.name: getattr(module, field.name)
+            for field in dataclasses.fields(module)
+            if field.name in _FIELDS or (field.name in _LATER_FIELDS and getattr(module, field.name) != field.default)
+        }
+        if name != _FIRST_NETWORK:
+            values[_NETWORK] = name
         return {**values, "dtype": jnp.dtype(module.dtype).name, self.inputs: inputs}
+
+    def module(self, architecture: dict[str, Any]) -> tuple[Any, int]:
+        """The module that was saved so, and the length of its input's last axis; KeyError or TypeError: there is none."""
+        fields = dict(architecture)
+        inputs = fields.pop(self.inputs)
+        module = self.modules[fields.pop(_NETWORK, _FIRST_NETWORK)]
+        return module(**fields | {"dtype": jnp.dtype(fields["dtype"])}), inputs
 
 
 _KINDS = {
-    GENERATOR_FOLDER: _Kind(Generator, ("image_size", "channels", "features"), "latent_dim", TrainedGenerator),
+    GENERATOR_FOLDER: _Kind({"dcgan": Generator, "resnet": ResidualGenerator}, "latent_dim", TrainedGenerator),
     DISCRIMINATOR_FOLDER: _Kind(
-        Discriminator, ("image_size", "features", "spectral_norm", "batch_norm"), "channels", TrainedDiscriminator
+        {"dcgan": Discriminator, "resnet": ResidualDiscriminator}, "channels", TrainedDiscriminator
     ),
 }
 
@@ -203,7 +225,7 @@ def save_generator(
     checkpoints: Checkpoints,
     step: int,
     variables: dict[str, Any],
-    module: Generator,
+    module: Generator | ResidualGenerator,
     latent_dim: int,
     record: dict[str, Any],
 ) -> None:
@@ -211,7 +233,14 @@ def save_generator(
 
     `record` goes along: "config", a `Config.to_dict()`; "data_digest", of the images trained on; "best_by", by which
     measure on held-out images this step was chosen, if it was. Or "imported_from", the name of a file of PyTorch's.
+    A conditional generator needs "classes", their names by label.
+
+    Raises:
+      ValueError: these are not as many as the generator has.
+      UserError: see `Checkpoints.save`.
     """
+    if len(record.get("classes", ())) != module.num_classes:
+        raise ValueError(f"a generator of {module.num_classes} classes cannot be saved with {record.get('classes')!r}")
     architecture = _KINDS[GENERATOR_FOLDER].architecture(module, latent_dim)
     checkpoints.save(step, variables, {GENERATOR_FOLDER: architecture, **record})
 
@@ -220,7 +249,7 @@ def save_discriminator(
     checkpoints: Checkpoints,
     step: int,
     variables: dict[str, Any],
-    module: Discriminator,
+    module: Discriminator | ResidualDiscriminator,
     channels: int,
     record: dict[str, Any],
 ) -> None:
@@ -293,12 +322,17 @@ def _load(path: Path, wanted: list[str], sharding: Sharding) -> Any:
 def _load_step(checkpoints: Checkpoints, step: int, name: str, about: dict[str, Any], sharding: Sharding) -> Any:
     kind = _KINDS[name]
     try:
-        architecture = dict(about[name])
-        inputs = architecture.pop(kind.inputs)
-        module = kind.module(**architecture | {"dtype": jnp.dtype(architecture["dtype"])})
-        shape = (1, inputs) if kind.module is Generator else (1, module.image_size, module.image_size, inputs)
+        module, inputs = kind.module(about[name])
+        generates = name == GENERATOR_FOLDER
+        classes = tuple(about.get("classes", ())) if generates else ()
+        if generates and len(classes) != module.num_classes:
+            raise ValueError(f"{module.num_classes} classes named {classes}")
+        shape = (1, inputs) if generates else (1, module.image_size, module.image_size, inputs)
         like = jax.eval_shape(
-            functools.partial(module.init, training=True), jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.float32)
+            functools.partial(module.init, training=True),
+            jax.random.key(0),
+            jax.ShapeDtypeStruct(shape, jnp.float32),
+            jax.ShapeDtypeStruct((1,), jnp.int32) if module.num_classes else None,
         )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(
@@ -307,12 +341,14 @@ def _load_step(checkpoints: Checkpoints, step: int, name: str, about: dict[str, 
     variables = checkpoints.restore(step, like, sharding)
     checkpoints.close()
     fields = {"module": module, "variables": variables, "step": step, "about": about, "digest": about["digest"]}
+    if classes:
+        fields["classes"] = classes
     return kind.trained(**fields, **{kind.inputs: inputs})
 
 
 def _load_file(path: Path, wanted: list[str], sharding: Sharding) -> Any:
     found = read_network(path)
-    ((name, kind),) = [item for item in _KINDS.items() if item[1].module is type(found.module)]
+    ((name, kind),) = [item for item in _KINDS.items() if type(found.module) in item[1].modules.values()]
     if name not in wanted:
         raise UserError(f"{path}: holds a {name} and no {wanted[0]}; {_remedy(wanted)}")
     about = {name: kind.architecture(found.module, found.inputs), "imported_from": path.name}

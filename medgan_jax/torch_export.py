@@ -40,8 +40,14 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--out={args.out}: exists already; give the name of a new file")
     load = {"generator": load_generator, "discriminator": load_discriminator, None: load_either}[args.network]
     network = load(Path(args.checkpoint), replicated(data_mesh()))
+    try:
+        state = to_state_dict(network.module, network.variables)
+    except ValueError as error:
+        raise UserError(
+            f"{args.checkpoint}: {error}; draw its images with sample.py, or train an unconditional arch=dcgan or sngan"
+        ) from error
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_state_dict(out, to_state_dict(network.module, network.variables))
+    write_state_dict(out, state)
     kind = "generator" if isinstance(network.module, Generator) else "discriminator"
     print(f"wrote {args.out}: the {kind} of step {network.step}; in PyTorch:")
     print(f"  {kind}.load_state_dict(torch.load({args.out!r}, weights_only=True))")

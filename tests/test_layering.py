@@ -33,7 +33,7 @@ LAYERS = (
 )
 WITHIN = {  # between the files of one folder, in the same sense
     "data": ("phantom", "labels", "classes", "sources", "isic", "split", "cache", "pipeline"),
-    "models": ("convolution", "batch_norm", "spectral_norm", "dcgan", "torch_layout", "inception"),
+    "models": ("convolution", "batch_norm", "spectral_norm", "classes", "dcgan", "resnet", "torch_layout", "inception"),
     "metrics": ("filters", "psnr", "ssim", "ms_gmsd", "mdsi", "haarpsi"),
     "measures": (
         "bootstrap",

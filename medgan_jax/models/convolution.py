@@ -1,4 +1,4 @@
-"""The DCGAN's two convolutions, 4x4 with stride 2 and padding 1, down and up, each in two lowerings.
+"""Convolutions: the DCGAN's two, 4x4 with stride 2 and padding 1, down and up, each in two lowerings; and 3x3 ones.
 
 Layout: images (N, H, W, C), kernels (4, 4, C_in, C_out), any float type. Kernels follow PyTorch's convention in both
 directions: `down` correlates (output i reads inputs 2i - 1 ... 2i + 2 with kernel taps 0 ... 3) and `up` is its
@@ -11,6 +11,10 @@ whose gradients are matrix products too. Seen in cells of 2x2 pixels, both convo
 That lets Winograd's minimal filtering F(2x2, 2x2) (Winograd 1980; Lavin & Gray 2016, arXiv:1509.09308) do with 9
 multiplications what takes 16, and its transforms only add and subtract, so rounding stays that of float32.
 `lowering` is "native", "matmul", or "auto": by backend.
+
+A 3x3 convolution after an enlargement by repeated pixels, or before an average of 2x2, is one of these two with a 4x4
+kernel of sums of the taps: the same function, at 4 multiplications where 9 were, and less by Winograd. The 3x3
+convolution alone has stride 1, at which XLA's own is as fast on CPU as anything here.
 """
 
 import functools
@@ -85,6 +89,46 @@ def upsampling_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str = "
         cells = _combine_cells(products, shape)
     pixels = cells.reshape(n, h + 1, w + 1, 2, 2, f).transpose(0, 1, 3, 2, 4, 5)
     return pixels.reshape(n, 2 * h + 2, 2 * w + 2, f)[:, 1:-1, 1:-1]
+
+
+def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolves with a 3x3 kernel, stride 1 and padding 1: (N, H, W, C_in), (3, 3, C_in, C_out) to (N, H, W, C_out)."""
+    return lax.conv_general_dilated(x, kernel.astype(x.dtype), (1, 1), "SAME", dimension_numbers=_DIMENSIONS)
+
+
+def enlarging_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str = "auto") -> jax.Array:
+    """Repeats each pixel 2x2 times, then convolves with a 3x3 kernel and padding 1.
+
+    Args:
+      x: images (N, H, W, C_in).
+      kernel: (3, 3, C_in, C_out), of any type; the result is of that of `x`.
+      lowering: "native", "matmul" or "auto".
+
+    Returns:
+      (N, 2 H, 2 W, C_out).
+    """
+    return upsampling_convolution(x, _sums_of_taps(kernel[::-1, ::-1]).astype(x.dtype), lowering=lowering)
+
+
+def reducing_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str = "auto") -> jax.Array:
+    """Convolves with a 3x3 kernel and padding 1, then averages squares of 2x2 pixels.
+
+    Args:
+      x: images (N, H, W, C_in), H and W even.
+      kernel: (3, 3, C_in, C_out), of any type; the result is of that of `x`.
+      lowering: "native", "matmul" or "auto".
+
+    Returns:
+      (N, H / 2, W / 2, C_out).
+    """
+    return downsampling_convolution(x, (_sums_of_taps(kernel) / 4).astype(x.dtype), lowering=lowering)
+
+
+def _sums_of_taps(kernel: jax.Array) -> jax.Array:
+    """(3, 3, C, F) to (4, 4, C, F): the kernel, and itself shifted by one row, one column, and both."""
+    for axis in (0, 1):
+        kernel = _pad(kernel, axis, 0, 1) + _pad(kernel, axis, 1, 0)
+    return kernel
 
 
 def _worth_tiling(n: int, h: int, w: int, c: int, f: int) -> bool:

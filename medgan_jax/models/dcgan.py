@@ -2,9 +2,10 @@
 
 Layout NHWC; images are signed floats in [-1, 1]. Channels double as the resolution halves, down to 4x4. SNGAN is the
 same pair with spectral normalisation on every convolution of the discriminator and its batch normalisation kept, as in
-the system re-created. Layers are numbered as they come, `conv_0`, `norm_0`, `conv_1`, ..., so that a PyTorch
-`Sequential` maps onto them in order. `dtype` is what the convolutions compute in; parameters, statistics, spectral
-norm, images and logits are float32.
+the system re-created. With classes, the generator's batch normalisation has a scale and a bias for each, and the
+discriminator judges an image as one of its class (Miyato & Koyama 2018, arXiv:1802.05637). Layers are numbered as they
+come, `conv_0`, `norm_0`, `conv_1`, ..., so that a PyTorch `Sequential` maps onto them in order. `dtype` is what the
+convolutions compute in; parameters, statistics, spectral norm, images and logits are float32.
 """
 
 import flax.linen as nn
@@ -12,11 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from medgan_jax.models.batch_norm import BatchNorm
+from medgan_jax.models.classes import Projection, check_labels
 from medgan_jax.models.convolution import KERNEL_SIZE, downsampling_convolution, upsampling_convolution
-from medgan_jax.models.spectral_norm import SpectralNorm
+from medgan_jax.models.spectral_norm import SpectralNorm, divide
 
 BASE_SIZE = 4  # the resolution of the generator's first and the discriminator's last feature maps
 LEAK = 0.2
+INITIAL_KERNEL = nn.initializers.normal(0.02)
 
 
 def doublings(image_size: int) -> int:
@@ -42,12 +45,11 @@ class _Convolution(nn.Module):
     def __call__(self, x: jax.Array, *, training: bool, batches: int = 1) -> jax.Array:
         """Convolves `x` (N * batches, ...), whose rows take turns: one of each batch, and again."""
         shape = (KERNEL_SIZE, KERNEL_SIZE, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
+        kernel = self.param("kernel", INITIAL_KERNEL, shape)
         x = self._convolve(x.astype(self.dtype), kernel.astype(self.dtype))
         if self.spectral_norm:
             sigma = SpectralNorm(name="spectral_norm")(kernel, training=training, batches=batches)
-            scale = jnp.tile(1 / sigma, x.shape[0] // batches).reshape(-1, *[1] * (x.ndim - 1))
-            x = (x * scale).astype(self.dtype)
+            x = divide(x, sigma)
         return x
 
     def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -85,13 +87,14 @@ class Generator(nn.Module):
         Returns:
           (N, image_size, image_size, channels) float32 in [-1, 1].
         """
+        check_labels(labels, self.num_classes)
         steps = doublings(self.image_size)
         x = latents
         for i in range(steps + 1):
             width = self.features * 2 ** (steps - i)
             kind = "up" if i else "expand"
             x = _Convolution(kind, width, dtype=self.dtype, name=f"conv_{i}")(x, training=training)
-            x = nn.relu(BatchNorm(name=f"norm_{i}")(x, training=training))
+            x = nn.relu(BatchNorm(self.num_classes, name=f"norm_{i}")(x, labels, training=training))
         x = _Convolution("up", self.channels, dtype=self.dtype, name=f"conv_{steps + 1}")(x, training=training)
         return jnp.tanh(x.astype(jnp.float32))
 
@@ -121,6 +124,7 @@ class Discriminator(nn.Module):
         Returns:
           (N,) float32 logits; or (N, B).
         """
+        check_labels(labels, self.num_classes)
         steps = doublings(self.image_size)
         layer = {"spectral_norm": self.spectral_norm, "dtype": self.dtype}
         shape = images.shape[:-3]
@@ -132,5 +136,10 @@ class Discriminator(nn.Module):
             if i and self.batch_norm:  # the published networks do not normalise the layer that sees the image
                 x = BatchNorm(name=f"norm_{i}")(x, **how)
             x = nn.leaky_relu(x, LEAK)
-        x = _Convolution("collapse", 1, **layer, name=f"conv_{steps + 1}")(x, **how)
-        return x.astype(jnp.float32).reshape(shape)
+        logits = _Convolution("collapse", 1, **layer, name=f"conv_{steps + 1}")(x, **how).astype(jnp.float32)
+        if self.num_classes:
+            projection = Projection(
+                self.num_classes, self.spectral_norm, INITIAL_KERNEL, name=f"projection_{steps + 1}"
+            )
+            logits += projection(x, labels, **how)[:, None]
+        return logits.reshape(shape)

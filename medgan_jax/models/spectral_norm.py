@@ -43,6 +43,20 @@ def largest_singular_value(kernel: jax.Array, *, iterations: int = 20) -> jax.Ar
     return power_iteration(matrix, u)[2]
 
 
+def divide(outputs: jax.Array, sigmas: jax.Array) -> jax.Array:
+    """Divides a linear layer's outputs by the estimate of their batch.
+
+    Args:
+      outputs: (N * B, ...); the rows take turns, one of each batch, and again.
+      sigmas: (B,), see `SpectralNorm`.
+
+    Returns:
+      The same shape and type.
+    """
+    scale = jnp.tile(1 / sigmas, outputs.shape[0] // sigmas.shape[0]).reshape(-1, *[1] * (outputs.ndim - 1))
+    return (outputs * scale).astype(outputs.dtype)
+
+
 class SpectralNorm(nn.Module):
     """Estimates a kernel's largest singular value, the kernel seen as a matrix of inputs by outputs.
 

@@ -114,7 +114,13 @@ def to_state_dict(module: Generator | Discriminator, variables: Mapping[str, Any
     Returns:
       Name, such as `main.0.weight`, to array, float32 and contiguous, in PyTorch's order; with the counters
       `num_batches_tracked`, int64 and 0, which PyTorch needs and ignores.
+
+    Raises:
+      ValueError: the published classes have no such network. The message makes half a sentence.
     """
+    if type(module) not in _TO_TORCH or module.num_classes:
+        what = "class-conditional" if type(module) in _TO_TORCH else "residual"
+        raise ValueError(f"holds a {what} network, and the published classes of DCGAN and SNGAN have none")
     flat = traverse_util.flatten_dict(jax.device_get(variables))
     state = {}
     for name, path in _entries(module):

@@ -5,12 +5,14 @@ All of it but the fakes, which are those of the fixed latents, is one compiled p
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import traverse_util
 from jax.sharding import Mesh, Sharding
 
 from medgan_jax.config import Config
@@ -219,5 +221,9 @@ def _mean_distance(distances: jax.Array) -> jax.Array:
 
 
 def _norms(params: Any) -> list[jax.Array]:
-    names = sorted((name for name in params if "kernel" in params[name]), key=lambda name: int(name.split("_")[1]))
-    return [largest_singular_value(params[name]["kernel"]) for name in names]
+    def place(item: tuple[str, jax.Array]) -> tuple[list[int], str]:
+        """Names end in the place of a layer within its block, and of that within the network."""
+        return [int(number) for number in re.findall(r"\d+", item[0])], item[0]
+
+    flat = traverse_util.flatten_dict(params, sep="/")
+    return [largest_singular_value(leaf) for path, leaf in sorted(flat.items(), key=place) if path.endswith("/kernel")]

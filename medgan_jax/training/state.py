@@ -10,6 +10,7 @@ from flax import struct
 
 from medgan_jax.config import Config
 from medgan_jax.models.dcgan import Discriminator, Generator
+from medgan_jax.models.resnet import ResidualDiscriminator, ResidualGenerator
 from medgan_jax.streams import Stream, stream_key
 
 
@@ -18,7 +19,7 @@ class NetworkState:
     """One network: its parameters, what it keeps beside them, and its optimizer's moments."""
 
     params: Any
-    stats: dict[str, Any]  # the mutable collections: batch_stats, and spectral in an SNGAN's discriminator
+    stats: dict[str, Any]  # the mutable collections: batch_stats, and spectral where there is spectral norm
     opt_state: optax.OptState
 
     @property
@@ -41,38 +42,49 @@ class GANState:
 class Networks:
     """The static half of a training: the modules and their optimizers."""
 
-    generator: Generator
-    discriminator: Discriminator
+    generator: Generator | ResidualGenerator
+    discriminator: Discriminator | ResidualDiscriminator
     gen_optimizer: optax.GradientTransformation
     dis_optimizer: optax.GradientTransformation
 
 
-def build_networks(config: Config) -> Networks:
-    """The networks and optimizers that `config` describes; Adam with a rate for each network."""
-    dtype = jnp.dtype(config.dtype)
-    return Networks(
-        generator=Generator(config.image_size, config.channels, config.gen_features, dtype),
-        discriminator=Discriminator(
-            config.image_size,
-            config.dis_features,
-            config.arch == "sngan",
-            dtype,
+def build_networks(config: Config, num_classes: int = 0) -> Networks:
+    """The networks and optimizers that `config` describes; Adam with a rate for each network.
+
+    Args:
+      config: the training.
+      num_classes: how many classes it tells apart; 0: none.
+    """
+    gen = {"image_size": config.image_size, "channels": config.channels, "features": config.gen_features}
+    dis = {"image_size": config.image_size, "features": config.dis_features, "dropout": config.dis_dropout}
+    both = {"dtype": jnp.dtype(config.dtype), "num_classes": num_classes}
+    if config.arch == "resnet":
+        generator, discriminator = ResidualGenerator(**gen, **both), ResidualDiscriminator(**dis, **both)
+    else:
+        generator = Generator(**gen, **both, upsample=config.upsample)
+        discriminator = Discriminator(
+            **dis,
+            **both,
+            spectral_norm=config.arch == "sngan",
             batch_norm=config.loss != "wgan-gp",  # the penalty is on each image's own gradient
-            dropout=config.dis_dropout,
-        ),
+        )
+    return Networks(
+        generator=generator,
+        discriminator=discriminator,
         gen_optimizer=optax.adam(config.lr_gen, config.adam_beta1, config.adam_beta2),
         dis_optimizer=optax.adam(config.lr_dis, config.adam_beta1, config.adam_beta2),
     )
 
 
 def initial_state(networks: Networks, config: Config, *, seed: jax.Array | int | None = None) -> GANState:
-    """The state before the first step, a function of `config.seed`, or `seed`: N(0, 0.02) kernels, zero moments."""
+    """The state before the first step, a function of `config.seed`, or `seed`: random kernels, zero moments."""
     seed = config.seed if seed is None else seed
     gen_key, dis_key = jax.random.split(stream_key(seed, Stream.INITIAL_WEIGHTS))
     latents = jnp.zeros((1, config.latent_dim))
     images = jnp.zeros((1, config.image_size, config.image_size, config.channels))
-    gen = _network_state(networks.generator.init(gen_key, latents, training=True), networks.gen_optimizer)
-    dis = _network_state(networks.discriminator.init(dis_key, images, training=True), networks.dis_optimizer)
+    labels = jnp.zeros(1, jnp.int32) if networks.generator.num_classes else None
+    gen = _network_state(networks.generator.init(gen_key, latents, labels, training=True), networks.gen_optimizer)
+    dis = _network_state(networks.discriminator.init(dis_key, images, labels, training=True), networks.dis_optimizer)
     # A copy: the state is donated to each step, and one buffer cannot be donated twice.
     average = jax.tree.map(jnp.copy, gen.params) if config.ema_decay else None
     return GANState(step=jnp.int32(0), gen=gen, dis=dis, gen_average=average)

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jax.sharding import Sharding
 
 from medgan_jax.checkpoint import TrainedGenerator, load_networks
@@ -68,23 +69,33 @@ def _transplanted(
     own: NetworkState, found: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], list[str], list[str]]:
     """Parameters and statistics, and the layers taken and left out, these with both shapes."""
-    params, stats = dict(own.params), {name: dict(layers) for name, layers in own.stats.items()}
-    theirs = {name: layers for name, layers in found.items() if name != "params"}
+    params, stats = _layers(own.params), {name: _layers(tree) for name, tree in own.stats.items()}
+    theirs = {name: _layers(tree) for name, tree in found.items()}
     taken, left_out = [], []
-    for layer, ours in own.params.items():
-        other = found["params"].get(layer)
+    for layer, ours in params.items():
+        other = theirs["params"].get(layer)
         if _shapes(other) != _shapes(ours):
             left_out.append(f"{layer} ({_spoken(other)} there, {_spoken(ours)} here)")
             continue
         taken.append(layer)
-        vectors = theirs.get("spectral", {}).get(layer)
-        params[layer] = other if vectors is None or "spectral" in stats else _divided(other, **vectors["spectral_norm"])
+        vectors = theirs.get("spectral", {}).get(f"{layer}/spectral_norm")
+        params[layer] = other if vectors is None or "spectral" in stats else _divided(other, **vectors)
         for collection, layers in stats.items():
-            if layer in layers and _shapes(theirs.get(collection, {}).get(layer)) == _shapes(layers[layer]):
-                layers[layer] = theirs[collection][layer]
-            elif layer in layers and collection == "spectral":
-                layers[layer] = {"spectral_norm": _fitted(layers[layer]["spectral_norm"]["u"], other["kernel"])}
-    return params, stats, taken, left_out
+            place = f"{layer}/spectral_norm" if collection == "spectral" else layer
+            if place in layers and _shapes(theirs.get(collection, {}).get(place)) == _shapes(layers[place]):
+                layers[place] = theirs[collection][place]
+            elif place in layers and collection == "spectral":
+                layers[place] = _fitted(layers[place]["u"], other["kernel"])
+    nested = {name: traverse_util.unflatten_dict(layers, sep="/") for name, layers in stats.items()}
+    return traverse_util.unflatten_dict(params, sep="/"), nested, taken, left_out
+
+
+def _layers(tree: dict[str, Any]) -> dict[str, dict[str, jax.Array]]:
+    """The innermost dictionaries by their paths, such as "block_0/conv_1"."""
+    flat: dict[str, dict[str, jax.Array]] = {}
+    for (*path, name), leaf in traverse_util.flatten_dict(tree).items():
+        flat.setdefault("/".join(path), {})[name] = leaf
+    return flat
 
 
 def _fitted(u: jax.Array, kernel: jax.Array) -> dict[str, jax.Array]:
@@ -96,7 +107,7 @@ def _fitted(u: jax.Array, kernel: jax.Array) -> dict[str, jax.Array]:
 def _divided(layer: dict[str, jax.Array], u: jax.Array, v: jax.Array) -> dict[str, jax.Array]:
     """What spectral normalisation makes of a kernel."""
     kernel = layer["kernel"]
-    return {"kernel": kernel / (v @ kernel.reshape(-1, kernel.shape[-1]) @ u)}
+    return {**layer, "kernel": kernel / (v @ kernel.reshape(-1, kernel.shape[-1]) @ u)}
 
 
 def _shapes(layer: Any) -> Any:

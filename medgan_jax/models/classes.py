@@ -1,0 +1,46 @@
+"""What tells a discriminator the class of an image (Miyato & Koyama 2018, arXiv:1802.05637)."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from medgan_jax.models.spectral_norm import SpectralNorm, divide
+
+
+def check_labels(labels: jax.Array | None, num_classes: int) -> None:
+    """Raises ValueError where there are classes and no labels, or labels and no classes."""
+    if num_classes and labels is None:
+        raise ValueError(f"a network of {num_classes} classes needs labels")
+    if not num_classes and labels is not None:
+        raise ValueError("an unconditional network takes no labels")
+
+
+class Projection(nn.Module):
+    """A logit's share that depends on the class: the class's vector times the features summed over their positions.
+
+    The vectors are the rows of `kernel` (num_classes, C), a linear layer that sees the class as a one among zeros.
+    """
+
+    num_classes: int
+    spectral_norm: bool
+    initializer: nn.initializers.Initializer
+
+    @nn.compact
+    def __call__(self, features: jax.Array, labels: jax.Array, *, training: bool, batches: int = 1) -> jax.Array:
+        """Projects.
+
+        Args:
+          features: (N * batches, H, W, C) float; its rows take turns, one of each batch, and again.
+          labels: (N * batches,) int32 below `num_classes`, or (N, batches).
+          training: with spectral norm, take a power iteration for each batch (`spectral` mutable).
+          batches: how many batches.
+
+        Returns:
+          (N * batches,) float32.
+        """
+        kernel = self.param("kernel", self.initializer, (self.num_classes, features.shape[-1]))
+        sums = jnp.sum(features.astype(jnp.float32), axis=(1, 2))
+        products = jnp.sum(kernel[labels.reshape(-1)] * sums, axis=-1)
+        if self.spectral_norm:
+            products = divide(products, SpectralNorm(name="spectral_norm")(kernel, training=training, batches=batches))
+        return products

@@ -1,0 +1,176 @@
+"""The residual SNGAN of Miyato et al. 2018 (arXiv:1802.05957, appendix B.4), for every power of two from 32 to 256 px.
+
+Layout, value ranges, `dtype` and batches that take turns are those of `models.dcgan`. Channels double as the resolution
+halves, down to 4x4, and stop at 16 times those beside the image: at 128 px this is the paper's network, and at 32 px
+its network for 48 px, from 4x4 instead of 6x6. All layers have biases; every one of the discriminator is divided by its
+singular value, and the bias is added after that. Weights begin as Glorot & Bengio's uniform ones, those within residual
+branches larger by the root of two. With classes, see `models.classes` and `BatchNorm`. A name ends in the layer's place.
+"""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from medgan_jax.models.batch_norm import BatchNorm
+from medgan_jax.models.classes import Projection, check_labels
+from medgan_jax.models.convolution import convolution, enlarging_convolution, reducing_convolution
+from medgan_jax.models.spectral_norm import SpectralNorm, divide
+
+BASE_SIZE = 4
+_SIZES = (32, 64, 128, 256)
+_WIDEST = 16  # times the features beside the image
+
+
+def _widths(image_size: int, features: int) -> list[int]:
+    """Channels from the image's resolution to 4x4."""
+    if image_size not in _SIZES:
+        raise ValueError(f"image_size must be a power of two from {_SIZES[0]} to {_SIZES[-1]}, not {image_size}")
+    return [features * min(2**i, _WIDEST) for i in range((image_size // BASE_SIZE).bit_length())]
+
+
+def _glorot(gain: float) -> nn.initializers.Initializer:
+    return nn.initializers.variance_scaling(gain**2, "fan_avg", "uniform")
+
+
+class _Layer(nn.Module):
+    """A linear layer with a bias: `kind` is "dense", over channels alone, or a 3x3 convolution, "same", "up", "down".
+
+    "up" repeats pixels before it convolves, "down" averages squares of four after that.
+    """
+
+    kind: str
+    features: int
+    gain: float = 1.0  # of the initial weights
+    spectral_norm: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, training: bool, batches: int = 1) -> jax.Array:
+        size = () if self.kind == "dense" else (3, 3)
+        kernel = self.param("kernel", _glorot(self.gain), (*size, x.shape[-1], self.features))
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        x = self._apply(x.astype(self.dtype), kernel)
+        if self.spectral_norm:
+            x = divide(x, SpectralNorm(name="spectral_norm")(kernel, training=training, batches=batches))
+        return x + bias.astype(self.dtype).reshape(*[1] * (x.ndim - 1), -1)
+
+    def _apply(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
+        match self.kind:
+            case "dense":
+                return x @ kernel.astype(x.dtype)
+            case "same":
+                return convolution(x, kernel)
+            case "up":
+                return enlarging_convolution(x, kernel)
+            case "down":
+                return reducing_convolution(x, kernel)
+        raise ValueError(f"unknown kind of layer: {self.kind!r}")
+
+
+class _GeneratorBlock(nn.Module):
+    """Doubles the resolution: normalised, convolved up, normalised, convolved; and added to what a shortcut makes."""
+
+    features: int
+    dtype: jnp.dtype
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, labels: jax.Array | None, *, training: bool) -> jax.Array:
+        # A 1x1 convolution does not see whether pixels are repeated before or after it.
+        shortcut = _Layer("dense", self.features, dtype=self.dtype, name="shortcut")(x, training=training)
+        for i, kind in enumerate(("up", "same")):
+            x = nn.relu(BatchNorm(self.num_classes, name=f"norm_{i}")(x, labels, training=training))
+            layer = _Layer(kind, self.features, math.sqrt(2), dtype=self.dtype, name=f"conv_{i}")
+            x = layer(x, training=training)
+        return x + _repeated(shortcut)
+
+
+class _DiscriminatorBlock(nn.Module):
+    """Convolves twice, and adds what a shortcut makes; halves the resolution unless it is the last block."""
+
+    features: int
+    dtype: jnp.dtype
+    first: bool
+    last: bool
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, training: bool, batches: int) -> jax.Array:
+        how = {"training": training, "batches": batches}
+        options = {"spectral_norm": True, "dtype": self.dtype}
+        shortcut = x if self.last else _averaged(x)
+        if not self.last or x.shape[-1] != self.features:
+            shortcut = _Layer("dense", self.features, **options, name="shortcut")(shortcut, **how)
+        inner = self.features if self.first else x.shape[-1]  # the paper's own code has it so
+        x = x if self.first else nn.relu(x)  # the first block sees the image, which is not to be cut at zero
+        x = nn.relu(_Layer("same", inner, math.sqrt(2), **options, name="conv_0")(x, **how))
+        kind = "same" if self.last else "down"
+        return _Layer(kind, self.features, math.sqrt(2), **options, name="conv_1")(x, **how) + shortcut
+
+
+def _repeated(x: jax.Array) -> jax.Array:
+    """(N, H, W, C) to (N, 2 H, 2 W, C)."""
+    n, h, w, c = x.shape
+    return jnp.broadcast_to(x[:, :, None, :, None], (n, h, 2, w, 2, c)).reshape(n, 2 * h, 2 * w, c)
+
+
+def _averaged(x: jax.Array) -> jax.Array:
+    """(N, H, W, C) to (N, H / 2, W / 2, C)."""
+    n, h, w, c = x.shape
+    return jnp.mean(x.reshape(n, h // 2, 2, w // 2, 2, c), axis=(2, 4))
+
+
+class ResidualGenerator(nn.Module):
+    """Latent vectors to images."""
+
+    image_size: int
+    channels: int = 3
+    features: int = 64
+    dtype: jnp.dtype = jnp.float32
+    num_classes: int = 0
+
+    @nn.compact
+    def __call__(self, latents: jax.Array, labels: jax.Array | None = None, *, training: bool) -> jax.Array:
+        """Generates; as `models.dcgan.Generator`."""
+        check_labels(labels, self.num_classes)
+        *widths, widest = _widths(self.image_size, self.features)
+        how, layer = {"training": training}, {"dtype": self.dtype}
+        x = _Layer("dense", BASE_SIZE**2 * widest, **layer, name="dense_0")(latents, **how)
+        x = x.reshape(-1, BASE_SIZE, BASE_SIZE, widest)
+        for i, width in enumerate(reversed(widths), 1):
+            x = _GeneratorBlock(width, self.dtype, self.num_classes, name=f"block_{i}")(x, labels, **how)
+        last = len(widths) + 1
+        x = nn.relu(BatchNorm(self.num_classes, name=f"norm_{last}")(x, labels, **how))
+        x = _Layer("same", self.channels, **layer, name=f"conv_{last}")(x, **how)
+        return jnp.tanh(x.astype(jnp.float32))
+
+
+class ResidualDiscriminator(nn.Module):
+    """Images to one logit each: positive means "real". Spectral norm on every layer, no batch normalisation."""
+
+    image_size: int
+    features: int = 64
+    dtype: jnp.dtype = jnp.float32
+    dropout: float = 0.0  # as in `models.dcgan.Discriminator`
+    num_classes: int = 0
+
+    @nn.compact
+    def __call__(self, images: jax.Array, labels: jax.Array | None = None, *, training: bool) -> jax.Array:
+        """Judges; as `models.dcgan.Discriminator`, with `spectral` alone to be mutable."""
+        check_labels(labels, self.num_classes)
+        widths = _widths(self.image_size, self.features)
+        shape = images.shape[:-3]
+        how = {"training": training, "batches": shape[1] if len(shape) == 2 else 1}
+        x = nn.Dropout(self.dropout, deterministic=not training)(images.reshape(-1, *images.shape[-3:]))
+        x = x.astype(self.dtype)
+        last = len(widths) - 1
+        for i, width in enumerate(widths):
+            x = _DiscriminatorBlock(width, self.dtype, first=i == 0, last=i == last, name=f"block_{i}")(x, **how)
+        x = nn.relu(x)
+        sums = jnp.sum(x.astype(jnp.float32), axis=(1, 2))
+        logits = _Layer("dense", 1, spectral_norm=True, name=f"dense_{last + 1}")(sums, **how)[:, 0]
+        if self.num_classes:
+            projection = Projection(self.num_classes, True, _glorot(1), name=f"projection_{last + 1}")
+            logits += projection(x, labels, **how)
+        return logits.reshape(shape)
