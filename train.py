@@ -3,6 +3,7 @@
 
 python train.py --config=configs/sngan64.py --workdir=runs/melanoma --config.data.path=/data/isic
 python train.py --config=configs/control_file.py:input.yaml    a control file of MedImageGAN, as it is
+python train.py --config=... --workdir=runs/five --seeds=5     five GANs at once, in runs/five/seed_0, seed_1, ...
 
 Every field of the config is explained in configs/default.py; set any with --config.FIELD=VALUE.
 """
@@ -22,6 +23,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where checkpoints, pictures and logs go, made when missing; by default config.output_prefix."
 )
+_SEEDS = flags.DEFINE_integer(
+    "seeds", 1, "How many GANs to train at once, of config.seed and those that follow, for the spread of every figure."
+)
 _COORDINATOR = flags.DEFINE_string(
     "coordinator", None, "Several machines: HOST:PORT where process 0 listens. SLURM, torchrun and TPUs need no flags."
 )
@@ -39,7 +43,7 @@ def main() -> int:
     workdir = cli.value_or("workdir", _CONFIG.value.get("output_prefix"))
     config = parse_config(_CONFIG.value)
     with joined(find_cluster(_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)):
-        return train(config, Path(workdir).expanduser(), command=shlex.join(["python", *sys.argv]))
+        return train(config, Path(workdir).expanduser(), seeds=_SEEDS.value, command=shlex.join(["python", *sys.argv]))
 
 
 if __name__ == "__main__":

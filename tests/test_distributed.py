@@ -114,14 +114,15 @@ def saved_state(workdir, step=None):
     """The state saved at `step`, or last."""
     config = trained_config(workdir)
     checkpoints = Checkpoints(Workdir(workdir).checkpoints, keep=None)
-    like = jax.eval_shape(lambda: initial_state(build_networks(config), config))
+    like = jax.eval_shape(lambda: initial_state(build_networks(config, 2 * config.conditional), config))
     return checkpoints.restore(step or checkpoints.latest_step(), like, replicated(data_mesh()))
 
 
-def test_two_processes_train_as_one_does_and_one_goes_on(start, launch, tmp_path):
+@pytest.mark.parametrize("more", [{}, {"conditional": True}], ids=["plain", "conditional"])
+def test_two_processes_train_as_one_does_and_one_goes_on(start, launch, tmp_path, more):
     """Against one process with two devices; what two have saved, one with four continues."""
     one, two = Workdir(tmp_path / "one"), Workdir(tmp_path / "two")
-    codes, outputs = finish(start(two.path, num_steps=8))
+    codes, outputs = finish(start(two.path, num_steps=8, **more))
     assert codes == [0, 0], outputs
     assert "finished step 8" in outputs[0][0]
     assert "step" not in "".join(outputs[1])  # process 0 alone prints
@@ -138,7 +139,7 @@ def test_two_processes_train_as_one_does_and_one_goes_on(start, launch, tmp_path
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5), *states)
 
     assert_same(8)
-    overrides = [f"--config.{name}={value}" for name, value in TINY.items()]
+    overrides = [f"--config.{name}={value}" for name, value in (TINY | more).items()]
     flags = ["--config=configs/sngan64.py", f"--workdir={two.path}", "--config.num_steps=12"]
     codes, outputs = finish([launch("train.py", *flags, *overrides, devices=4)])
     assert codes == [0], outputs

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"errors", "progress"},
-    {"images", "torch_files", "streams", "losses", "sharding", "distributed", "compilation"},
+    {"images", "torch_files", "streams", "losses", "sharding", "distributed", "compilation", "memory"},
     {"config", "data", "models", "metrics", "torch_writer"},
     {"measures", "control_file", "augmentation"},
     {"checkpoint", "movie"},

@@ -51,21 +51,23 @@ c = default.get_config()
 c.update(arch="sngan", image_size=16, latent_dim=16, gen_features=8, dis_features=8, batch_size=16)
 c.data.update(source="phantom", horizontal_flip=True)
 config = parse_config(c)
-networks = build_networks(config)
-path = sys.argv[1]
+path, num_classes = sys.argv[1], int(sys.argv[2])
+networks = build_networks(config, num_classes)
+classes = np.arange(50, dtype=np.int32) % 7 % num_classes if num_classes else None
 np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), np.uint8).tofile(path)
 images = np.memmap(path, np.uint8, "r", shape=(50, 16, 16, 3))
 
 def trained(mesh, kind, steps=20):
     shared = replicated(mesh)
     state = jax.jit(functools.partial(initial_state, networks, config), out_shardings=shared)()
-    batches = kind(images, batch_size=16, seed=0, first_step=0, mesh=mesh)
+    order = {"batch_size": 16, "seed": 0, "classes": classes, "balanced": bool(num_classes)}
+    batches = kind(images, first_step=0, mesh=mesh, **order)
     with contextlib.closing(batches):
         run = jax.jit(functools.partial(train_steps, networks=networks, config=config), out_shardings=shared)
-        pixels, indices, count, _ = batches.take(steps)
+        pixels, indices, count, labels = batches.take(steps)
         number = jax.ShapeDtypeStruct((), np.int32, sharding=shared)
-        run = run.lower(state, *batches.shapes, number).compile()
-        after = jax.device_get(run(state, pixels, indices, np.int32(count))[0])
+        run = run.lower(state, *batches.shapes, number, batches.labels).compile()
+        after = jax.device_get(run(state, pixels, indices, np.int32(count), labels)[0])
     collectives = set(re.findall(r" (all-[a-z-]+|collective-[a-z-]+|reduce-scatter)\\(", run.as_text()))
     return jax.device_get(state), after, run.cost_analysis()["flops"], collectives
 
@@ -82,14 +84,15 @@ print(json.dumps([moved, distance(expected, eight), flops / all_flops, sorted(co
 """
 
 
-def test_eight_devices_train_as_one_does(tmp_path):
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_eight_devices_train_as_one_does(tmp_path, num_classes):
     """20 steps at the published rate, streamed against resident, each device with an eighth of the work.
 
     Parameters, statistics and moments agree, and the devices exchange nothing but sums.
     """
     flags = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
     done = subprocess.run(
-        [sys.executable, "-c", EIGHT_DEVICES, tmp_path / "images"],
+        [sys.executable, "-c", EIGHT_DEVICES, tmp_path / "images", str(num_classes)],
         cwd=Path(__file__).parents[1], env={**os.environ, "XLA_FLAGS": flags}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from medgan_jax.config import Config
 from medgan_jax.data.cache import CachedImages
 from medgan_jax.data.classes import Classes, number_classes
-from medgan_jax.data.pipeline import Batches, load_dataset, open_batches, steps_per_epoch
+from medgan_jax.data.pipeline import load_dataset, steps_per_epoch
 from medgan_jax.distributed import agree, from_leader, is_leader
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation.quick import check_enough
@@ -22,7 +22,6 @@ from medgan_jax.progress import Progress
 from medgan_jax.sharding import check_batch_size, data_mesh, replicated
 from medgan_jax.training import outputs, transfer
 from medgan_jax.training.member import Data, Member, RollBack
-from medgan_jax.training.program import Program
 from medgan_jax.training.seeds import Seeds
 from medgan_jax.training.signals import Signals
 from medgan_jax.training.state import GANState
@@ -68,6 +67,7 @@ def train(config: Config, workdir: Path, *, seeds: int = 1, command: str = "") -
         data = Data(dataset, held_out, epoch, _classes(config, dataset, held_out))
         if config.evaluate_every_steps:
             check_enough(len(held_out.images), len(dataset.images))
+        company.check_memory(data, mesh)
         with contextlib.ExitStack() as opened:
             for member, files in company.workdirs:
                 opened.enter_context(files.opened(member, data.describe()))
@@ -95,18 +95,12 @@ class _Training:
         self.members = company.members(data)
         self.config = self.members[0].config
         self.total_steps = self.members[0].total_steps
+        self.said_of_origin: list[str] = []
         self._begin()
 
     def _begin(self) -> None:
         """Restores the latest checkpoint, or draws initial weights."""
-        seeds = [member.config.seed for member in self.members]
-        self.program = Program(
-            self.config,
-            seeds,
-            self.mesh,
-            num_classes=len(self.data.classes.names) if self.data.classes else 0,
-            **self.members[0].rates,
-        )
+        self.program = self.company.program(self.data, self.mesh, **self.members[0].rates)
         shared = replicated(self.mesh)
         self.state = self.program.joined(member.begin(self.program, self._initial, shared) for member in self.members)
         self.step = self.members[0].saved_step or 0  # int(self.state.step), without waiting for the device
@@ -114,8 +108,10 @@ class _Training:
     def _initial(self, state: GANState) -> GANState:
         if self.config.init_from:
             state, lines = transfer.begin_with(state, self.config.init_from, replicated(self.mesh))
-            for line in lines:
-                self.company.say(line)
+            if lines != self.said_of_origin:  # which all seeds share
+                for line in lines:
+                    self.company.say(line)
+                self.said_of_origin = lines
         return state
 
     def _each(self) -> Iterator[tuple[Member, GANState]]:
@@ -131,6 +127,7 @@ class _Training:
             for member, state in self._each():
                 member.store.close()
                 member.write_outputs(self.step, state, again=True)
+            self.company.write_spread()
             self.company.say(
                 f"{self.company.path}: already at step {self.step} of {self.total_steps}; raise num_steps to go on"
             )
@@ -168,7 +165,7 @@ class _Training:
         config = self.config
         leads = self.members[0].files.writes
         bar = Progress(self.total_steps, initial=self.step, unit="step", desc="compiling", disable=not leads)
-        with bar, contextlib.closing(self._open_batches()) as batches:
+        with bar, contextlib.closing(self.company.open_batches(self.data, self.step, self.mesh)) as batches:
             self.program.compile(*batches.shapes, batches.labels)
             self.company.tell_user = bar.say
             if config.monitor_every_steps and self.step % config.monitor_every_steps == 0:
@@ -219,18 +216,6 @@ class _Training:
                     member.refresh_report()
             if running:
                 self._take_in(bar, *running)
-
-    def _open_batches(self) -> Batches:
-        return open_batches(
-            self.data.training.images,
-            device_budget_mb=self.config.data.device_budget_mb,
-            batch_size=self.config.batch_size,
-            seed=self.program.seeds[0] if len(self.members) == 1 else self.program.seeds,
-            first_step=self.step,
-            mesh=self.mesh,
-            classes=self.data.classes and self.data.classes.training,
-            balanced=self.config.conditional and self.config.balance_classes,
-        )
 
     @property
     def _stopped_by_alarm(self) -> bool:

@@ -68,6 +68,11 @@ class Data:
     steps_per_epoch: int
     classes: Classes | None = None
 
+    @property
+    def num_classes(self) -> int:
+        """How many classes are learned; 0 where the training is not conditional."""
+        return len(self.classes.names) if self.classes else 0
+
     def describe(self) -> dict[str, Any]:
         """For dataset.json."""
         images = self.training
@@ -335,10 +340,9 @@ class Member:
         Of all classes in turn, or `as_reals` in the proportions of the training images.
         """
         mesh = local_mesh()
-        labels_of, classes = None, self.data.classes
-        if classes:
-            counts = classes.counts
-            labels_of = classes_listed(in_proportion(number, counts)) if as_reals else classes_in_turn(len(counts))
+        labels_of = classes_in_turn(self.data.num_classes)
+        if self.data.classes and as_reals:
+            labels_of = classes_listed(in_proportion(number, self.data.classes.counts))
         batches = sample_batches(
             self.program.networks.generator,
             local_copy(variables, mesh),

@@ -1,5 +1,6 @@
 """Several seeds of one training, side by side: their workdirs, what they must have in common, and their spread."""
 
+import contextlib
 import dataclasses
 import shlex
 from collections.abc import Callable
@@ -8,11 +9,15 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from medgan_jax.config import Config
+from medgan_jax.data.pipeline import Batches, open_batches
 from medgan_jax.distributed import is_leader
 from medgan_jax.errors import UserError
+from medgan_jax.memory import memory_available, memory_needed
 from medgan_jax.training.member import Data, Member
+from medgan_jax.training.program import Program
 from medgan_jax.training.workdir import Workdir, read_lines, write_json
 
 _LAST_SEED = 2**32 - 1
@@ -34,6 +39,8 @@ class Seeds:
           UserError: so many cannot be trained, or the other kind of training is in `path`.
         """
         self.path = path
+        self.config = config
+        self._program: Program | None = None
         self.tell_user: Callable[[str], None] = print
         _check_seeds(config, number)
         several = number > 1
@@ -55,6 +62,43 @@ class Seeds:
     def numbers(self) -> list[int]:
         """The seeds."""
         return [config.seed for config, _ in self.workdirs]
+
+    def open_batches(self, data: Data, first_step: int, mesh: Mesh) -> Batches:
+        """The batches from `first_step` on, in the order of each seed. Raises UserError where they cannot be shared."""
+        return _open_batches(self.config, self.numbers, data, first_step, mesh)
+
+    def check_memory(self, data: Data, mesh: Mesh) -> None:
+        """Compiles the program of several seeds, and checks that the devices have room for it; of one it does nothing.
+
+        Raises:
+          UserError: they do not; it says how many seeds would fit.
+        """
+        number = len(self.numbers)
+        if number == 1:
+            return
+
+        def needed(seeds: list[int]) -> tuple[Program, int]:
+            program = Program(self.config, seeds, mesh, num_classes=data.num_classes)
+            with contextlib.closing(_open_batches(self.config, seeds, data, 0, mesh)) as batches:
+                return program, memory_needed(program.compile(*batches.shapes, batches.labels))
+
+        self.say(f"compiling the program of {number} seeds")
+        self._program, all_need = needed(self.numbers)
+        available = memory_available(mesh.local_devices[0])
+        if available is None or all_need <= available:
+            return
+        _, one_needs = needed(self.numbers[:1])
+        each_more = max((all_need - one_needs) / (number - 1), 1)
+        fit = min(max(int((available - one_needs) // each_more) + 1, 0), number - 1)
+        raise UserError(
+            f"--seeds={number}: they need {all_need / 2**20:,.0f} MiB on each device, where "
+            f"{available / 2**20:,.0f} MiB are left; {fit or 'not even 1'} would fit. Give fewer, or lower batch_size, "
+            "feature maps or image_size"
+        )
+
+    def program(self, data: Data, mesh: Mesh, **rates: float) -> Program:
+        """What trains them, with these learning rates; of several, what was compiled to see whether it fits."""
+        return self._program or Program(self.config, self.numbers, mesh, num_classes=data.num_classes, **rates)
 
     def members(self, data: Data) -> list[Member]:
         """Takes hold of the workdirs, which must be opened. Where there are several, they stand at the same step after.
@@ -102,14 +146,13 @@ class Seeds:
         return {"seeds": self.numbers} if len(self.workdirs) > 1 else {}
 
     def report(self, members: list[Member], step: int) -> None:
-        """Says what there is to look at; of several it also writes down the spread, in seeds.json."""
+        """Says what there is to look at."""
         if len(members) == 1:
             members[0].report(step)
             return
         if members[0].config.monitor_every_steps:
             self.say(f"  alarms:   {'; '.join(f'{_name(member.config)}: {member.raised()}' for member in members)}")
-        spread = self._spread()
-        write_json(self.path / "seeds.json", spread)
+        spread = self.write_spread()
         self.say(f"  workdirs: {', '.join(str(files.path) for _, files in self.workdirs)}")
         self.say(f"  spread:   {self.path / 'seeds.json'}; mean and standard deviation over {len(members)} seeds:")
         figures = spread["metrics"] | spread["evaluations"]
@@ -119,18 +162,35 @@ class Seeds:
         checkpoint = shlex.quote(f"--checkpoint={self.workdirs[0][1].path}")
         self.say(f"  sample:   python sample.py {checkpoint} --num_images=100 --out=samples")
 
-    def _spread(self) -> dict[str, Any]:
-        """Of each figure in the last lines of the logs."""
-        return {
+    def write_spread(self) -> dict[str, Any]:
+        """Of several, the spread over seeds of each figure in the last lines of the logs; also written to seeds.json."""
+        if len(self.workdirs) == 1:
+            return {}
+        spread = {
             "seeds": self.numbers,
             "metrics": _spread([files.metrics for _, files in self.workdirs]),
             "evaluations": _spread([files.evaluations for _, files in self.workdirs]),
         }
+        write_json(self.path / "seeds.json", spread)
+        return spread
 
     def say(self, line: str) -> None:
         """Prints a line, in the process that writes."""
         if is_leader():
             self.tell_user(line)
+
+
+def _open_batches(config: Config, seeds: list[int], data: Data, first_step: int, mesh: Mesh) -> Batches:
+    return open_batches(
+        data.training.images,
+        device_budget_mb=config.data.device_budget_mb,
+        batch_size=config.batch_size,
+        seed=seeds[0] if len(seeds) == 1 else seeds,
+        first_step=first_step,
+        mesh=mesh,
+        classes=data.classes and data.classes.training,
+        balanced=config.conditional and config.balance_classes,
+    )
 
 
 def _check_seeds(config: Config, number: int) -> None:
