@@ -90,7 +90,7 @@ def test_which_network_is_exported(tmp_path):
 )
 def test_what_the_published_classes_lack_is_not_exported(module, says, tmp_path):
     labels = np.zeros(1, int) if module.num_classes else None
-    variables = module.init(jax.random.key(0), np.zeros((1, 4)), labels, training=True)
+    variables = jax.jit(lambda: module.init(jax.random.key(0), np.zeros((1, 4)), labels, training=True))()
     checkpoints = Checkpoints(tmp_path / "generator", keep=1)
     save_generator(checkpoints, 1, variables, module, 4, {"classes": ["a", "b"][: module.num_classes]})
     checkpoints.close()

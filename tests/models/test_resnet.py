@@ -19,6 +19,14 @@ from medgan_jax.models.resnet import (
 KEY = jax.random.key(0)
 
 
+def initialised(module, *inputs, **how):
+    return jax.jit(lambda: module.init(KEY, *inputs, training=True, **how))()
+
+
+def applied(module, variables, *inputs, **how):
+    return jax.jit(lambda variables: module.apply(variables, *inputs, training=False, **how))(variables)
+
+
 def shapes(module, *inputs):
     variables = jax.eval_shape(functools.partial(module.init, training=True), KEY, *inputs)
     return variables, {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables, sep="/").items()}
@@ -99,7 +107,7 @@ def test_a_generators_block_is_what_the_paper_draws(num_classes):
     block = _GeneratorBlock(5, jnp.float32, num_classes)
     x = np.random.default_rng(1).normal(size=(4, 4, 6, 3)).astype(np.float32)
     labels = np.array([2, 0, 0, 1]) if num_classes else None
-    variables = randomised(block.init(KEY, x, labels, training=True))
+    variables = randomised(initialised(block, x, labels))
     params, stats = variables["params"], variables["batch_stats"]
 
     def normalised(x, name):
@@ -112,7 +120,7 @@ def test_a_generators_block_is_what_the_paper_draws(num_classes):
     inner = convolved(repeated[1], params["conv_0"])
     expected = convolved(normalised(inner, "norm_1"), params["conv_1"])
     expected = expected + repeated[0] @ params["shortcut"]["kernel"] + params["shortcut"]["bias"]
-    np.testing.assert_allclose(block.apply(variables, x, labels, training=False), expected, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(applied(block, variables, x, labels), expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +130,7 @@ def test_a_discriminators_block_is_what_the_paper_draws(first, last, features):
     """Each layer is divided by its own singular value, then comes its bias."""
     block = _DiscriminatorBlock(features, jnp.float32, first, last)
     x = np.random.default_rng(1).normal(size=(2, 4, 6, 3)).astype(np.float32)
-    variables = randomised(block.init(KEY, x, training=True, batches=1))
+    variables = randomised(initialised(block, x, batches=1))
     params = {}
     for name, layer in variables["params"].items():
         vectors = variables["spectral"][name]["spectral_norm"]
@@ -135,7 +143,7 @@ def test_a_discriminators_block_is_what_the_paper_draws(first, last, features):
         shortcut = shortcut @ params["shortcut"]["kernel"] + params["shortcut"]["bias"]
     assert ("shortcut" in params) == (not last or features != 3)
     expected = expected + shortcut if last else averaged(expected + shortcut)
-    found = block.apply(variables, x, training=False, batches=1)
+    found = applied(block, variables, x, batches=1)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -157,7 +165,7 @@ def conditional():
     module = ResidualDiscriminator(32, 2, num_classes=3)
     images = jax.random.uniform(jax.random.key(1), (3, 2, 32, 32, 3), minval=-1)
     labels = jnp.array([[0, 2], [0, 0], [2, 2]])
-    variables = jax.jit(lambda: module.init(KEY, images[:, 0], labels[:, 0], training=True))()
+    variables = initialised(module, images[:, 0], labels[:, 0])
     return module, variables, images, labels
 
 
@@ -202,8 +210,8 @@ def test_batches_judged_together_are_judged_one_after_the_other(conditional):
 
 def test_classes_matter_to_both_networks(conditional):
     module, variables, images, labels = conditional
-    logits = module.apply(variables, images, labels, training=False)
-    others = module.apply(variables, images, labels.at[0, 0].set(1), training=False)
+    logits = applied(module, variables, images, labels)
+    others = applied(module, variables, images, labels.at[0, 0].set(1))
     assert logits[0, 0] != others[0, 0]
     np.testing.assert_array_equal(logits.ravel()[1:], others.ravel()[1:])
     for network, inputs in ((module, images[:, 0]), (ResidualGenerator(32, 3, 2, num_classes=3), jnp.zeros((3, 4)))):
@@ -216,9 +224,9 @@ def test_classes_matter_to_both_networks(conditional):
 def test_bfloat16_keeps_parameters_and_results_float32():
     latents = jax.random.normal(KEY, (2, 8))
     half, plain = (ResidualGenerator(32, 1, 2, dtype) for dtype in (jnp.bfloat16, jnp.float32))
-    variables = jax.jit(functools.partial(half.init, training=True))(KEY, latents)
+    variables = initialised(half, latents)
     assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    out, expected = (jax.jit(functools.partial(m.apply, training=False))(variables, latents) for m in (half, plain))
+    out, expected = (applied(m, variables, latents) for m in (half, plain))
     assert out.dtype == jnp.float32
     assert np.any(out != expected)
     np.testing.assert_allclose(out, expected, atol=0.05)

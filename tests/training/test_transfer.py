@@ -150,7 +150,7 @@ def test_a_conditional_training_takes_the_layers_without_classes(trained, tiny_c
         f"generator: conv_0, conv_1, conv_2 from {path} at step 3; left out, as they differ: "
         "norm_0 ((8,) and (8,) there, (2, 8) and (2, 8) here), norm_1 ((4,) and (4,) there, (2, 4) and (2, 4) here)",
         f"discriminator: conv_0, conv_1, conv_2, norm_1 from {path} at step 3; left out, as they differ: "
-        "projection_3 (none there, (2, 8) here)",
+        "projection_2 (none there, (2, 8) here)",
     ]
     same(begun.gen.params["conv_1"]["kernel"], gen["params"]["conv_1"]["kernel"])
     assert begun.gen.params["norm_0"]["scale"].shape == (2, 8)
