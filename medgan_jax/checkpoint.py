@@ -178,8 +178,8 @@ class TrainedDiscriminator:
     digest: str  # of the variables, see `digest`
 
 
-# Of a module's fields, those that say which arrays it has; the latter only where they are not the default, as folders
-# of earlier versions lack them.
+# Of a module's fields, those that say what it computes; the latter only where they are not the default, as folders of
+# earlier versions lack them.
 _FIELDS = ("image_size", "channels", "features", "spectral_norm", "batch_norm")
 _LATER_FIELDS = ("upsample", "num_classes")
 _NETWORK, _FIRST_NETWORK = "network", "dcgan"  # likewise
@@ -206,7 +206,7 @@ class _Kind:
         return {**values, "dtype": jnp.dtype(module.dtype).name, self.inputs: inputs}
 
     def module(self, architecture: dict[str, Any]) -> tuple[Any, int]:
-        """The module that was saved so, and its input's last axis; KeyError or TypeError where there is none."""
+        """The module that was saved so, and the length of its input's last axis. KeyError, TypeError: there is none."""
         fields = dict(architecture)
         inputs = fields.pop(self.inputs)
         module = self.modules[fields.pop(_NETWORK, _FIRST_NETWORK)]

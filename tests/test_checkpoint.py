@@ -23,6 +23,7 @@ from medgan_jax.checkpoint import (
 )
 from medgan_jax.errors import UserError
 from medgan_jax.models.dcgan import Discriminator, Generator
+from medgan_jax.models.resnet import ResidualDiscriminator, ResidualGenerator
 from medgan_jax.sharding import data_mesh, replicated
 
 
@@ -176,6 +177,68 @@ def test_a_discriminator_needs_only_its_folder(workdir, shared, tmp_path):
         load_generator(tmp_path / "run/discriminator", shared)
     with pytest.raises(UserError, match="holds a generator and no discriminator; give a discriminator folder"):
         load_discriminator(tmp_path / "run/generator", shared)
+
+
+GENERATORS = {
+    "resnet": (ResidualGenerator(32, 1, 2), {"network": "resnet"}),
+    "conditional": (Generator(16, 3, 2, num_classes=2), {"num_classes": 2}),
+    "both": (ResidualGenerator(32, 3, 2, num_classes=2), {"network": "resnet", "num_classes": 2}),
+    "enlarging": (Generator(16, 3, 2, upsample="nearest"), {"upsample": "nearest"}),
+}
+DISCRIMINATORS = {
+    "resnet": ResidualDiscriminator(32, 2),
+    "conditional": Discriminator(16, 2, spectral_norm=True, num_classes=2),
+    "both": ResidualDiscriminator(32, 2, num_classes=2),
+}
+
+
+def initialised(module, *inputs):
+    labels = jnp.zeros(1, jnp.int32) if module.num_classes else None
+    return jax.jit(lambda: module.init(jax.random.key(3), *inputs, labels, training=True))()
+
+
+@pytest.mark.parametrize("case", GENERATORS)
+def test_other_generators_come_back(case, tmp_path, shared):
+    module, described = GENERATORS[case]
+    classes = ["benign", "malignant"][: module.num_classes]
+    variables = initialised(module, jnp.zeros((1, 4)))
+    checkpoints = Checkpoints(tmp_path / "generator", keep=1)
+    record = {"classes": classes} if classes else {}
+    save_generator(checkpoints, 1, variables, module, 4, record)
+    checkpoints.close()
+    loaded = load_generator(tmp_path, shared)
+    assert (loaded.module, loaded.classes, loaded.latent_dim) == (module, tuple(classes), 4)
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
+    usual = {"image_size": module.image_size, "channels": module.channels, "features": 2, "dtype": "float32"}
+    assert loaded.about["generator"] == {**usual, **described, "latent_dim": 4}
+    with pytest.raises(ValueError, match="cannot be saved with"):
+        save_generator(checkpoints, 2, variables, module, 4, {"classes": ["one"]})
+
+
+@pytest.mark.parametrize("case", DISCRIMINATORS)
+def test_other_discriminators_come_back(case, tmp_path, shared):
+    module = DISCRIMINATORS[case]
+    variables = initialised(module, jnp.zeros((1, module.image_size, module.image_size, 1)))
+    checkpoints = Checkpoints(tmp_path / "discriminator", keep=1)
+    save_discriminator(checkpoints, 1, variables, module, 1, {"classes": ["benign", "malignant"]})
+    checkpoints.close()
+    loaded = load_discriminator(tmp_path, shared)
+    assert loaded.module == module
+    jax.tree.map(np.testing.assert_array_equal, loaded.variables, variables)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"network": "transformer"}, {"num_classes": 2}, {"depth": 3}, {"network": "resnet"}]
+)
+def test_an_architecture_that_is_not_ours_is_refused(changes, workdir, shared, tmp_path):
+    """Such as one of a later version; 16 px is too small for a residual one."""
+    _, module, variables = workdir
+    about = {"image_size": 16, "channels": 3, "features": 4, "dtype": "float32", "latent_dim": 8}
+    checkpoints = Checkpoints(tmp_path / "generator", keep=1)
+    checkpoints.save(1, variables, {"generator": about | changes})
+    checkpoints.close()
+    with pytest.raises(UserError, match="step 1 does not describe a generator"):
+        load_generator(tmp_path / "generator", shared)
 
 
 def test_digest_sees_every_number_name_shape_and_type(workdir, shared):

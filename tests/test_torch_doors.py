@@ -15,8 +15,10 @@ import published
 import pytest
 
 from medgan_jax import torch_export, torch_import
-from medgan_jax.checkpoint import load_discriminator, load_generator, load_networks
+from medgan_jax.checkpoint import Checkpoints, load_discriminator, load_generator, load_networks, save_generator
 from medgan_jax.errors import UserError
+from medgan_jax.models.dcgan import Generator
+from medgan_jax.models.resnet import ResidualGenerator
 from medgan_jax.sampling import sample_to_folder
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.torch_files import read_state_dict
@@ -80,6 +82,21 @@ def test_which_network_is_exported(tmp_path):
     with pytest.raises(UserError, match="holds no generator or discriminator"):
         torch_export.main([f"{tmp_path}/generator/0", f"--out={tmp_path}/x.pth"])
     assert not (tmp_path / "x.pth").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "says"),
+    [(ResidualGenerator(32, 3, 2), "a residual network"), (Generator(16, 3, 2, num_classes=2), "a class-conditional")],
+)
+def test_what_the_published_classes_lack_is_not_exported(module, says, tmp_path):
+    labels = np.zeros(1, int) if module.num_classes else None
+    variables = jax.jit(lambda: module.init(jax.random.key(0), np.zeros((1, 4)), labels, training=True))()
+    checkpoints = Checkpoints(tmp_path / "generator", keep=1)
+    save_generator(checkpoints, 1, variables, module, 4, {"classes": ["a", "b"][: module.num_classes]})
+    checkpoints.close()
+    with pytest.raises(UserError, match=f"holds {says}.*have none; draw its images with sample.py, or train"):
+        torch_export.main([str(tmp_path), f"--out={tmp_path}/new/netG.pth"])
+    assert not (tmp_path / "new").exists()
 
 
 def test_nothing_is_overwritten(tmp_path):

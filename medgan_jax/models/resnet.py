@@ -4,7 +4,7 @@ Layout, value ranges, `dtype` and batches that take turns are those of `models.d
 halves, down to 4x4, and stop at 16 times those beside the image: at 128 px this is the paper's network, and at 32 px
 its network for 48 px, from 4x4 instead of 6x6. All layers have biases; every one of the discriminator is divided by its
 singular value, and the bias is added after that. Weights begin as Glorot & Bengio's uniform ones, those within residual
-branches larger by the root of two. With classes, see `models.classes` and `BatchNorm`. Names end in the layer's place.
+branches larger by the root of two. With classes, see `models.classes` and `BatchNorm`. Names end in a layer's place.
 """
 
 import math

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from medgan_jax.models import convolution
-from medgan_jax.models.convolution import downsampling_convolution, upsampling_convolution
+from medgan_jax.models.convolution import (
+    downsampling_convolution,
+    enlarging_convolution,
+    reducing_convolution,
+    upsampling_convolution,
+)
 
 
 def cases(shape=(2, 6, 8, 3)):
@@ -71,6 +76,39 @@ def test_upsampling_is_the_transpose_of_downsampling():
     forward = jnp.vdot(y, downsampling_convolution(x, kernel))
     backward = jnp.vdot(upsampling_convolution(y, kernel.swapaxes(2, 3)), x)
     np.testing.assert_allclose(forward, backward, rtol=1e-4)
+
+
+@pytest.mark.parametrize("lowering", ["native", "matmul"])
+def test_merged_convolutions_are_the_two_steps_they_stand_for(lowering):
+    """Values and gradients of repeating pixels, then 3x3; and of 3x3, then averaging."""
+    x, kernel = cases()[0], jax.random.normal(jax.random.key(2), (3, 3, 3, 5))
+    same = convolution.convolution
+
+    def repeated(x, kernel):
+        return same(jnp.repeat(jnp.repeat(x, 2, 1), 2, 2), kernel)
+
+    def averaged(x, kernel):
+        y = same(x, kernel)
+        return (y[:, ::2, ::2] + y[:, 1::2, ::2] + y[:, ::2, 1::2] + y[:, 1::2, 1::2]) / 4
+
+    for merged, plain in ((enlarging_convolution, repeated), (reducing_convolution, averaged)):
+
+        def loss(x, kernel, convolve):
+            return jnp.sum(jnp.sin(convolve(x, kernel)))
+
+        def ours(x, kernel, merged=merged):
+            return merged(x, kernel, lowering=lowering)
+
+        np.testing.assert_allclose(ours(x, kernel), plain(x, kernel), rtol=1e-4, atol=1e-4)
+        for a, b in zip(*(jax.grad(loss, (0, 1))(x, kernel, f) for f in (ours, plain)), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_the_3x3_convolution_is_the_sum_it_says():
+    x, kernel = cases()[0], jax.random.normal(jax.random.key(2), (3, 3, 3, 5))
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    expected = np.einsum("nhwc,hwcf->nf", padded[:, 2:5, 0:3], kernel)
+    np.testing.assert_allclose(convolution.convolution(x, kernel)[:, 2, 0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_unknown_lowering_is_refused():

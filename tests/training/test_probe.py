@@ -8,6 +8,7 @@ import pytest
 from medgan_jax.data.classes import number_classes
 from medgan_jax.images import uint8_to_signed
 from medgan_jax.sharding import local_mesh, replicated
+from medgan_jax.training import probe
 from medgan_jax.training.probe import Probe
 from medgan_jax.training.state import build_networks, initial_state
 
@@ -32,13 +33,13 @@ def look(tiny_config, shared):
         shared["state"] = jax.jit(lambda: initial_state(networks, config), out_shardings=replicated(local_mesh()))()
     state = shared["state"]
 
-    probe = None
+    now = None
 
     def figures(fakes, training, held_out=None, *, again=False):
-        nonlocal probe
+        nonlocal now
         if not again:
-            probe = Probe(networks, config, training, held_out, mesh=local_mesh())
-        return probe.figures(np.resize(fakes, (64, *fakes.shape[1:])), state.gen.variables, state.dis.variables)
+            now = Probe(networks, config, training, held_out, mesh=local_mesh())
+        return now.figures(np.resize(fakes, (64, *fakes.shape[1:])), state.gen.variables, state.dis.variables)
 
     figures.state, figures.networks, figures.config = state, networks, config
     return figures
@@ -156,3 +157,10 @@ def test_norms_are_the_largest_singular_values_from_input_to_output(look):
         exact = [np.linalg.norm(np.reshape(kernel, (-1, kernel.shape[-1])), 2) for kernel in kernels]
         np.testing.assert_allclose(found[name], exact, rtol=0.05)
         assert len(found[name]) == sum("conv" in layer for layer in network.params)
+
+
+def test_norms_of_nested_layers_are_in_their_order():
+    layers = {f"block_{i}": {"conv_0": {"kernel": float(i)}} for i in range(12)}
+    layers = {"dense_12": {"kernel": 12.0, "bias": 0.0}, "norm_11": {"scale": 1.0}} | layers
+    params = jax.tree.map(lambda x: jnp.full((1, 1), x), dict(sorted(layers.items())))
+    np.testing.assert_allclose(probe._norms(params), range(13))

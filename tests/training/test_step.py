@@ -438,3 +438,28 @@ def test_without_average_the_trained_generator_is_sampled(tiny_config):
     config = tiny_config(ema_decay=0.0)
     networks, state = fresh(config)
     assert same(step_module.generator_to_sample(state, networks=networks, config=config), state.gen.variables)
+
+
+@pytest.mark.parametrize(
+    ("arch", "num_classes", "loss"), [("resnet", 0, "hinge"), ("resnet", 2, "wgan-gp"), ("sngan", 2, "bce")]
+)
+def test_every_architecture_learns_with_and_without_classes(arch, num_classes, loss, tiny_config):
+    """The discriminator finds out that one class is black and the other white, or that all reals are."""
+    config = tiny_config(arch=arch, loss=loss, image_size=32, gen_features=2, dis_features=2, lr_dis=2e-3, lr_gen=1e-6)
+    networks = build_networks(config, num_classes)
+    state = jax.jit(lambda: initial_state(networks, config))()
+    classes = np.array([0, 1, 0, 1], np.int32)
+    reals = np.broadcast_to(255 * classes[:, None, None, None], (4, 32, 32, 3)).astype(np.uint8)
+    labels = classes if num_classes else None
+    step = jax.jit(functools.partial(step_module.train_step, networks=networks, config=config))
+    history = []
+    for _ in range(25):
+        state, metrics = step(state, reals, labels)
+        history.append({name: float(value) for name, value in metrics.items()})
+    assert all(np.isfinite(list(line.values())).all() for line in history)
+    losses = [line["loss_dis"] for line in history]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1
+    if num_classes:
+        judged = functools.partial(networks.discriminator.apply, state.dis.variables, training=False)
+        right, wrong = judged(uint8_to_signed(reals), classes), judged(uint8_to_signed(reals), 1 - classes)
+        assert np.mean(right - wrong) > 0

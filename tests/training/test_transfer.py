@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from published import FOLDER
 
-from medgan_jax.checkpoint import load_networks
+from medgan_jax.checkpoint import Checkpoints, load_networks, save_discriminator, save_generator
 from medgan_jax.errors import UserError
 from medgan_jax.models.torch_layout import to_state_dict
 from medgan_jax.sharding import data_mesh, replicated
@@ -35,10 +35,10 @@ def trained(origin, tiny_config):
     return origin, gen.variables, dis.variables
 
 
-def fresh(config):
+def fresh(config, num_classes=0):
     """A state of its shapes, of numbers by its seed: no other property of an initial one matters."""
     numbers = np.random.default_rng(config.seed)
-    shapes = jax.eval_shape(lambda: initial_state(build_networks(config), config))
+    shapes = jax.eval_shape(lambda: initial_state(build_networks(config, num_classes), config))
     return jax.tree.map(lambda x: jnp.asarray(numbers.standard_normal(x.shape), x.dtype), shapes)
 
 
@@ -110,6 +110,50 @@ def test_spectral_norm_fits_a_kernel_that_came_without(tiny_config, tmp_path):
         u, v = (np.asarray(spectral["spectral_norm"][name]) for name in "uv")
         same(kernel, begun.dis.params[layer]["kernel"])
         assert 0.6 < v @ matrix @ u / np.linalg.norm(matrix, 2) < 1 + 1e-5
+
+
+def saved(config, folder, classes=()):
+    """Networks of random numbers, as a training leaves them."""
+    networks, state = build_networks(config, len(classes)), fresh(config, len(classes))
+    record = {"classes": list(classes)} if classes else {}
+    gen, dis = Checkpoints(folder / "generator", keep=1), Checkpoints(folder / "discriminator", keep=1)
+    save_generator(gen, 1, state.gen.variables, networks.generator, config.latent_dim, record)
+    save_discriminator(dis, 1, state.dis.variables, networks.discriminator, config.channels, record)
+    for checkpoints in (gen, dis):
+        checkpoints.close()
+    return state
+
+
+def test_residual_networks_are_taken_by_layers(tiny_config, tmp_path):
+    """All of them from an equal one; by one of other latents and grey images, what fits."""
+    small = {"arch": "resnet", "image_size": 32, "gen_features": 2, "dis_features": 2}
+    origin = saved(tiny_config(**small), tmp_path)
+    begun, lines = begin_with(fresh(tiny_config(**small, seed=1)), str(tmp_path), replicated(data_mesh()))
+    assert lines == [f"{title}: all layers from {tmp_path} at step 1" for title in ("generator", "discriminator")]
+    jax.tree.map(same, (begun.gen.variables, begun.dis.variables), (origin.gen.variables, origin.dis.variables))
+    own = fresh(tiny_config(**small | {"latent_dim": 9, "channels": 1}, seed=1))
+    begun, lines = begin_with(own, str(tmp_path), replicated(data_mesh()))
+    left = [line.split("left out, as they differ: ")[1] for line in lines]
+    assert left[0].startswith("conv_4 ((3,) and (3, 3, 2, 3) there, (1,) and (3, 3, 2, 1) here), dense_0 (")
+    assert left[1].startswith("block_0/conv_0 (")
+    assert "block_0/conv_1" not in left[1]
+    for collection, name in (("params", "bias"), ("spectral", "spectral_norm")):
+        ours, theirs = begun.dis.variables[collection], origin.dis.variables[collection]
+        jax.tree.map(same, ours["block_0"]["conv_1"][name], theirs["block_0"]["conv_1"][name])
+        jax.tree.map(same, ours["block_0"]["conv_0"][name], own.dis.variables[collection]["block_0"]["conv_0"][name])
+
+
+def test_a_conditional_training_takes_the_layers_without_classes(trained, tiny_config):
+    path, gen, _ = trained
+    begun, lines = begin_with(fresh(tiny_config(seed=1), 2), str(path), replicated(data_mesh()))
+    assert lines == [
+        f"generator: conv_0, conv_1, conv_2 from {path} at step 3; left out, as they differ: "
+        "norm_0 ((8,) and (8,) there, (2, 8) and (2, 8) here), norm_1 ((4,) and (4,) there, (2, 4) and (2, 4) here)",
+        f"discriminator: conv_0, conv_1, conv_2, norm_1 from {path} at step 3; left out, as they differ: "
+        "projection_2 (none there, (2, 8) here)",
+    ]
+    same(begun.gen.params["conv_1"]["kernel"], gen["params"]["conv_1"]["kernel"])
+    assert begun.gen.params["norm_0"]["scale"].shape == (2, 8)
 
 
 def test_nothing_that_fits_is_refused(trained, tiny_config):

@@ -1,0 +1,237 @@
+"""The residual networks: sizes, parameter counts, blocks against their definition, spectral norm on every layer."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from medgan_jax.models.resnet import (
+    ResidualDiscriminator,
+    ResidualGenerator,
+    _DiscriminatorBlock,
+    _GeneratorBlock,
+    _Layer,
+)
+
+KEY = jax.random.key(0)
+
+
+def initialised(module, *inputs, **how):
+    return jax.jit(lambda: module.init(KEY, *inputs, training=True, **how))()
+
+
+def applied(module, variables, *inputs, **how):
+    return jax.jit(lambda variables: module.apply(variables, *inputs, training=False, **how))(variables)
+
+
+def shapes(module, *inputs):
+    variables = jax.eval_shape(functools.partial(module.init, training=True), KEY, *inputs)
+    return variables, {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables, sep="/").items()}
+
+
+def count(variables):
+    return sum(x.size for x in jax.tree.leaves(variables["params"]))
+
+
+@pytest.mark.parametrize("size", [32, 64, 128, 256])
+def test_sizes_and_parameter_counts(size):
+    """Counted from the paper's tables, with two feature maps beside the image."""
+    widths = {32: [2, 4, 8, 16], 64: [2, 4, 8, 16, 32], 128: [2, 4, 8, 16, 32, 32], 256: [2, 4, 8, 16, 32, 32, 32]}[
+        size
+    ]
+    steps = len(widths) - 1
+
+    def conv(a, b, taps=9):
+        return taps * a * b + b
+
+    gen = conv(5, 16 * widths[-1], 1) + 2 * widths[0] + conv(widths[0], 3)
+    for a, b in zip(widths[:0:-1], widths[-2::-1], strict=True):
+        gen += 2 * a + conv(a, b) + 2 * b + conv(b, b) + conv(a, b, 1)
+    dis = conv(3, 2) + conv(2, 2) + conv(3, 2, 1) + conv(widths[-1], 1, 1)
+    for i in range(1, steps + 1):
+        a, b = widths[i - 1], widths[i]
+        shortcut = conv(a, b, 1) if i < steps or a != b else 0
+        dis += conv(a, a) + conv(a, b) + shortcut
+
+    generator, discriminator = ResidualGenerator(size, features=2), ResidualDiscriminator(size, features=2)
+    gen_variables, gen_shapes = shapes(generator, jnp.zeros((1, 5)))
+    dis_variables, _ = shapes(discriminator, jnp.zeros((1, size, size, 3)))
+    assert count(gen_variables) == gen
+    assert count(dis_variables) == dis
+    assert set(dis_variables) == {"params", "spectral"}
+    assert gen_shapes["params/dense_0/kernel"] == (5, 16 * widths[-1])
+    apply = functools.partial(generator.apply, training=False)
+    assert jax.eval_shape(apply, gen_variables, jnp.zeros((7, 5))).shape == (7, size, size, 3)
+    apply = functools.partial(discriminator.apply, training=False)
+    assert jax.eval_shape(apply, dis_variables, jnp.zeros((7, size, size, 3))).shape == (7,)
+    assert jax.eval_shape(apply, dis_variables, jnp.zeros((7, 2, size, size, 3))).shape == (7, 2)
+
+
+def test_the_papers_widths_at_128_px():
+    _, found = shapes(ResidualDiscriminator(128), jnp.zeros((1, 128, 128, 3)))
+    ends = [found[f"params/block_{i}/conv_1/kernel"][-1] for i in range(6)]
+    assert ends == [64, 128, 256, 512, 1024, 1024]
+    _, found = shapes(ResidualGenerator(128), jnp.zeros((1, 128)))
+    assert found["params/dense_0/bias"] == (4 * 4 * 1024,)
+    assert [found[f"params/block_{i}/conv_1/kernel"][-1] for i in range(1, 6)] == [1024, 512, 256, 128, 64]
+
+
+@pytest.mark.parametrize("size", [16, 48, 512])
+def test_other_sizes_are_refused(size):
+    with pytest.raises(ValueError, match="power of two from 32 to 256"):
+        ResidualGenerator(size).init(KEY, jnp.zeros((1, 8)), training=True)
+
+
+def convolved(x, layer):
+    """As a sum over taps, in numpy."""
+    h, w = x.shape[1:3]
+    x = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return sum(x[:, i : i + h, j : j + w] @ layer["kernel"][i, j] for i in range(3) for j in range(3)) + layer["bias"]
+
+
+def averaged(x):
+    return (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+
+
+def randomised(variables, seed=0):
+    """Biases and statistics that are not zero, so that they matter."""
+    numbers = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: np.asarray(np.abs(numbers.normal(size=x.shape)) + 0.1, np.float32), variables)
+
+
+@pytest.mark.parametrize("num_classes", [0, 3])
+def test_a_generators_block_is_what_the_paper_draws(num_classes):
+    block = _GeneratorBlock(5, jnp.float32, num_classes)
+    x = np.random.default_rng(1).normal(size=(4, 4, 6, 3)).astype(np.float32)
+    labels = np.array([2, 0, 0, 1]) if num_classes else None
+    variables = randomised(initialised(block, x, labels))
+    params, stats = variables["params"], variables["batch_stats"]
+
+    def normalised(x, name):
+        scale, bias = params[name]["scale"], params[name]["bias"]
+        if num_classes:
+            scale, bias = scale[labels][:, None, None], bias[labels][:, None, None]
+        return np.maximum((x - stats[name]["mean"]) / np.sqrt(stats[name]["var"] + 1e-5) * scale + bias, 0)
+
+    repeated = [np.repeat(np.repeat(y, 2, 1), 2, 2) for y in (x, normalised(x, "norm_0"))]
+    inner = convolved(repeated[1], params["conv_0"])
+    expected = convolved(normalised(inner, "norm_1"), params["conv_1"])
+    expected = expected + repeated[0] @ params["shortcut"]["kernel"] + params["shortcut"]["bias"]
+    np.testing.assert_allclose(applied(block, variables, x, labels), expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "features"), [(True, False, 5), (False, False, 5), (False, True, 5), (False, True, 3)]
+)
+def test_a_discriminators_block_is_what_the_paper_draws(first, last, features):
+    """Each layer is divided by its own singular value, then comes its bias."""
+    block = _DiscriminatorBlock(features, jnp.float32, first, last)
+    x = np.random.default_rng(1).normal(size=(2, 4, 6, 3)).astype(np.float32)
+    variables = randomised(initialised(block, x, batches=1))
+    params = {}
+    for name, layer in variables["params"].items():
+        vectors = variables["spectral"][name]["spectral_norm"]
+        sigma = vectors["v"] @ layer["kernel"].reshape(-1, layer["kernel"].shape[-1]) @ vectors["u"]
+        params[name] = {"kernel": layer["kernel"] / sigma, "bias": layer["bias"]}
+    inner = convolved(x if first else np.maximum(x, 0), params["conv_0"])
+    expected = convolved(np.maximum(inner, 0), params["conv_1"])
+    shortcut = x
+    if "shortcut" in params:
+        shortcut = shortcut @ params["shortcut"]["kernel"] + params["shortcut"]["bias"]
+    assert ("shortcut" in params) == (not last or features != 3)
+    expected = expected + shortcut if last else averaged(expected + shortcut)
+    found = applied(block, variables, x, batches=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_initial_weights_are_glorots():
+    """Uniform, to the root of 6 / (inputs + outputs), times the gain."""
+    for kind, gain, shape in (("same", 2**0.5, (1, 8, 8, 32)), ("dense", 1, (1, 32))):
+        params = _Layer(kind, 48, gain).init(KEY, jnp.zeros(shape), training=True)["params"]
+        taps = 9 if kind == "same" else 1
+        limit = gain * np.sqrt(6 / (taps * (32 + 48)))
+        kernel = np.asarray(params["kernel"])
+        assert np.abs(kernel).max() == pytest.approx(limit, rel=0.02)
+        assert kernel.std() == pytest.approx(limit / np.sqrt(3), rel=0.05)
+        assert not np.any(params["bias"])
+
+
+@pytest.fixture(scope="module")
+def conditional():
+    """A small conditional discriminator, its variables, images in two batches and their labels."""
+    module = ResidualDiscriminator(32, 2, num_classes=3)
+    images = jax.random.uniform(jax.random.key(1), (3, 2, 32, 32, 3), minval=-1)
+    labels = jnp.array([[0, 2], [0, 0], [2, 2]])
+    variables = initialised(module, images[:, 0], labels[:, 0])
+    return module, variables, images, labels
+
+
+def test_spectral_norm_holds_every_layer_at_one(conditional):
+    module, variables, images, labels = conditional
+
+    def forward(_, spectral):
+        inputs = {"params": variables["params"], "spectral": spectral}
+        return module.apply(inputs, images, labels, training=True, mutable=["spectral"])[1]["spectral"]
+
+    spectral = jax.jit(lambda s: jax.lax.fori_loop(0, 150, forward, s))(variables["spectral"])
+    kernels = traverse_util.flatten_dict(variables["params"], sep="/")
+    kernels = {path.removesuffix("/kernel"): k for path, k in kernels.items() if path.endswith("kernel")}
+    assert len(kernels) == 4 * 3 + 2  # three layers in each block, the dense one, the classes' vectors
+    vectors = traverse_util.flatten_dict(spectral, sep="/")
+    for path, kernel in kernels.items():
+        matrix = np.reshape(kernel, (-1, kernel.shape[-1]))
+        u, v = (vectors[f"{path}/spectral_norm/{name}"] for name in "uv")
+        assert np.linalg.norm(matrix / (v @ matrix @ u), 2) == pytest.approx(1, abs=1e-3), path
+
+
+def test_batches_judged_together_are_judged_one_after_the_other(conditional):
+    module, variables, images, labels = conditional
+
+    def together(params):
+        inputs = {**variables, "params": params}
+        logits, stats = module.apply(inputs, images, labels, training=True, mutable=["spectral"])
+        return jnp.sum(jnp.sin(logits)), (logits, stats)
+
+    def in_turn(params):
+        stats, logits = variables, []
+        for b in range(2):
+            inputs = {**stats, "params": params}
+            out, stats = module.apply(inputs, images[:, b], labels[:, b], training=True, mutable=["spectral"])
+            logits.append(out)
+        logits = jnp.stack(logits, axis=1)
+        return jnp.sum(jnp.sin(logits)), (logits, stats)
+
+    ours, theirs = (jax.jit(jax.grad(f, has_aux=True))(variables["params"]) for f in (together, in_turn))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), ours, theirs)
+
+
+def test_classes_matter_to_both_networks(conditional):
+    module, variables, images, labels = conditional
+    logits = applied(module, variables, images, labels)
+    others = applied(module, variables, images, labels.at[0, 0].set(1))
+    assert logits[0, 0] != others[0, 0]
+    np.testing.assert_array_equal(logits.ravel()[1:], others.ravel()[1:])
+    for network, inputs in ((module, images[:, 0]), (ResidualGenerator(32, 3, 2, num_classes=3), jnp.zeros((3, 4)))):
+        with pytest.raises(ValueError, match="needs labels"):
+            jax.eval_shape(functools.partial(network.init, training=True), KEY, inputs)
+    with pytest.raises(ValueError, match="takes no labels"):
+        ResidualGenerator(32).init(KEY, jnp.zeros((1, 4)), labels[0], training=True)
+
+
+def test_bfloat16_keeps_parameters_and_results_float32():
+    latents = jax.random.normal(KEY, (2, 8))
+    half, plain = (ResidualGenerator(32, 1, 2, dtype) for dtype in (jnp.bfloat16, jnp.float32))
+    variables = initialised(half, latents)
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    out, expected = (applied(m, variables, latents) for m in (half, plain))
+    assert out.dtype == jnp.float32
+    assert np.any(out != expected)
+    np.testing.assert_allclose(out, expected, atol=0.05)
+    dis = ResidualDiscriminator(32, 2, jnp.bfloat16)
+    variables, logits = jax.eval_shape(
+        lambda: dis.init_with_output(KEY, jnp.zeros((2, 32, 32, 1)), training=True)[::-1]
+    )
+    assert {x.dtype for x in jax.tree.leaves((variables, logits))} == {jnp.dtype("float32")}
