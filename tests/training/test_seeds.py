@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from medgan_jax.checkpoint import Checkpoints, load_generator
+from medgan_jax.data.pipeline import ResidentBatches
 from medgan_jax.errors import UserError
 from medgan_jax.memory import memory_needed
 from medgan_jax.sharding import data_mesh, replicated
@@ -170,10 +171,13 @@ def test_several_processes_are_refused(config, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("room_for", "says"), [(2.5, "; 2 would fit"), (0.5, "; not even 1 would fit")])
 def test_seeds_that_do_not_fit_are_counted(config, tmp_path, monkeypatch, room_for, says):
     """Where there is room for all but half of a seed, as XLA counts it."""
-    shape, c = jax.ShapeDtypeStruct, config(num_steps=1)
-    images, orders = shape((12, 16, 16, 3), np.uint8), shape((4, 256, 4), np.int32)
-    programs = [(Program(c, [0], data_mesh()), orders.shape[1:]), (Program(c, [0, 1, 2, 3], data_mesh()), orders.shape)]
-    one, four = (memory_needed(p.compile(images, shape(order, np.int32))) for p, order in programs)
+    c, needed = config(num_steps=1), []
+    for numbers in (0, [0, 1, 2, 3]):
+        images = np.zeros((12, 16, 16, 3), np.uint8)
+        batches = ResidentBatches(images, batch_size=4, seed=numbers, first_step=0, mesh=data_mesh())
+        compiled = Program(c, numbers or [0], data_mesh()).compile(*batches.shapes)
+        needed.append(memory_needed(compiled))
+    one, four = needed
     assert one < four
     room = one + (room_for - 1) * (four - one) / 3 if room_for > 1 else one / 2
     monkeypatch.setattr(seeds, "memory_available", lambda device: int(room))
