@@ -20,7 +20,7 @@ from medgan_jax.images import write_png
 from medgan_jax.sampling import sample_to_folder
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training.state import build_networks, initial_state
-from medgan_jax.training.workdir import Workdir
+from medgan_jax.training.workdir import Workdir, read_lines
 
 ROOT = Path(__file__).parents[1]
 TINY = {  # as long as shapes are these, also the number of images, the training's program is compiled but once
@@ -83,6 +83,9 @@ SNGAN = "--config=configs/sngan64.py"
         ([SNGAN, "--workdir=W"], {"batch_size": "many"}, ["batch_size", "many"]),
         ([SNGAN, "--workdir=W", "--wrkdir=X"], {}, ["wrkdir"]),
         ([SNGAN, "--workdir=W", "surplus"], {}, ["surplus"]),
+        ([SNGAN, "--workdir=W", "--seeds=0"], {"data.source": "phantom"}, ["--seeds=0: must be at least 1"]),
+        ([SNGAN, "--workdir=W", "--seeds=few"], {}, ["seeds", "few"]),
+        ([SNGAN, "--workdir=W", "--seeds=2"], {"data.source": "phantom", "seed": 2**32 - 1}, ["--seeds=2", "lower it"]),
         ([SNGAN, "--workdir=W"], {"image_size": 100, "data.path": "x"}, ["image_size=100"]),
         ([SNGAN, "--workdir=W"], {"data.path": "no/such/folder"}, ["data.path", "no/such/folder"]),
         ([SNGAN, "--workdir=W"], {"data.source": "phantom", "data.num_phantoms": 2, "conditional": True}, ["'benign'"]),
@@ -295,9 +298,9 @@ def test_evaluate_refuses_in_one_line(run, tmp_path, arguments, says):
     assert not list(tmp_path.rglob("evaluation*"))
 
 
-def start(environment, workdir, **fields):
+def start(environment, workdir, *flags, **fields):
     return subprocess.Popen(
-        command("train.py", SNGAN, f"--workdir={workdir}", **TINY | fields),
+        command("train.py", SNGAN, f"--workdir={workdir}", *flags, **TINY | fields),
         cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -366,6 +369,31 @@ def test_signals_save_and_leave(command_environment, tmp_path, number, budget):
     assert step >= 15
     assert f"stopped at step {step} of 1000000, saved" in output
     assert lines(tmp_path / "run")[-1]["step"] == step - step % 5
+
+
+def test_several_seeds_survive_kills(command_environment, tmp_path):
+    """`kill -9` at a random moment, near a save: all stand at one step after the next start, and end as they must."""
+    fields = {"num_steps": 60, "log_every_steps": 5, "sample_every_steps": 60, "checkpoint_every_steps": 5}
+    seed = time.time_ns()
+    print(f"seed {seed}")  # shown when the test fails
+    chance = random.Random(seed)
+    process = start(command_environment, tmp_path / "run", "--seeds=2", **fields)
+    wait_for_lines(process, tmp_path / "run/seed_1", chance.randint(2, 8))
+    time.sleep(chance.uniform(0, 0.1))
+    process.kill()
+    process.communicate()
+    process = start(command_environment, tmp_path / "run", "--seeds=2", **fields)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    for number in (0, 1):
+        assert [line["step"] for line in lines(tmp_path / f"run/seed_{number}")] == list(range(5, 61, 5))
+        assert int(final_state(tmp_path / f"run/seed_{number}").step) == 60
+        assert (
+            load_generator(tmp_path / f"run/seed_{number}", replicated(data_mesh())).about["config"]["seed"] == number
+        )
+    spread = json.loads((tmp_path / "run/seeds.json").read_text())
+    assert f"{spread['metrics']['loss_dis']['mean']:.4g} +- " in output
+    assert "--seeds=2" in list(read_lines(Workdir(tmp_path / "run/seed_1").runs))[0]["command"]
 
 
 def test_a_signal_before_the_first_step_leaves_at_once(command_environment, tmp_path):

@@ -163,7 +163,7 @@ class Seeds:
         self.say(f"  sample:   python sample.py {checkpoint} --num_images=100 --out=samples")
 
     def write_spread(self) -> dict[str, Any]:
-        """Of several, the spread over seeds of each figure in the last lines of the logs; also written to seeds.json."""
+        """Of several, the spread over seeds of each figure in the last lines of the logs, which seeds.json gets too."""
         if len(self.workdirs) == 1:
             return {}
         spread = {
