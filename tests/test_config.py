@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 
 from configs import default
-from medgan_jax.config import CHANGEABLE, Config, DataConfig, changed_fields, parse_config
+from medgan_jax.config import (
+    CHANGEABLE,
+    AugmentConfig,
+    Config,
+    DataConfig,
+    changed_fields,
+    field_names,
+    parse_config,
+)
 from medgan_jax.errors import UserError
 from medgan_jax.experiments import PUBLISHED_FIGURES
 
@@ -21,8 +29,9 @@ def plain(name="default", **overrides):
         c.data.path = "somewhere"
     values = c.to_dict()
     for field, value in overrides.items():
-        group = values["data"] if field.startswith("data_") else values
-        group[field.removeprefix("data_")] = value
+        name, _, leaf = field.partition("_")
+        group, field = (values[name], leaf) if leaf and name in ("data", "augment") else (values, field)
+        group[field] = value
     return values
 
 
@@ -80,8 +89,12 @@ def test_survives_json():
 def test_every_default_stands_in_the_dataclasses_and_the_reverse():
     fields = {f.name for f in dataclasses.fields(Config)}
     data = {f.name for f in dataclasses.fields(DataConfig)}
+    augment = {f.name for f in dataclasses.fields(AugmentConfig)}
     assert set(default.get_config()) == fields
     assert set(default.get_config().data) == data
+    assert set(default.get_config().augment) == augment
+    groups = {f"data.{name}" for name in data} | {f"augment.{name}" for name in augment}
+    assert set(field_names()) == fields - {"data", "augment"} | groups
     assert {name for name in CHANGEABLE if "." not in name} <= fields
     assert {name.removeprefix("data.") for name in CHANGEABLE if "." in name} <= data
 
@@ -124,6 +137,23 @@ def test_every_default_stands_in_the_dataclasses_and_the_reverse():
         ("data_source", "tfds", "data.tfds_name is needed"),
         ("data_path", "", "data.path is needed"),
         ("data_on_bad_image", "ignore", "refuse, skip"),
+        ("upsample", "nearst", "did you mean nearest"),
+        ("r1_weight", -1.0, "0 or more"),
+        ("lecam_weight", float("inf"), "0 or more"),
+        ("consistency_weight", -0.1, "0 or more"),
+        ("r1_every_steps", 0, "at least 1"),
+        ("r1_every_steps", 16, "needs r1_weight above 0"),
+        ("ema_rampup", -0.1, "0 or more"),
+        ("ema_rampup", 0.05, "needs ema_decay above 0"),
+        ("augment_color", 1.1, "from 0 to 1"),
+        ("augment_translation", -0.1, "from 0 to 1"),
+        ("augment_cutout", 2.0, "from 0 to 1"),
+        ("augment_probability", 1.5, "from 0 to 1"),
+        ("augment_adaptive_target", 1.0, "below 1"),
+        ("augment_adaptive_target", 0.6, "none is on: set one of augment.flips"),
+        ("augment_adaptive_images", 0, "at least 1"),
+        ("augment_flips", 1, "of type bool"),
+        ("augment", True, "group of fields"),
         ("batch_size", "16", "of type int"),
         ("batch_size", True, "of type int"),
         ("arch", None, "of type str"),
@@ -133,7 +163,7 @@ def test_every_default_stands_in_the_dataclasses_and_the_reverse():
 def test_impossible_values_are_refused(field, value, says):
     with pytest.raises(UserError) as caught:
         parse_config(plain(**{field: value}))
-    assert field.replace("data_", "data.") in str(caught.value)
+    assert field.replace("data_", "data.").replace("augment_", "augment.") in str(caught.value)
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -154,13 +184,17 @@ def test_all_problems_at_once():
     [
         "arch", "image_size", "channels", "latent_dim", "gen_features", "dis_features", "dtype", "batch_size",
         "lr_gen", "lr_dis", "adam_beta1", "adam_beta2", "real_label", "label_flip", "ema_decay", "seed",
+        "upsample", "conditional", "balance_classes", "r1_weight", "r1_every_steps", "lecam_weight",
+        "consistency_weight", "ema_rampup", "augment.flips", "augment.quarter_turns", "augment.color",
+        "augment.translation", "augment.cutout", "augment.probability", "augment.adaptive_target",
+        "augment.adaptive_images",
         "data.source", "data.label", "data.split", "data.horizontal_flip", "data.num_phantoms",
     ],
 )  # fmt: skip
 def test_what_shapes_a_training_may_not_change(field):
     old = plain()
-    group = old["data"] if field.startswith("data.") else old
-    group[field.removeprefix("data.")] = "something else"
+    *group, leaf = field.split(".")
+    (old[group[0]] if group else old)[leaf] = "something else"
     (change,) = changed_fields(old, parse_config(plain()))
     assert change.startswith(f"{field}: 'something else' -> ")
 
@@ -171,6 +205,34 @@ def test_changed_fields_names_what_may_not_change():
     assert changed_fields(old, new) == ["lr_dis: 0.0002 -> 0.001"]
     del old["lr_dis"]  # written before the field existed
     assert changed_fields(old, new) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"augment_flips": True, "augment_adaptive_target": 0.6, "augment_probability": 0.5}, "leave one of them out"),
+        (
+            {"augment_flips": True, "augment_adaptive_target": 0.6, "loss": "wgan-gp"},
+            "has no meaning with loss=wgan-gp",
+        ),
+        ({"augment_flips": True, "augment_adaptive_target": 0.6, "augment_probability": 0.0}, "none is on"),
+        ({"arch": "resnet", "upsample": "nearest"}, "upsample=nearest is for arch=dcgan or sngan"),
+        ({"arch": "resnet", "image_size": 16}, "from 32 to 256 for arch=resnet"),
+        ({"arch": "resnet", "image_size": 512}, "from 32 to 256 for arch=resnet"),
+        ({"conditional": True, "data_label": "malignant"}, "keeps one: leave one of them out"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(fields, says):
+    with pytest.raises(UserError) as caught:
+        parse_config(plain(**fields))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_goes_together_is_taken():
+    parse_config(plain(augment_flips=True, augment_adaptive_target=0.6))
+    parse_config(plain(arch="resnet", image_size=256, conditional=True))
+    parse_config(plain(ema_decay=0.999, ema_rampup=0.05, r1_weight=10.0, r1_every_steps=16, upsample="bilinear"))
 
 
 def test_targets_belong_to_cross_entropy():
