@@ -25,12 +25,14 @@ _SPEEDS = (0.5, 1, 2, 4, 8, 16, 30)  # pictures a second
 _SPEED = 4
 _GROUPS = {
     "Networks": (
-        "arch", "image_size", "channels", "latent_dim", "gen_features", "dis_features", "dis_dropout", "dtype",
+        "arch", "image_size", "channels", "latent_dim", "gen_features", "dis_features", "upsample", "conditional",
+        "dis_dropout", "dtype",
     ),
-    "Length": ("batch_size", "num_epochs", "num_steps"),
+    "Length": ("batch_size", "balance_classes", "num_epochs", "num_steps"),
     "Optimisation": (
-        "loss", "gp_weight", "dis_steps", "simultaneous", "lr_gen", "lr_dis", "adam_beta1", "adam_beta2", "real_label",
-        "label_flip", "ema_decay", "init_from", "seed",
+        "loss", "gp_weight", "r1_weight", "r1_every_steps", "lecam_weight", "consistency_weight", "dis_steps",
+        "simultaneous", "lr_gen", "lr_dis", "adam_beta1", "adam_beta2", "real_label",
+        "label_flip", "ema_decay", "ema_rampup", "init_from", "seed",
     ),
     "Alarms": ("monitor_every_steps", "alarm_patience", "on_alarm", "rollback_factor", "max_rollbacks"),
     "What is written": (
@@ -456,11 +458,12 @@ def _configuration(record: Record) -> str:
     config = dict(record.config)
     if not config:
         return ""
-    data = config.pop("data", {})
+    parts = {title: (name, config.pop(name, {})) for title, name in (("Augmentation", "augment"), ("Data", "data"))}
     groups = {title: {name: config.pop(name) for name in names if name in config} for title, names in _GROUPS.items()}
-    groups["Data"] = (
-        {f"data.{name}": value for name, value in data.items()} if isinstance(data, dict) else {"data": data}
-    )
+    for title, (group, fields) in parts.items():
+        groups[title] = (
+            {f"{group}.{name}": v for name, v in fields.items()} if isinstance(fields, dict) else {group: fields}
+        )
     groups["Other"] = config
     tables = "".join(
         f"<div><h3>{title}</h3><table><tbody>{''.join(map(_field, fields.items()))}</tbody></table></div>"
