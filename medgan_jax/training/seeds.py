@@ -199,9 +199,7 @@ def _check_seeds(config: Config, number: int) -> None:
     if number == 1:
         return
     if config.seed + number - 1 > _LAST_SEED:
-        raise UserError(
-            f"--seeds={number}: from config.seed={config.seed} on they pass {_LAST_SEED}; lower one of both"
-        )
+        raise UserError(f"--seeds={number}: from config.seed={config.seed} on they pass {_LAST_SEED}; lower it")
     if config.on_alarm != "warn":
         raise UserError(
             f"--seeds={number}: several seeds go on together, so none can {config.on_alarm} alone; set on_alarm=warn"
