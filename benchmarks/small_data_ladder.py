@@ -33,24 +33,23 @@ RUNGS = {
     "turns": Rung(PUBLISHED, "flips and quarter turns", {"augment.flips": True, "augment.quarter_turns": True}),
     "translation": Rung("turns", "shifts by up to an eighth of the side", {"augment.translation": 0.125}),
     "color": Rung("translation", "changes of brightness, saturation and contrast", {"augment.color": 1.0}),
-    "cutout": Rung("color", "a square of half the side hidden", {"augment.cutout": 0.5}),
+    "cutout": Rung("translation", "a square of half the side hidden", {"augment.cutout": 0.5}),
     "adaptive": Rung(
-        "color",
+        "translation",
         "probability of the changes steered by overfitting",
         {"augment.adaptive_target": 0.6, "augment.adaptive_images": 50_000},
     ),
-    "nearest": Rung("color", "nearest neighbours, then a convolution", {"upsample": "nearest"}),
-    "bilinear": Rung("color", "bilinear enlargement, then a convolution", {"upsample": "bilinear"}),
-    "average": Rung("bilinear", "averaged generator with a warm-up", {"ema_decay": 0.999, "ema_rampup": 0.05}),
-    "hinge": Rung("average", "hinge loss", {"loss": "hinge"}),
-    "r1": Rung("average", "R1 penalty", {"r1_weight": 10.0, "r1_every_steps": 16}),
-    "lecam": Rung("average", "LeCam penalty", {"lecam_weight": 0.3}),
-    "consistency": Rung("average", "consistency penalty", {"consistency_weight": 10.0}),
-    "resnet": Rung("average", "residual networks", {"arch": "resnet", "upsample": "transposed"}),
-    "conditional": Rung("average", "learns from both classes", {"conditional": True}, all_classes=True),
-    "best": Rung("average", "the generator in best/ in place of the last", best=True),
+    "nearest": Rung("translation", "pixels doubled, then a convolution", {"upsample": "nearest"}),
+    "bilinear": Rung("translation", "bilinear enlargement, then a convolution", {"upsample": "bilinear"}),
+    "hinge": Rung("translation", "hinge loss", {"loss": "hinge"}),
+    "r1": Rung("translation", "R1 penalty, every 16th step", {"r1_weight": 10.0, "r1_every_steps": 16}),
+    "lecam": Rung("translation", "LeCam penalty", {"lecam_weight": 0.3}),
+    "consistency": Rung("translation", "consistency penalty", {"consistency_weight": 10.0}),
+    "average": Rung("translation", "averaged generator, ramped up", {"ema_decay": 0.999, "ema_rampup": 0.05}),
+    "resnet": Rung("translation", "residual networks", {"arch": "resnet"}),
+    "conditional": Rung("translation", "learns from both classes", {"conditional": True}, all_classes=True),
 }
-RECOMMENDED = "average"
+RECOMMENDED = "nearest"
 SETS = ("melanomas", "all")  # the images of --label, and all
 
 

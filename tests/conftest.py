@@ -44,7 +44,7 @@ def command_environment():
 
 @pytest.fixture
 def tiny_config():
-    """A function that makes a small training's Config; keyword arguments override fields, `data_` those of data."""
+    """A function that makes a small training's Config; keyword arguments override fields, `data_x` is data.x."""
     from configs import default
     from medgan_jax.config import parse_config
 
@@ -57,8 +57,9 @@ def tiny_config():
         )  # fmt: skip
         c.data.update(source="phantom", num_phantoms=12)
         for name, value in overrides.items():
-            if name.startswith("data_"):
-                c.data[name.removeprefix("data_")] = value
+            group, _, leaf = name.partition("_")
+            if group in ("data", "augment"):
+                c[group][leaf] = value
             else:
                 c[name] = value
         return parse_config(c)

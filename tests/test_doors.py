@@ -161,7 +161,7 @@ def test_a_conditional_training_by_its_doors(run, tmp_path):
     for name in ("malignant", "benign"):
         sampled = run("sample.py", checkpoint, f"--out={tmp_path}/{name}", "--num_images=2", f"--label={name}")
         assert sampled.returncode == 0, sampled.stderr
-        assert (tmp_path / name / "manifest.csv").read_text().count(f",{name}\n") == 2
+        assert (tmp_path / name / "manifest.csv").read_text().count(f",{name},\n") == 2
     place = f"--out={tmp_path}/out"
     assert_refused(run("sample.py", checkpoint, place, "--label=malign"), "are benign, malignant; did you mean mal")
     judged = run("evaluate.py", checkpoint, place, "--label=malignant")

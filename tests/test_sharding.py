@@ -98,6 +98,7 @@ def test_eight_devices_train_as_one_does(tmp_path, num_classes):
     assert done.returncode == 0, done.stderr
     moved, distance, work, collectives = json.loads(done.stdout)
     assert moved > 1e-3
-    assert distance < 2e-6
+    # Adam divides the gradients of a class that a batch hardly has by their own size, rounding included.
+    assert distance < (2e-5 if num_classes else 2e-6)
     assert 1 / 8 <= work < 1.3 / 8  # normalising kernels and Adam are not divided
     assert collectives == ["all-reduce"]

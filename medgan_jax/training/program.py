@@ -14,7 +14,7 @@ from medgan_jax.compilation import compiled
 from medgan_jax.config import Config
 from medgan_jax.sharding import replicated
 from medgan_jax.training.state import GANState, build_networks, initial_state
-from medgan_jax.training.step import Metrics, generator_to_sample, train_steps
+from medgan_jax.training.step import Metrics, generator_to_sample, metric_names, train_steps
 
 
 class Program:
@@ -40,6 +40,7 @@ class Program:
         self.networks = build_networks(dataclasses.replace(config, **rates), num_classes)
         self.seeds = seeds
         self._shared = shared = replicated(mesh)
+        self._metrics = metric_names(config)
         bound = {"networks": self.networks, "config": config}
         several = len(seeds) > 1
         self._seeds = np.asarray(seeds, np.uint32) if several else None
@@ -109,7 +110,7 @@ class Program:
 
     def figures(self, history: Metrics, count: int) -> list[dict[str, np.ndarray]]:
         """For each member, the metrics of the first `count` steps of a call, once they are there."""
-        values = {name: np.asarray(value)[..., :count] for name, value in history.items()}
+        values = {name: np.asarray(history[name])[..., :count] for name in self._metrics}
         if self._seeds is None:
             return [values]
         return [{name: value[member] for name, value in values.items()} for member in range(len(self.seeds))]

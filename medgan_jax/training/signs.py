@@ -226,10 +226,12 @@ def _less_by_heart(c: Config, _: str) -> Iterator[str]:
 
 
 def _more_images(c: Config) -> Iterator[str]:
-    if not c.data.horizontal_flip:
-        yield "data.horizontal_flip=True, which doubles the images"
+    if not c.augment.translation:
+        yield "augment.translation=0.125, so that the discriminator hardly sees an image twice"
+    elif not c.augment.flips:
+        yield "augment.flips=True, so that the discriminator hardly sees an image twice"
     if c.data.label:
-        yield "data.label='', to learn from the other classes too"
+        yield "data.label='' with conditional=True, to learn from the other classes too"
     if c.data.holdout_fraction and not c.evaluate_every_steps:
         yield (
             f"evaluate_every_steps={c.checkpoint_every_steps}, which keeps the best generator so far in best/, by 20 "

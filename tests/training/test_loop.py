@@ -407,11 +407,10 @@ def test_a_conditional_training_stops_and_goes_on_without_changing_a_bit(config,
 def test_several_seeds_of_a_conditional_training_each_draw_their_own_classes(config, tmp_path):
     """As each does by itself, to rounding."""
     train(config(num_steps=3, **conditional()), tmp_path / "both", seeds=2)
-    for seed in (0, 1):
-        c = config(num_steps=3, **conditional(seed=seed))
-        train(c, tmp_path / f"{seed}")
-        states = [final_state(tmp_path / name, c, num_classes=2) for name in (f"{seed}", f"both/seed_{seed}")]
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-4), *states)
+    c = config(num_steps=3, **conditional(seed=1))
+    train(c, tmp_path / "alone")
+    states = [final_state(tmp_path / name, c, num_classes=2) for name in ("alone", "both/seed_1")]
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=0, atol=1e-4), *states)
 
 
 def test_one_class_writes_nothing(config, tmp_path):

@@ -238,8 +238,8 @@ def test_the_network_that_is_too_fast_is_named(tiny_config, metrics_changes, hea
 REMEDIES_OF = {  # configs that remedies may not fit, and what the usual ones would be refused for, or are already
     "usual": {},
     "all of it done": {
-        "arch": "sngan", "loss": "wgan-gp", "dis_steps": 5, "dis_dropout": 0.5, "data_horizontal_flip": True,
-        "ema_decay": 0.99, "data_holdout_fraction": 0.2, "evaluate_every_steps": 50,
+        "arch": "sngan", "loss": "wgan-gp", "dis_steps": 5, "dis_dropout": 0.5, "augment_translation": 0.1,
+        "augment_flips": True, "ema_decay": 0.99, "data_holdout_fraction": 0.2, "evaluate_every_steps": 50,
     },
     "targets of bce": {"arch": "dcgan", "real_label": 0.9, "label_flip": 0.1, "num_steps": 0},
     "hinge, as low as dropout of remedies": {"loss": "hinge", "dis_dropout": 0.2},

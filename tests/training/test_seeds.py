@@ -55,44 +55,42 @@ def assert_same(state, other):
 
 
 def test_each_seed_is_its_own_run(config, tmp_path, capsys):
-    """Files, figures and weights, with every random draw there is, in one program for three."""
+    """Files, figures and weights, with every random draw there is, in one program for both."""
     options = {"num_steps": 10, **RANDOM}
-    assert train(config(seed=3, **options), tmp_path / "all", seeds=3) == 0
-    for seed in (3, 5):
-        one, alone = config(seed=seed, **options), tmp_path / f"alone_{seed}"
-        assert train(one, alone) == 0
-        member = tmp_path / f"all/seed_{seed}"
-        assert json.loads(Workdir(member).config.read_text()) == one.to_dict()
-        names = [{str(p.relative_to(folder)) for p in folder.rglob("*.png")} for folder in (member, alone)]
-        assert names[0] == names[1] != set()
-        assert_same(saved_state(member, one), saved_state(alone, one))
-        for line, expected in zip(log(member), log(alone), strict=True):
-            assert line == pytest.approx(expected, rel=1e-4, abs=1e-6)
-        assert Workdir(member).reals.read_bytes() == Workdir(alone).reals.read_bytes()
-        assert load_generator(member, replicated(data_mesh())).step == 10
+    assert train(config(seed=3, **options), tmp_path / "all", seeds=2) == 0
+    one, alone, member = config(seed=4, **options), tmp_path / "alone", tmp_path / "all/seed_4"
+    assert train(one, alone) == 0
+    assert json.loads(Workdir(member).config.read_text()) == one.to_dict()
+    names = [{str(p.relative_to(folder)) for p in folder.rglob("*.png")} for folder in (member, alone)]
+    assert names[0] == names[1] != set()
+    assert_same(saved_state(member, one), saved_state(alone, one))
+    for line, expected in zip(log(member), log(alone), strict=True):
+        assert line == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert Workdir(member).reals.read_bytes() == Workdir(alone).reals.read_bytes()
+    assert load_generator(member, replicated(data_mesh())).step == 10
     with pytest.raises(AssertionError):
-        assert_same(saved_state(tmp_path / "all/seed_4", one), saved_state(tmp_path / "alone_3", one))
-    assert str(tmp_path / "all/seed_4") in capsys.readouterr().out
+        assert_same(saved_state(tmp_path / "all/seed_3", one), saved_state(alone, one))
+    assert str(member) in capsys.readouterr().out
     assert not Workdir(tmp_path / "all").config.exists()
 
 
 def test_the_spread_is_that_of_the_last_lines(config, tmp_path, capsys):
     options = {"data_num_phantoms": 100, "data_holdout_fraction": 0.3, "evaluate_every_steps": 4}
     c = config(num_steps=6, **options)
-    train(c, tmp_path / "all", seeds=3)
+    train(c, tmp_path / "all", seeds=2)
     spread = json.loads((tmp_path / "all/seeds.json").read_text())
-    last = [list(read_lines(tmp_path / f"all/seed_{seed}/metrics.jsonl"))[-1] for seed in range(3)]
-    assert (spread["seeds"], spread["metrics"]["step"], spread["evaluations"]["step"]) == ([0, 1, 2], 6, 6)
+    last = [list(read_lines(tmp_path / f"all/seed_{seed}/metrics.jsonl"))[-1] for seed in range(2)]
+    assert (spread["seeds"], spread["metrics"]["step"], spread["evaluations"]["step"]) == ([0, 1], 6, 6)
     losses = [line["loss_gen"] for line in last]
-    mean = sum(losses) / 3
+    mean = sum(losses) / 2
     assert spread["metrics"]["loss_gen"]["values"] == losses
     assert spread["metrics"]["loss_gen"]["mean"] == pytest.approx(mean)
-    deviation = (sum((loss - mean) ** 2 for loss in losses) / 2) ** 0.5
+    deviation = (sum((loss - mean) ** 2 for loss in losses)) ** 0.5
     assert spread["metrics"]["loss_gen"]["std"] == pytest.approx(deviation)
     assert {"swd", "swd_floor", "kid", "kid_floor"} <= set(spread["evaluations"])
     assert f"{mean:.4g} +- {deviation:.2g}" in capsys.readouterr().out
     (tmp_path / "all/seeds.json").unlink()
-    train(c, tmp_path / "all", seeds=3)  # a crash came at the very end
+    train(c, tmp_path / "all", seeds=2)  # a crash came at the very end
     assert json.loads((tmp_path / "all/seeds.json").read_text()) == spread
 
 
