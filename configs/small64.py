@@ -1,0 +1,23 @@
+"""What helps an SNGAN on a few hundred images, put together, 64 px. docs/small-data.md shows what each part does.
+
+python train.py --config=configs/small64.py --workdir=runs/small64 --config.data.path=/data/isic
+
+DOCSTRING
+"""
+
+from ml_collections import ConfigDict
+
+from configs import sngan64
+
+
+def get_config() -> ConfigDict:
+    """The published SNGAN, 64 px, with augmentation, upsampling without a grid, and an averaged generator."""
+    c = sngan64.get_config()
+    c.augment.flips = True
+    c.augment.quarter_turns = True
+    c.augment.translation = 0.125
+    c.upsample = "nearest"
+    c.ema_decay = 0.999
+    c.ema_rampup = 0.05
+    c.num_steps = 3000
+    return c
