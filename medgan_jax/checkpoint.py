@@ -316,7 +316,9 @@ def _load(path: Path, wanted: list[str], sharding: Sharding) -> Any:
             others += [other for other in _KINDS if other in about]
         checkpoints.close()
     holds = f"holds a {others[0]} and" if others else "holds"
-    raise UserError(f"{path}: {holds} no {' or '.join(wanted)}; {_remedy(wanted)}")
+    seeds = sorted(folder.parent for name in wanted for folder in path.glob(f"seed_*/{name}"))
+    remedy = f"give one of its seeds, such as {seeds[0]}" if seeds else _remedy(wanted)
+    raise UserError(f"{path}: {holds} no {' or '.join(wanted)}; {remedy}")
 
 
 def _load_step(checkpoints: Checkpoints, step: int, name: str, about: dict[str, Any], sharding: Sharding) -> Any:

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import io
 import itertools
 import logging
 import os
@@ -51,6 +52,8 @@ def run(main: Callable[[], int | None], *, doc: str | None = None) -> None:
       main: reads `absl.flags.FLAGS`; imports what is slow to import itself, so that --help is fast.
       doc: the door's docstring, for --help; None for a door that has no flags of absl's, and parses its own.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and classes may hold what a terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with reported():
             if doc is not None:

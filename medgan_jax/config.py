@@ -54,6 +54,26 @@ CHANGEABLE = frozenset(
     }
 )
 
+# What trainings had before there were these fields, which the config.json of an older version lacks.
+_BEFORE = {
+    "upsample": "transposed",
+    "conditional": False,
+    "dis_dropout": 0.0,
+    "loss": "bce",
+    "r1_weight": 0.0,
+    "lecam_weight": 0.0,
+    "consistency_weight": 0.0,
+    "dis_steps": 1,
+    "simultaneous": False,
+    "ema_rampup": 0.0,
+    "init_from": "",
+    "augment.flips": False,
+    "augment.quarter_turns": False,
+    "augment.color": 0.0,
+    "augment.translation": 0.0,
+    "augment.cutout": 0.0,
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -216,9 +236,10 @@ def _field_names(cls: type, prefix: str) -> list[str]:
 def changed_fields(old: Mapping[str, Any], new: Config) -> list[str]:
     """What differs between a saved `Config.to_dict()` and a config that may not differ, as "field: old -> new".
 
-    Fields that the saved one lacks, because an older version wrote it, are taken as unchanged.
+    Where the saved one lacks a field, because an older version wrote it, the training had none of what the field turns
+    on; other such fields are taken as unchanged.
     """
-    before, after = dict(_flatten(old)), dict(_flatten(new.to_dict()))
+    before, after = _BEFORE | dict(_flatten(old)), dict(_flatten(new.to_dict()))
     return [
         f"{name}: {before[name]!r} -> {value!r}"
         for name, value in after.items()

@@ -194,7 +194,7 @@ def sample_to_folder(
     with (
         naming(manifest_path),
         ThreadPoolExecutor(workers) as pool,
-        open(manifest_path, "w", newline="") as file,
+        open(manifest_path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
         Progress(num_images, unit="image", desc="sampling") as bar,
     ):
         manifest = csv.writer(file)

@@ -241,6 +241,13 @@ def test_an_architecture_that_is_not_ours_is_refused(changes, workdir, shared, t
         load_generator(tmp_path / "generator", shared)
 
 
+def test_a_workdir_of_several_seeds_names_one_of_them(tmp_path, shared):
+    for seed in (1, 0):
+        (tmp_path / f"seed_{seed}/generator").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"holds no generator; give one of its seeds, such as .*/seed_0$"):
+        load_generator(tmp_path, shared)
+
+
 def test_digest_sees_every_number_name_shape_and_type(workdir, shared):
     run, _, _ = workdir
     loaded = load_generator(run, shared)

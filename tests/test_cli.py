@@ -33,3 +33,13 @@ def test_output_that_fits_nowhere_is_one_line(monkeypatch, capsys):
     assert (
         capsys.readouterr().err == "error: system: No space left on device; make room and run the same command again\n"
     )
+
+
+def test_names_that_the_terminal_cannot_show_are_escaped(monkeypatch):
+    """As of a class whose folder is called so; standard error does the same."""
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    with pytest.raises(SystemExit) as leaving:
+        cli.run(lambda: print("caf\u00e9 \udcff"))
+    assert not leaving.value.code
+    assert terminal.buffer.getvalue() == b"caf\\xe9 \\udcff\n"

@@ -208,6 +208,25 @@ def test_changed_fields_names_what_may_not_change():
 
 
 @pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("upsample", "nearest"), ("conditional", True), ("dis_dropout", 0.5), ("loss", "hinge"), ("r1_weight", 10.0),
+        ("lecam_weight", 0.3), ("consistency_weight", 10.0), ("dis_steps", 2), ("simultaneous", True),
+        ("ema_rampup", 0.05), ("init_from", "runs/other"), ("augment_flips", True), ("augment_quarter_turns", True),
+        ("augment_color", 1.0), ("augment_translation", 0.125), ("augment_cutout", 0.5),
+    ],
+)  # fmt: skip
+def test_what_an_older_version_did_not_have_was_off(field, value):
+    """Its config.json lacks the field; what it began without is not to be turned on half-way."""
+    old, name = plain(), field.replace("augment_", "augment.")
+    group = old.pop("augment") if "." in name else old
+    off = group.pop(name.removeprefix("augment."))
+    assert changed_fields(old, parse_config(plain())) == []
+    new = plain(**{field: value}, **({"ema_decay": 0.999} if field == "ema_rampup" else {}))
+    assert f"{name}: {off!r} -> {value!r}" in changed_fields(old, parse_config(new))
+
+
+@pytest.mark.parametrize(
     ("fields", "says"),
     [
         ({"augment_flips": True, "augment_adaptive_target": 0.6, "augment_probability": 0.5}, "leave one of them out"),

@@ -158,12 +158,14 @@ def test_a_conditional_training_by_its_doors(run, tmp_path):
     assert trained.returncode == 0, trained.stderr
     assert "classes: benign " in trained.stdout + trained.stderr
     checkpoint = f"--checkpoint={tmp_path}/run"
-    for name in ("malignant", "benign"):
-        sampled = run("sample.py", checkpoint, f"--out={tmp_path}/{name}", "--num_images=2", f"--label={name}")
+    for name, truncation in (("malignant", "0.5"), ("benign", "")):
+        options = ["--num_images=2", f"--label={name}", *[f"--truncation={t}" for t in [truncation] if t]]
+        sampled = run("sample.py", checkpoint, f"--out={tmp_path}/{name}", *options)
         assert sampled.returncode == 0, sampled.stderr
-        assert (tmp_path / name / "manifest.csv").read_text().count(f",{name},\n") == 2
+        assert (tmp_path / name / "manifest.csv").read_text().count(f",{name},{truncation}\n") == 2
     place = f"--out={tmp_path}/out"
     assert_refused(run("sample.py", checkpoint, place, "--label=malign"), "are benign, malignant; did you mean mal")
+    assert_refused(run("sample.py", checkpoint, place, "--truncation=nan"), "--truncation=nan: must be above 0")
     judged = run("evaluate.py", checkpoint, place, "--label=malignant")
     assert judged.returncode == 0, judged.stderr
     result = json.loads((tmp_path / "out/evaluation.json").read_text())

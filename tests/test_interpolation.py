@@ -97,6 +97,11 @@ def test_a_walk_keeps_to_one_class(generator, tmp_path, walk, label, number):
         walk(conditional, label="malignan")
 
 
+def test_a_walk_through_truncated_latents(generator, walk):
+    latents = seeded_latents(5, np.arange(3), latent_dim=8, truncation=0.5)
+    assert_images(walk(truncation=0.5)[::LEG], generate(generator.module, generator.variables, latents))
+
+
 def test_a_movie_is_written(generator, tmp_path):
     options = {"num_images": 2, "seed": 5, "batch_size": 8, "mesh": data_mesh()}
     for name in ("a.gif", "b.gif"):

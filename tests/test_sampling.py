@@ -227,8 +227,13 @@ def conditional():
     return TrainedGenerator(Tinted(), variables, latent_dim=8, step=40, about={}, digest="abc", classes=NAMES)
 
 
+def column(out, name):
+    with open(out / "manifest.csv", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return [row[name] for row in csv.DictReader(file)]
+
+
 def labels_of(out):
-    return [row["label"] for row in csv.DictReader((out / "manifest.csv").read_text().splitlines())]
+    return column(out, "label")
 
 
 @pytest.mark.parametrize("batch_size", [2, 4, 16])
@@ -253,6 +258,13 @@ def test_a_label_changes_the_class_and_not_the_latents(conditional, tmp_path):
     latents = np.asarray(seeded_latents(5, np.arange(7), latent_dim=8))
     sample(conditional, tmp_path / "given", label="unclear", latents=latents)
     np.testing.assert_array_equal(pixels(tmp_path / "given"), of_class[2])
+
+
+def test_classes_are_named_as_they_are(conditional, tmp_path):
+    """Whatever a folder or a table may call them, bytes that are no text included."""
+    names = ('caf\u00e9, "\u2603"', "two\nlines", "\udcffbad")
+    sample(dataclasses.replace(conditional, classes=names), tmp_path / "a", num_images=3)
+    assert tuple(labels_of(tmp_path / "a")) == names
 
 
 @pytest.mark.parametrize(
@@ -304,7 +316,7 @@ def test_fewer_latents_than_images_are_refused(generator, tmp_path):
 
 
 def test_truncated_latents_are_the_same_ones_within_bounds():
-    """Normal without its tails: against scipy's quantiles, written down."""
+    """Normal without its tails: those that lie within the bounds by themselves have the same distribution."""
     numbers = np.arange(400, dtype=np.int32)
     latents = np.asarray(seeded_latents(5, numbers, latent_dim=50))
     for threshold in (0.5, 1.0, 2.0):
@@ -318,6 +330,17 @@ def test_truncated_latents_are_the_same_ones_within_bounds():
     whole = np.asarray(seeded_latents(5, numbers, latent_dim=50, truncation=4.0))
     np.testing.assert_allclose(whole, np.clip(latents, -4, 4), atol=0.15)
     assert np.all(np.isfinite(whole))
+
+
+def test_truncated_images_are_those_of_truncated_latents(conditional, tmp_path):
+    whole, cut = (np.asarray(seeded_latents(5, np.arange(7), latent_dim=8, truncation=t)) for t in (None, 0.5))
+    for name, truncation, latents in (("whole", None, whole), ("cut", 0.5, cut)):
+        sample(conditional, tmp_path / name, truncation=truncation)
+        sample(conditional, tmp_path / f"{name} given", latents=latents)
+        np.testing.assert_array_equal(pixels(tmp_path / name), pixels(tmp_path / f"{name} given"))
+    assert np.abs(pixels(tmp_path / "whole").astype(int) - pixels(tmp_path / "cut")).max() > 5
+    assert column(tmp_path / "whole", "truncation") == [""] * 7
+    assert column(tmp_path / "cut", "truncation") == ["0.5"] * 7
 
 
 def test_truncation_is_checked():

@@ -45,7 +45,7 @@ def write(evaluation: Evaluation, out: Path) -> None:
       OSError: a file cannot be written.
     """
     replace_file(out / JSON, (json.dumps(as_json(evaluation), indent=1, allow_nan=False) + "\n").encode())
-    replace_file(out / PAGE, _page(evaluation).encode())
+    replace_file(out / PAGE, _page(evaluation).encode(errors="replace"))  # titles may hold bytes that are no text
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:

@@ -95,7 +95,8 @@ class Program:
         if self._compiled is None:
             state = self.like
             if self._seeds is not None:
-                state = jax.eval_shape(lambda state: jax.tree.map(self._stacked, state), state).replace(step=state.step)
+                stacked = jax.tree.map(lambda x: jax.ShapeDtypeStruct((len(self.seeds), *x.shape), x.dtype), state)
+                state = stacked.replace(step=state.step)
             state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self._shared), state)
             steps = jax.ShapeDtypeStruct((), np.int32, sharding=self._shared)
             shapes = images, indices, steps, labels
@@ -120,9 +121,6 @@ class Program:
 
     def _seeds_of_all(self) -> dict[str, np.ndarray]:
         return {} if self._seeds is None else {"seeds": self._seeds}
-
-    def _stacked(self, leaf: jax.Array) -> jax.Array:
-        return jnp.stack([leaf] * len(self.seeds))
 
 
 def _run_several(

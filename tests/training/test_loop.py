@@ -356,6 +356,13 @@ def fed(monkeypatch):
 
 def test_each_batch_of_a_conditional_training_has_all_classes(config, tmp_path, monkeypatch, capsys):
     seen = fed(monkeypatch)
+    drawn, sample_batches = {}, member.sample_batches
+
+    def noted(*args, labels_of, **kwargs):
+        drawn[args[3]] = labels_of(np.arange(args[3]))
+        return sample_batches(*args, labels_of=labels_of, **kwargs)
+
+    monkeypatch.setattr(member, "sample_batches", noted)
     c = config(num_steps=6, monitor_every_steps=3, **conditional(evaluate_every_steps=3))
     train(c, tmp_path / "run")
     dataset, _ = pipeline.load_dataset(c.data, image_size=16, channels=3)
@@ -368,6 +375,9 @@ def test_each_batch_of_a_conditional_training_has_all_classes(config, tmp_path, 
         assert np.bincount(labels).tolist() == [2, 2]
     assert sorted(seen) == list(range(6))
     counts = {name: dataset.labels.count(name) for name in names}
+    assert sorted(drawn) == sorted([c.num_sample_images, member.FAKES, len(dataset.images)])
+    assert np.bincount(drawn.pop(len(dataset.images))).tolist() == list(counts.values())  # to be judged by reals
+    assert all(labels.tolist() == [i % 2 for i in range(number)] for number, labels in drawn.items())
     assert f"classes: {', '.join(f'{name} {count}' for name, count in counts.items())}; " in capsys.readouterr().out
     generator = load_generator(tmp_path / "run", replicated(data_mesh()))
     assert generator.classes == tuple(names) == ("benign", "malignant")
