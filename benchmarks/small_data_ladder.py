@@ -47,6 +47,7 @@ RUNGS = {  # a technique that does not help is the base of none
     "consistency": Rung("nearest", "consistency penalty", {"consistency_weight": 10.0}),
     "resnet": Rung("translation", "residual networks, which double pixels too", {"arch": "resnet"}),
     "average": Rung("nearest", "averaged generator, ramped up", {"ema_decay": 0.999, "ema_rampup": 0.05}),
+    "average_hinge": Rung("average", "hinge loss", {"loss": "hinge"}),
     "conditional": Rung("average", "learns from both classes", {"conditional": True}, all_classes=True),
     "best": Rung("average", "the generator in best/ in place of the last", best=True),
 }
