@@ -20,7 +20,19 @@ from medgan_jax.config import (
 from medgan_jax.errors import UserError
 from medgan_jax.experiments import PUBLISHED_FIGURES
 
-NAMES = ("default", "quickstart", "small64", "small128", "small256", "dcgan64", "dcgan128", "dcgan256", "sngan64", "sngan128", "sngan256")
+NAMES = (
+    "default",
+    "quickstart",
+    "small64",
+    "small128",
+    "small256",
+    "dcgan64",
+    "dcgan128",
+    "dcgan256",
+    "sngan64",
+    "sngan128",
+    "sngan256",
+)
 
 
 def plain(name="default", **overrides):
