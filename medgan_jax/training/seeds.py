@@ -21,6 +21,7 @@ from medgan_jax.training.program import Program
 from medgan_jax.training.workdir import Workdir, read_lines, write_json
 
 _LAST_SEED = 2**32 - 1
+_MOST = 1000  # whose workdirs can be prepared before it is known whether they fit
 _SHOWN = ("loss_dis", "loss_gen", "swd", "swd_floor", "kid", "kid_floor")
 
 
@@ -194,8 +195,8 @@ def _open_batches(config: Config, seeds: list[int], data: Data, first_step: int,
 
 
 def _check_seeds(config: Config, number: int) -> None:
-    if number < 1:
-        raise UserError(f"--seeds={number}: must be at least 1")
+    if not 1 <= number <= _MOST:
+        raise UserError(f"--seeds={number}: must be from 1 to {_MOST}")
     if number == 1:
         return
     if config.seed + number - 1 > _LAST_SEED:

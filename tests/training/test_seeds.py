@@ -134,8 +134,9 @@ def test_new_seeds_do_not_undo_old_ones(config, tmp_path):
 @pytest.mark.parametrize(
     ("number", "fields", "says"),
     [
-        (0, {}, "--seeds=0: must be at least 1"),
-        (-2, {}, "--seeds=-2: must be at least 1"),
+        (0, {}, "--seeds=0: must be from 1 to 1000"),
+        (-2, {}, "--seeds=-2: must be from 1 to 1000"),
+        (10**9, {}, "--seeds=1000000000: must be from 1 to 1000"),
         (2, {"seed": 2**32 - 1}, "from config.seed=4294967295 on they pass 4294967295"),
         (2, {"on_alarm": "stop", "monitor_every_steps": 2}, "none can stop alone; set on_alarm=warn"),
         (2, {"on_alarm": "rollback", "monitor_every_steps": 2}, "none can rollback alone; set on_alarm=warn"),
