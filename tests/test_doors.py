@@ -83,7 +83,7 @@ SNGAN = "--config=configs/sngan64.py"
         ([SNGAN, "--workdir=W"], {"batch_size": "many"}, ["batch_size", "many"]),
         ([SNGAN, "--workdir=W", "--wrkdir=X"], {}, ["wrkdir"]),
         ([SNGAN, "--workdir=W", "surplus"], {}, ["surplus"]),
-        ([SNGAN, "--workdir=W", "--seeds=0"], {"data.source": "phantom"}, ["--seeds=0: must be at least 1"]),
+        ([SNGAN, "--workdir=W", "--seeds=0"], {"data.source": "phantom"}, ["--seeds=0: must be from 1 to 1000"]),
         ([SNGAN, "--workdir=W", "--seeds=few"], {}, ["seeds", "few"]),
         ([SNGAN, "--workdir=W", "--seeds=2"], {"data.source": "phantom", "seed": 2**32 - 1}, ["--seeds=2", "lower it"]),
         ([SNGAN, "--workdir=W"], {"image_size": 100, "data.path": "x"}, ["image_size=100"]),
