@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
     c.r1_weight = 0.0  # penalty on the discriminator's slope at reals, the paper's gamma; 10 is common; 0: off
     c.r1_every_steps = 1  # take it only every so many steps, and as much stronger; 16 is common
     c.lecam_weight = 0.0  # penalty on the distance of its logits to their past means; 0.3 is the paper's; 0: off
-    c.consistency_weight = 0.0  # penalty on how mirroring and shifting change its logits; 10 is the paper's; 0: off
+    c.consistency_weight = 0.0  # on how mirroring left-right and shifting change its logits; 10 is the paper's; 0: off
     c.dis_steps = 1  # steps of the discriminator, each with its own batch, for one of the generator
     c.simultaneous = False  # both networks learn from each other as they were, instead of the discriminator first
     c.lr_gen = 2e-4  # Adam's rate for the generator
@@ -45,7 +45,7 @@ def get_config() -> ConfigDict:
     c.real_label = 1.0  # bce: the discriminator's target for reals; 0.9 is one-sided label smoothing
     c.label_flip = 0.0  # bce: share of the reals in a batch whose target is 0 instead
     c.ema_decay = 0.0  # average the generator's weights and sample from the average; 0: off; 0.999 is common
-    c.ema_rampup = 0.0  # the average's half-life is at most this share of the steps so far; 0: off; 0.05 is common
+    c.ema_rampup = 0.0  # the average's half-life, at most, as a share of the generator's steps; 0: off; 0.05 is common
     c.init_from = ""  # first weights: a workdir, a folder of generator/ and discriminator/, or a PyTorch file
     c.seed = 0  # decides weights, order of the data, latents, flips; not negative
 

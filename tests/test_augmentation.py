@@ -75,6 +75,7 @@ def test_changes_are_drawn_for_each_image(name):
 def test_what_is_switched_off_changes_nothing_of_the_rest(name):
     """Each change has its own random numbers, so switching one on leaves the draws of the others."""
     x = images(4)
+    assert settings(**{name: ON[name]}).changes() and not OFF.changes()
     alone = augmentation.augment(x, KEY, settings(**{name: ON[name]}), 1.0)
     assert not np.array_equal(alone, x)
     np.testing.assert_array_equal(augmentation.augment(x, KEY, OFF, 1.0), x)

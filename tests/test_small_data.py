@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -130,6 +131,23 @@ def test_every_rung_is_a_training_that_sees_as_many_images():
         ladder.PROTOCOLS["full"][0], "translation", 0, data={"path": "images", "labels": "x"}, label="malignant"
     )
     assert turned.augment.flips and turned.augment.translation == 0.125 and not turned.augment.color
+
+
+def test_a_conditional_generator_is_judged_by_the_images_of_the_class_alone(folder, monkeypatch):
+    """Those, and no others, by which the other rungs are judged: one floor holds for all of them."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    part = Part(16, "melanomas", maps=4, images=16, seeds=1)
+    data = {"path": f"{folder}/images", "labels": f"{folder}/labels.csv"}
+
+    def judges(name):
+        config = ladder.training_config(part, name, 0, data=data, label="malignant")
+        train, _ = load_dataset(config.data, image_size=16, channels=3)
+        return small_data._judges(SimpleNamespace(about={"data_digest": train.digest}), config, "malignant")
+
+    found, expected = judges("conditional"), judges("translation")
+    assert [len(images.images) for images in expected] == [32, 8]
+    for ours, theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours.images, theirs.images)
 
 
 def test_the_ladder_from_images_to_table(run, folder, capsys):

@@ -2,9 +2,10 @@
 
 Layout, value ranges, `dtype` and batches that take turns are those of `models.dcgan`. Channels double as the resolution
 halves, down to 4x4, and stop at 16 times those beside the image: at 128 px this is the paper's network, and at 32 px
-its network for 48 px, from 4x4 instead of 6x6. All layers have biases; every one of the discriminator is divided by its
-singular value, and the bias is added after that. Weights begin as Glorot & Bengio's uniform ones, those within residual
-branches larger by the root of two. With classes, see `models.classes` and `BatchNorm`. Names end in a layer's place.
+the generator is its one for 48 px, from 4x4 instead of 6x6, and the discriminator that one's less a block. All layers
+have biases; every one of the discriminator is divided by its singular value, and the bias is added after that. Weights
+begin as Glorot & Bengio's uniform ones, those within residual branches larger by the root of two. With classes, see
+`models.classes` and `BatchNorm`. Names end in a layer's place.
 """
 
 import math

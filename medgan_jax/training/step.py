@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from medgan_jax import losses
-from medgan_jax.augmentation import augment, flips, mirror_at_random, translation
+from medgan_jax.augmentation import augment, mirror_at_random, translation
 from medgan_jax.config import Config
 from medgan_jax.images import uint8_to_signed
 from medgan_jax.models.batch_norm import MOMENTUM
@@ -75,7 +75,8 @@ def discriminator_update(
     fakes = jax.lax.stop_gradient(fakes)
     kinds = [reals, fakes]
     if config.consistency_weight:
-        kinds += [_moved(images, jax.random.fold_in(penalty_key, i)) for i, images in enumerate(kinds)]
+        moving_key = jax.random.split(key, 3)[2]  # the one after those two
+        kinds += [_moved(images, jax.random.fold_in(moving_key, i)) for i, images in enumerate(kinds)]
     images = jnp.stack(kinds, axis=1)
     classes = None if labels is None else jnp.stack([labels] * len(kinds), axis=1)
 
@@ -84,6 +85,7 @@ def discriminator_update(
         logits, stats = _apply_training(networks.discriminator, variables, images, classes, dropout_key)
         real_logits, fake_logits = logits[:, 0], logits[:, 1]
         loss = losses.discriminator_loss(real_logits, fake_logits, real_targets, loss=config.loss)
+        # By running statistics: those of the batch would make a logit's slope at one image the work of all.
         critic = functools.partial(networks.discriminator.apply, variables, labels=labels, training=False)
         if config.loss == "wgan-gp":
             loss += config.gp_weight * losses.gradient_penalty(critic, reals, fakes, penalty_key)
@@ -117,9 +119,9 @@ def _now_and_then(every: int, step: jax.Array | int, term: Callable[[], jax.Arra
 
 
 def _moved(images: jax.Array, key: jax.Array) -> jax.Array:
-    """Mirrors and shifts each image a little."""
+    """Mirrors left-right and shifts each image a little; most data sets have an up, which is to stay visible."""
     flip_key, shift_key = jax.random.split(key)
-    return translation(flips(images, flip_key), shift_key, _CONSISTENCY_SHIFT)
+    return translation(mirror_at_random(images, flip_key), shift_key, _CONSISTENCY_SHIFT)
 
 
 def generator_forward(
@@ -278,7 +280,7 @@ def _average_decay(step: jax.Array, config: Config) -> jax.Array | float:
     """Of the generator's average: at first it forgets faster, or it would be of weights that had learnt nothing."""
     if not config.ema_rampup:
         return config.ema_decay
-    half_life = config.ema_rampup * (step + 1)
+    half_life = config.ema_rampup * ((step + 1) // config.dis_steps)  # in updates of the generator, as the decay is
     return jnp.minimum(config.ema_decay, 0.5 ** (1 / half_life))
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch_oracle
 
 from medgan_jax.models.batch_norm import BatchNorm
-from medgan_jax.models.dcgan import Discriminator, Generator
+from medgan_jax.models.convolution import UPSAMPLING_SIZES, upsampling_kernel
+from medgan_jax.models.dcgan import Discriminator, Generator, _Convolution
 
 
 def count(variables):
@@ -45,6 +46,13 @@ def test_initial_weights_are_the_published_ones():
     assert kernel.std() == pytest.approx(0.02, rel=0.01)
     assert scale.mean() == pytest.approx(1, abs=0.01)
     assert scale.std() == pytest.approx(0.02, rel=0.2)
+
+
+@pytest.mark.parametrize("upsample", UPSAMPLING_SIZES)
+def test_outputs_vary_as_much_at_first_however_they_are_enlarged(upsample):
+    layer = _Convolution("up", 64, upsample=upsample)
+    params = jax.jit(lambda: layer.init(jax.random.key(0), jnp.zeros((1, 2, 2, 64)), training=True)["params"])()
+    assert np.sqrt(np.mean(upsampling_kernel(params["kernel"], upsample) ** 2)) == pytest.approx(0.02, rel=0.02)
 
 
 @pytest.mark.parametrize("case", torch_oracle.CASES)

@@ -68,7 +68,9 @@ def test_a_training_leaves_what_it_says(config, tmp_path, capsys):
 
 def test_stopping_and_going_on_changes_not_a_bit(config, tmp_path):
     """In one go, and in three, cut where no interval ends; also logged, pictured and saved at other times."""
-    options = {"ema_decay": 0.5, "label_flip": 0.3, "data_horizontal_flip": True}
+    options = {"ema_decay": 0.5, "ema_rampup": 0.3, "label_flip": 0.3, "data_horizontal_flip": True}
+    options |= {"augment_color": 1.0, "augment_adaptive_target": 0.01, "augment_adaptive_images": 100}
+    options |= {"lecam_weight": 0.3, "r1_weight": 1.0, "r1_every_steps": 5}
     whole = config(num_steps=12, **options)
     train(whole, tmp_path / "whole")
     for num_steps in (3, 7, 12):
@@ -130,7 +132,9 @@ def test_a_step_updates_the_state_in_place(config, tmp_path, monkeypatch):
 
 
 def test_grey_images_in_bfloat16_train_and_parameters_stay_float32(config, tmp_path):
-    c = config(dtype="bfloat16", channels=1, num_steps=2)
+    """With all that may go with them on small data sets."""
+    penalties = {"r1_weight": 1.0, "lecam_weight": 0.3, "consistency_weight": 1.0}
+    c = config(dtype="bfloat16", channels=1, num_steps=2, upsample="bilinear", augment_color=1.0, **penalties)
     train(c, tmp_path / "run")
     assert np.isfinite(log(tmp_path / "run")[-1]["loss_gen"])
     assert picture(Workdir(tmp_path / "run").picture(2)).ndim == 2

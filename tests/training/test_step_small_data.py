@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from medgan_jax import losses
-from medgan_jax.augmentation import augment, flips, translation
+from medgan_jax.augmentation import augment, mirror_at_random, translation
 from medgan_jax.images import uint8_to_signed
 from medgan_jax.streams import Stream, stream_key
 from medgan_jax.training import step as step_module
@@ -104,15 +104,10 @@ def test_with_everything_off_the_step_is_the_published_one_bit_for_bit(training)
 
 
 ON = {
-    "flips": {"augment_flips": True},
-    "quarter_turns": {"augment_quarter_turns": True},
-    "color": {"augment_color": 1.0},
-    "translation": {"augment_translation": 0.25},
-    "cutout": {"augment_cutout": 0.5},
+    "augment": {"augment_quarter_turns": True, "augment_cutout": 0.5},
     "r1": {"r1_weight": 10.0},
-    "lecam": {"lecam_weight": 0.3},
+    "lecam": {"lecam_weight": 0.5},
     "consistency": {"consistency_weight": 10.0},
-    "nearest": {"upsample": "nearest"},
     "bilinear": {"upsample": "bilinear"},
 }
 
@@ -125,7 +120,8 @@ def test_each_technique_changes_the_step(training, name):
     _, plain = plain_step(plain_state, batch(config))
     _, metrics = step(state, batch(config))
     assert all(np.isfinite(value) for value in metrics.values())
-    assert abs(float(metrics["loss_dis"] - plain["loss_dis"])) > 1e-4
+    for figure in ("loss_dis", "grad_norm_dis"):
+        assert abs(float(metrics[figure] - plain[figure])) > 1e-4
 
 
 def test_both_networks_learn_from_changed_images(training):
@@ -166,7 +162,7 @@ def test_both_networks_learn_from_changed_images(training):
 
 def test_r1_is_added_at_every_so_many_steps_and_as_much_stronger(training):
     """At the first step of a lazy penalty four times the gradient of a steady one is added; then none."""
-    plain, every, lazy = training(), training(r1_weight=2.0), training(r1_weight=2.0, r1_every_steps=4)
+    plain, every, lazy = training(), training(r1_weight=10.0), training(r1_weight=10.0, r1_every_steps=4)
     reals = batch(plain[0])
 
     def added(which, step):
@@ -175,24 +171,27 @@ def test_r1_is_added_at_every_so_many_steps_and_as_much_stronger(training):
         ]
         return losses_of[0] - losses_of[1]
 
-    assert added(every, 0) > 0.01
+    _, networks, state, _ = every
+    critic = functools.partial(networks.discriminator.apply, state.dis.variables, training=False)
+    slope = float(jax.jit(lambda: losses.slope_penalty(critic, uint8_to_signed(reals)))())
+    assert slope > 1e-3
+    assert added(every, 0) == pytest.approx(10 * slope, rel=1e-3)
     assert added(lazy, 0) == pytest.approx(4 * added(every, 0), rel=1e-3)
     assert added(lazy, 1) == 0
     assert added(lazy, 4) == pytest.approx(4 * added(every, 4), rel=1e-3)
 
 
-def test_consistency_is_under_mirroring_and_small_shifts(training):
-    config, networks, state, _ = training(consistency_weight=3.0)
-    plain = dataclasses.replace(config, consistency_weight=0.0)
+def test_penalties_are_on_the_logits_of_reals_and_fakes(training):
+    """The whole loss, and what is remembered; consistency under mirroring and small shifts, each kind by itself."""
+    config, networks, state, _ = training(consistency_weight=3.0, lecam_weight=0.5)
     reals, fakes = jax.random.uniform(jax.random.key(1), (2, 4, 16, 16, 3), minval=-1)
-    key = jax.random.key(2)
-    update = functools.partial(step_module.discriminator_update, state.dis, reals, fakes, jnp.ones(4), key)
-    with_penalty = float(jax.jit(lambda: update(networks=networks, config=config)[1]["loss_dis"])())
-    without = float(jax.jit(lambda: update(networks=networks, config=plain)[1]["loss_dis"])())
+    key, memory = jax.random.key(2), {"past_real": 2.0, "past_fake": -3.0}
+    update = functools.partial(step_module.discriminator_update, networks=networks, config=config, memory=memory)
+    metrics = jax.jit(lambda: update(state.dis, reals, fakes, jnp.ones(4), key)[1])()
 
     def moved(images, i):
-        flip_key, shift_key = jax.random.split(jax.random.fold_in(jax.random.split(key)[1], i))
-        return translation(flips(images, flip_key), shift_key, 1 / 16)
+        flip_key, shift_key = jax.random.split(jax.random.fold_in(jax.random.split(key, 3)[2], i))
+        return translation(mirror_at_random(images, flip_key), shift_key, 1 / 16)
 
     @jax.jit
     def logits():
@@ -200,9 +199,14 @@ def test_consistency_is_under_mirroring_and_small_shifts(training):
         return networks.discriminator.apply(state.dis.variables, kinds, training=True, mutable=list(state.dis.stats))[0]
 
     real, fake, moved_real, moved_fake = np.asarray(logits(), np.float64).T
-    expected = 3 * (np.mean((real - moved_real) ** 2) + np.mean((fake - moved_fake) ** 2))
-    assert expected > 1e-3
-    assert with_penalty - without == pytest.approx(expected, rel=1e-3)
+    consistency = np.mean((real - moved_real) ** 2) + np.mean((fake - moved_fake) ** 2)
+    assert consistency > 1e-3
+    lecam = np.mean((real + 3) ** 2) + np.mean((fake - 2) ** 2)
+    cross_entropy = np.mean(np.logaddexp(0, -real)) + np.mean(np.logaddexp(0, fake))
+    assert float(metrics["loss_dis"]) == pytest.approx(cross_entropy + 3 * consistency + lecam / 2, rel=1e-5)
+    assert np.sign(real).mean() != np.sign(fake).mean()
+    found = [float(metrics[name]) for name in ("logit_real", "logit_fake", "sign_real")]
+    assert found == pytest.approx([real.mean(), fake.mean(), np.sign(real).mean()], abs=1e-5)
 
 
 def test_lecam_goes_by_moving_averages_of_logits(training):
@@ -268,6 +272,8 @@ def test_the_average_forgets_its_beginnings_while_it_ramps_up(training):
     config, _, state, step = training(ema_decay=0.9, ema_rampup=0.05)
     decays = [float(step_module._average_decay(jnp.int32(t), config)) for t in (0, 19, 99, 10_000)]
     assert decays == pytest.approx([0.5**20, 0.5, 0.5**0.2, 0.9], rel=1e-5)
+    waiting = dataclasses.replace(config, dis_steps=5)  # the twentieth update of the generator
+    assert float(step_module._average_decay(jnp.int32(99), waiting)) == pytest.approx(0.5)
     after, _ = step(state, batch(config))
     jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), after.gen_average, after.gen.params)
     late, _ = step(state.replace(step=jnp.int32(10_000)), batch(config))
