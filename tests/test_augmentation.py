@@ -140,8 +140,8 @@ def test_cutout_hides_one_square():
     assert np.all(hidden[..., 0].mean(axis=0) > 0.1)  # anywhere
 
 
-def test_color_is_the_published_one():
-    """Brightness, saturation, contrast, written out with the numbers that were drawn."""
+def test_color_is_brightness_then_saturation_then_contrast():
+    """Written out with the numbers that were drawn."""
     x = np.asarray(images(5), np.float64)
     u = np.asarray(jax.random.uniform(KEY, (3, 5), minval=-0.5, maxval=0.5), np.float64)[:, :, None, None, None]
     expected = x + u[0]

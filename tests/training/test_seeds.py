@@ -21,7 +21,10 @@ from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import METRICS
 from medgan_jax.training.workdir import Workdir, read_lines
 
-RANDOM = {"ema_decay": 0.5, "label_flip": 0.3, "data_horizontal_flip": True, "dis_dropout": 0.2, "dis_steps": 2}
+RANDOM = {
+    "ema_decay": 0.5, "label_flip": 0.3, "data_horizontal_flip": True, "dis_dropout": 0.2, "dis_steps": 2,
+    "augment_flips": True, "augment_adaptive_target": 0.6, "augment_adaptive_images": 40, "lecam_weight": 0.1,
+}  # fmt: skip
 
 
 @pytest.fixture
