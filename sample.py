@@ -29,7 +29,7 @@ _LATENTS = flags.DEFINE_string("latents", None, "A .npy file of (N, latent_dim) 
 _LABEL = flags.DEFINE_string(
     "label", None, "Of a conditional training: the class; by default all in turn, and the first for a movie."
 )
-_TRUNCATION = flags.DEFINE_float("truncation", None, "Cut off the latents' tails there: 1 is less varied, cleaner.")
+_TRUNCATION = flags.DEFINE_float("truncation", None, "Cut off the latents' tails there: 2 is less varied, 1 paler.")
 _INTERPOLATE = flags.DEFINE_string(
     "interpolate", None, "A .webp, .gif or .mp4 file, instead of --out: each image turns into the next; 8 by default."
 )

@@ -93,17 +93,17 @@ def _part(part: Sequence[Mapping[str, Any]], rungs: Mapping[str, tuple[str, str]
         above = [above_floor(run["swd"], floor["swd"], published) for run in runs]
         cells = [
             name,
-            _spread([run["swd"] for run in runs], ".0f"),
+            _spread([run["swd"] for run in runs], "z.0f"),
             "/".join(_number(_mean(run[f"swd_{scale}"] for run in runs), ".0f") for scale in scales),
             "0" if name == "*floor*" else _spread(above, ".2f"),
-            _spread([1000 * run["kid"] for run in runs], ".0f"),
+            _spread([1000 * run["kid"] for run in runs], "z.0f"),
             _spread([run["density"] for run in runs], ".2f"),
             _spread([run["coverage"] for run in runs], ".2f"),
             "/".join(_number(_mean(run[f"checkerboard_{period}"] for run in runs), ".1f") for period in periods),
             _spread([run["similarity"] / floor["similarity"] for run in runs], ".2f"),
             _spread([100 * run["copies"] for run in runs], ".0f", unit=" %"),
-            _spread([1000 * run["inception_kid"] for run in runs], ".0f"),
-            _spread([run["inception_fid"] for run in runs], ".0f"),
+            _spread([1000 * run["inception_kid"] for run in runs], "z.0f"),
+            _spread([run["inception_fid"] for run in runs], "z.0f"),
             _time(records),
         ]
         lines.append(_row(cells))

@@ -37,8 +37,8 @@ _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
 def seeded_latents(seed: int, indices: np.ndarray, *, latent_dim: int, truncation: float | None = None) -> jax.Array:
     """The latents of numbered images: row i depends on (seed, indices[i]) and `truncation` alone.
 
-    Truncated latents are from the normal distribution without its tails, which trades variety for fidelity (Brock et
-    al. 2019, arXiv:1809.11096, section 3.1). They are not drawn anew but moved, so an image stays recognisable.
+    Truncated latents are from the normal distribution without its tails, which is to trade variety for fidelity (Brock
+    et al. 2019, arXiv:1809.11096, section 3.1). They are not drawn anew but moved, so an image stays recognisable.
 
     Args:
       seed: decides.
