@@ -40,11 +40,11 @@ _SEED = flags.DEFINE_integer("seed", 0, "Decides samples, halves, pairs and resa
 
 def main() -> None:
     """Flags to sets of images to figures."""
-    from medgan_jax.evaluation import page, sets
+    from medgan_jax.evaluation import image_sets, page
     from medgan_jax.evaluation.protocol import evaluate
 
-    features = sets.choose_features(_FEATURES.value, _WEIGHTS.value)
-    judged = sets.choose(
+    features = image_sets.choose_features(_FEATURES.value, _WEIGHTS.value)
+    judged = image_sets.choose(
         checkpoint=_CHECKPOINT.value,
         fakes=_FAKES.value,
         reals=_REALS.value,

@@ -39,7 +39,7 @@ _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Remove an earlier run's file
 def main() -> None:
     """Flags to generator to images."""
     from medgan_jax.checkpoint import load_generator
-    from medgan_jax.control_file import plan_sampling
+    from medgan_jax.compat.medimagegan.control_file import plan_sampling
     from medgan_jax.interpolation import movie_path, write_walk
     from medgan_jax.sampling import check_truncation, load_latents, sample_to_folder
     from medgan_jax.sharding import check_batch_size, data_mesh, replicated

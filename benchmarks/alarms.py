@@ -20,9 +20,9 @@ from medgan_jax.config import Config, parse_config
 from medgan_jax.errors import reported
 from medgan_jax.models.dcgan import Generator
 from medgan_jax.training import loop, member, program
-from medgan_jax.training.monitor import Monitor
+from medgan_jax.training.health.monitor import Monitor
 from medgan_jax.training.state import Networks, build_networks
-from medgan_jax.training.workdir import Workdir, read_lines
+from medgan_jax.workdir import Workdir, read_lines
 
 # What a training must raise one of; all else is a false alarm in a sound one, and told apart in the others.
 SOUND: frozenset[str] = frozenset()

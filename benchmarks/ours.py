@@ -29,7 +29,7 @@ from medgan_jax.evaluation.protocol import paired_scores
 from medgan_jax.images import write_png
 from medgan_jax.sampling import sample_batches, seeded_latents
 from medgan_jax.sharding import data_mesh, replicated, sharded
-from medgan_jax.training.probe import FAKES, Probe
+from medgan_jax.training.health.probe import FAKES, Probe
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import generator_to_sample, train_steps
 

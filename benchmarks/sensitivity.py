@@ -13,12 +13,12 @@ import numpy as np
 
 from configs import default
 from medgan_jax.config import parse_data
-from medgan_jax.data.pipeline import load_dataset
+from medgan_jax.data.batches import load_dataset
 from medgan_jax.errors import reported
+from medgan_jax.evaluation.image_sets import ImageSet
 from medgan_jax.evaluation.protocol import Evaluation, evaluate
-from medgan_jax.evaluation.sets import ImageSet
 from medgan_jax.images import image_grid, uint8_to_unit, write_png
-from medgan_jax.metrics import METRICS
+from medgan_jax.metrics.paired import METRICS
 
 _NOISE = 0.05  # of white, the standard deviation
 

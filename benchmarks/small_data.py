@@ -28,18 +28,18 @@ from benchmarks.pipe import ROOT
 from medgan_jax import __version__, cli
 from medgan_jax.checkpoint import Checkpoints, TrainedGenerator, load_generator
 from medgan_jax.config import Config, changed_fields
+from medgan_jax.data.batches import load_dataset
 from medgan_jax.data.labels import read_labels
-from medgan_jax.data.pipeline import load_dataset
 from medgan_jax.data.sources import list_images
 from medgan_jax.errors import ArgumentParser, UserError, abbreviate
 from medgan_jax.evaluation import page
+from medgan_jax.evaluation.image_sets import ImageSet, choose_features, sampled
 from medgan_jax.evaluation.protocol import evaluate
-from medgan_jax.evaluation.sets import ImageSet, choose_features, sampled
 from medgan_jax.images import image_grid, write_png
-from medgan_jax.measures.features import Features
+from medgan_jax.metrics.distribution.features import Features
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training import loop
-from medgan_jax.training.workdir import Workdir, read_json, read_lines, write_json
+from medgan_jax.workdir import Workdir, read_json, read_lines, write_json
 
 SCORES = "scores.json"  # in a workdir
 _TRAINED = "trained.json"

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from medgan_jax.images import replace_file
-from medgan_jax.training.workdir import write_json
+from medgan_jax.workdir import write_json
 
 TABLE, RESULTS = "small_data.md", "results.json"
 STRIP, REALS = "shown.png", "reals.png"  # a row of images: of a generator, of a part

@@ -11,7 +11,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from configs import default
-from medgan_jax.control_file import load
+from medgan_jax.compat.medimagegan.control_file import load
 from medgan_jax.errors import UserError
 
 

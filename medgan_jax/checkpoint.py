@@ -19,10 +19,10 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from medgan_jax.compat.torch.convert import read_network
 from medgan_jax.errors import UserError
 from medgan_jax.models.dcgan import Discriminator, Generator
 from medgan_jax.models.resnet import ResidualDiscriminator, ResidualGenerator
-from medgan_jax.models.torch_layout import read_network
 
 GENERATOR_FOLDER, DISCRIMINATOR_FOLDER = "generator", "discriminator"  # in a workdir
 _SAVING_REMEDY = "earlier checkpoints are untouched: make room and run the same command again"

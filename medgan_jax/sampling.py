@@ -21,8 +21,8 @@ from medgan_jax.errors import UserError, naming
 from medgan_jax.images import image_grid, signed_to_uint8, write_png
 from medgan_jax.models.dcgan import Generator
 from medgan_jax.progress import Progress
+from medgan_jax.rng import RngStream, rng_key
 from medgan_jax.sharding import sharded
-from medgan_jax.streams import Stream, stream_key
 
 MANIFEST = "manifest.csv"
 GRID = "grid.png"
@@ -49,7 +49,7 @@ def seeded_latents(seed: int, indices: np.ndarray, *, latent_dim: int, truncatio
     Returns:
       (N, L) float32.
     """
-    key = stream_key(seed, Stream.LATENTS)
+    key = rng_key(seed, RngStream.LATENTS)
     latents = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (latent_dim,)))(indices)
     if truncation is None:
         return latents

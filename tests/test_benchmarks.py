@@ -26,10 +26,10 @@ from benchmarks.pipe import ROOT, Worker, WorkerError
 from benchmarks.quiet import OthersBusy
 from medgan_jax.checkpoint import Checkpoints, save_generator
 from medgan_jax.errors import UserError
-from medgan_jax.models import convolution
+from medgan_jax.ops import winograd
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import train_step
-from medgan_jax.training.workdir import Workdir
+from medgan_jax.workdir import Workdir
 
 
 def count_flops(jaxpr):
@@ -55,7 +55,7 @@ def count_flops(jaxpr):
 
 @pytest.mark.parametrize(("size", "channels"), [(16, 3), (64, 1)])
 def test_the_formula_counts_what_a_step_computes(tiny_config, monkeypatch, size, channels):
-    monkeypatch.setattr(convolution, "_use_matmul", lambda lowering: False)
+    monkeypatch.setattr(winograd, "_use_matmul", lambda lowering: False)
     config = tiny_config(image_size=size, channels=channels, gen_features=8, dis_features=8, latent_dim=5)
     networks = build_networks(config)
     state = jax.eval_shape(functools.partial(initial_state, networks, config))

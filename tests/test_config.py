@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs import default
+from medgan_jax.compat.medimagegan.experiments import PUBLISHED_FIGURES
 from medgan_jax.config import (
     CHANGEABLE,
     AugmentConfig,
@@ -18,7 +19,6 @@ from medgan_jax.config import (
     parse_config,
 )
 from medgan_jax.errors import UserError
-from medgan_jax.experiments import PUBLISHED_FIGURES
 
 NAMES = (
     "default",

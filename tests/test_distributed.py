@@ -17,13 +17,13 @@ import pytest
 from medgan_jax import distributed
 from medgan_jax.checkpoint import Checkpoints
 from medgan_jax.config import parse_config
-from medgan_jax.data.pipeline import batch_indices
+from medgan_jax.data.batches import batch_indices
 from medgan_jax.distributed import Cluster, find_cluster
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training.loop import train
 from medgan_jax.training.state import build_networks, initial_state
-from medgan_jax.training.workdir import Workdir
+from medgan_jax.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -208,7 +208,7 @@ import json, os
 import numpy as np
 from medgan_jax import distributed
 from medgan_jax.cli import run
-from medgan_jax.data.pipeline import StreamedBatches
+from medgan_jax.data.batches import StreamedBatches
 from medgan_jax.sharding import data_mesh
 
 read, rows = os.preadv, []

@@ -42,7 +42,7 @@ import jax, numpy as np
 from jax.sharding import Mesh
 from configs import default
 from medgan_jax.config import parse_config
-from medgan_jax.data.pipeline import ResidentBatches, StreamedBatches
+from medgan_jax.data.batches import ResidentBatches, StreamedBatches
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import train_steps

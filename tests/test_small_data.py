@@ -11,12 +11,12 @@ from PIL import Image
 from benchmarks import small_data, small_data_table
 from benchmarks import small_data_ladder as ladder
 from benchmarks.small_data_ladder import Part, Rung
+from medgan_jax.data.batches import load_dataset
 from medgan_jax.data.phantom import phantom_image
-from medgan_jax.data.pipeline import load_dataset
 from medgan_jax.errors import UserError
 from medgan_jax.images import write_png
 from medgan_jax.training import loop
-from medgan_jax.training.workdir import Workdir
+from medgan_jax.workdir import Workdir
 
 RUNGS = {
     "published": Rung("", "the recipe", {"batch_size": 4, "latent_dim": 8}),

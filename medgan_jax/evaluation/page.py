@@ -14,7 +14,7 @@ from medgan_jax import __version__
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation.protocol import Evaluation, Figure
 from medgan_jax.images import encode_png, image_grid, replace_file
-from medgan_jax.measures.bootstrap import Estimate
+from medgan_jax.metrics.distribution.bootstrap import Estimate
 
 JSON = "evaluation.json"
 PAGE = "evaluation.html"

@@ -17,18 +17,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from medgan_jax.evaluation.sets import MAX_IMAGES, ImageSet
+from medgan_jax.evaluation.image_sets import MAX_IMAGES, ImageSet
 from medgan_jax.images import uint8_to_unit
-from medgan_jax.measures.bootstrap import Estimate, bootstrap
-from medgan_jax.measures.checkerboard import checkerboard_index
-from medgan_jax.measures.copies import copied_share, duplicated, nearest, turned
-from medgan_jax.measures.diversity import pairwise_similarity, similarity_metric
-from medgan_jax.measures.features import PYRAMID, Features
-from medgan_jax.measures.fid import fid
-from medgan_jax.measures.kid import kid
-from medgan_jax.measures.manifold import manifold
-from medgan_jax.measures.sliced_wasserstein import sliced_wasserstein
-from medgan_jax.metrics import METRICS
+from medgan_jax.metrics.distribution.bootstrap import Estimate, bootstrap
+from medgan_jax.metrics.distribution.checkerboard import checkerboard_index
+from medgan_jax.metrics.distribution.diversity import pairwise_similarity, similarity_metric
+from medgan_jax.metrics.distribution.features import PYRAMID, Features
+from medgan_jax.metrics.distribution.fid import fid
+from medgan_jax.metrics.distribution.kid import kid
+from medgan_jax.metrics.distribution.memorization import copied_share, duplicated, nearest, turned
+from medgan_jax.metrics.distribution.prdc import manifold
+from medgan_jax.metrics.distribution.swd import sliced_wasserstein
+from medgan_jax.metrics.paired import METRICS
 from medgan_jax.progress import Progress
 
 MIN_IMAGES = 10  # of each set, for measures between sets

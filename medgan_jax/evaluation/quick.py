@@ -3,9 +3,9 @@
 import numpy as np
 
 from medgan_jax.errors import UserError
-from medgan_jax.measures.features import PYRAMID
-from medgan_jax.measures.kid import kid
-from medgan_jax.measures.sliced_wasserstein import sliced_wasserstein
+from medgan_jax.metrics.distribution.features import PYRAMID
+from medgan_jax.metrics.distribution.kid import kid
+from medgan_jax.metrics.distribution.swd import sliced_wasserstein
 
 MIN_IMAGES = 20
 _MAX_IMAGES = 500  # of each set

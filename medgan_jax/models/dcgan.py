@@ -14,13 +14,13 @@ import jax.numpy as jnp
 
 from medgan_jax.models.batch_norm import BatchNorm
 from medgan_jax.models.classes import Projection, check_labels
-from medgan_jax.models.convolution import (
+from medgan_jax.models.spectral_norm import SpectralNorm, divide
+from medgan_jax.ops.winograd import (
     UPSAMPLING_SIZES,
     downsampling_convolution,
     upsampling_convolution,
     upsampling_kernel,
 )
-from medgan_jax.models.spectral_norm import SpectralNorm, divide
 
 BASE_SIZE = 4  # the resolution of the generator's first and the discriminator's last feature maps
 LEAK = 0.2

@@ -16,13 +16,13 @@ import jax.numpy as jnp
 
 from medgan_jax.models.batch_norm import BatchNorm
 from medgan_jax.models.classes import Projection, check_labels
-from medgan_jax.models.convolution import (
+from medgan_jax.models.spectral_norm import SpectralNorm, divide
+from medgan_jax.ops.winograd import (
     convolution,
     reducing_convolution,
     upsampling_convolution,
     upsampling_kernel,
 )
-from medgan_jax.models.spectral_norm import SpectralNorm, divide
 
 BASE_SIZE = 4
 _SIZES = (32, 64, 128, 256)

@@ -19,7 +19,7 @@ from medgan_jax.report.frames import encode_file, layout, page_frames, thinned
 from medgan_jax.report.plots import draw_plots
 from medgan_jax.report.record import number, read_record
 from medgan_jax.report.sections import MAX_ALARMS, alarm_title, all_sections, escaped
-from medgan_jax.training.workdir import Workdir
+from medgan_jax.workdir import Workdir
 
 _REFRESH_SECONDS = 3  # after which a served page asks whether there is a newer one
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from medgan_jax.images import replace_file
 from medgan_jax.report.record import Record, number, read_record
-from medgan_jax.training.workdir import Workdir
+from medgan_jax.workdir import Workdir
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from medgan_jax.errors import UserError, abbreviate, reason_of
-from medgan_jax.training.workdir import Workdir, read_json, read_lines
+from medgan_jax.workdir import Workdir, read_json, read_lines
 
 _LOST = {  # what the page cannot show without a file, and how to have it the next time
     "config": "The configuration is not known, nor the total of steps.",

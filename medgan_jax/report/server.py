@@ -17,7 +17,7 @@ from http import HTTPStatus
 from medgan_jax.errors import UserError, reason_of
 from medgan_jax.report.page import render
 from medgan_jax.report.record import read_record
-from medgan_jax.training.workdir import Workdir
+from medgan_jax.workdir import Workdir
 
 _ADDRESS = "127.0.0.1"  # no other machine can reach it
 _NAMES = ("localhost", _ADDRESS)

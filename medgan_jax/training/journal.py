@@ -12,7 +12,7 @@ from medgan_jax.images import image_grid, write_png
 from medgan_jax.report.page import write_report
 from medgan_jax.report.plots import write_plots
 from medgan_jax.training.tensorboard import TensorBoard
-from medgan_jax.training.workdir import Workdir
+from medgan_jax.workdir import Workdir
 
 
 class Journal:

@@ -11,16 +11,17 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from medgan_jax.compat.medimagegan import outputs
 from medgan_jax.config import Config
+from medgan_jax.data.batches import load_dataset, steps_per_epoch
 from medgan_jax.data.cache import CachedImages
 from medgan_jax.data.classes import Classes, number_classes
-from medgan_jax.data.pipeline import load_dataset, steps_per_epoch
 from medgan_jax.distributed import agree, from_leader, is_leader
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation.quick import check_enough
 from medgan_jax.progress import Progress
 from medgan_jax.sharding import check_batch_size, data_mesh, replicated
-from medgan_jax.training import outputs, transfer
+from medgan_jax.training import init_from
 from medgan_jax.training.member import Data, Member, RollBack
 from medgan_jax.training.seeds import Seeds
 from medgan_jax.training.signals import Signals
@@ -61,7 +62,7 @@ def train(config: Config, workdir: Path, *, seeds: int = 1, command: str = "") -
             if member.output_prefix and is_leader():
                 outputs.prepare(member.output_prefix, new=not files.config.exists())
             if member.init_from and not files.config.exists():
-                transfer.check_origin(member.init_from)
+                init_from.check_origin(member.init_from)
         dataset, held_out = _load_dataset(config)
         epoch = steps_per_epoch(len(dataset.images), config.batch_size)
         data = Data(dataset, held_out, epoch, _classes(config, dataset, held_out))
@@ -107,7 +108,7 @@ class _Training:
 
     def _initial(self, state: GANState) -> GANState:
         if self.config.init_from:
-            state, lines = transfer.begin_with(state, self.config.init_from, replicated(self.mesh))
+            state, lines = init_from.begin_with(state, self.config.init_from, replicated(self.mesh))
             if lines != self.said_of_origin:  # which all seeds share
                 for line in lines:
                     self.company.say(line)

@@ -18,23 +18,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from medgan_jax import __version__
+from medgan_jax.compat.medimagegan import outputs
 from medgan_jax.config import Config
+from medgan_jax.data.batches import balanced_indices, epoch_permutation
 from medgan_jax.data.cache import CachedImages
 from medgan_jax.data.classes import Classes, in_proportion
-from medgan_jax.data.pipeline import balanced_indices, epoch_permutation
 from medgan_jax.distributed import from_leader
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation.quick import QuickEvaluation
 from medgan_jax.sampling import classes_in_turn, classes_listed, sample_batches, seeded_latents
 from medgan_jax.sharding import local_copy, local_mesh
-from medgan_jax.training import outputs
+from medgan_jax.training.health.monitor import Alarm, Monitor
+from medgan_jax.training.health.probe import FAKES, Probe
 from medgan_jax.training.journal import Journal
-from medgan_jax.training.monitor import Alarm, Monitor
-from medgan_jax.training.probe import FAKES, Probe
 from medgan_jax.training.program import Program
 from medgan_jax.training.state import GANState
 from medgan_jax.training.store import Store
-from medgan_jax.training.workdir import Workdir, read_lines
+from medgan_jax.workdir import Workdir, read_lines
 
 
 class Diverged(UserError):

@@ -12,13 +12,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from medgan_jax.config import Config
-from medgan_jax.data.pipeline import Batches, open_batches
+from medgan_jax.data.batches import Batches, open_batches
 from medgan_jax.distributed import is_leader
 from medgan_jax.errors import UserError
 from medgan_jax.memory import memory_available, memory_needed
 from medgan_jax.training.member import Data, Member
 from medgan_jax.training.program import Program
-from medgan_jax.training.workdir import Workdir, read_lines, write_json
+from medgan_jax.workdir import Workdir, read_lines, write_json
 
 _LAST_SEED = 2**32 - 1
 _MOST = 1000  # whose workdirs can be prepared before it is known whether they fit

@@ -11,7 +11,7 @@ from flax import struct
 from medgan_jax.config import Config
 from medgan_jax.models.dcgan import Discriminator, Generator
 from medgan_jax.models.resnet import ResidualDiscriminator, ResidualGenerator
-from medgan_jax.streams import Stream, stream_key
+from medgan_jax.rng import RngStream, rng_key
 
 
 @struct.dataclass
@@ -35,7 +35,7 @@ class GANState:
     step: jax.Array  # () int32
     gen: NetworkState
     dis: NetworkState
-    gen_average: Any  # exponential moving average of gen.params; None when ema_decay is 0
+    ema_params: Any  # exponential moving average of gen.params; None when ema_decay is 0
 
 
 @struct.dataclass
@@ -93,7 +93,7 @@ def build_networks(config: Config, num_classes: int = 0) -> Networks:
 def initial_state(networks: Networks, config: Config, *, seed: jax.Array | int | None = None) -> GANState:
     """The state before the first step, a function of `config.seed`, or `seed`: random kernels, zero moments."""
     seed = config.seed if seed is None else seed
-    gen_key, dis_key = jax.random.split(stream_key(seed, Stream.INITIAL_WEIGHTS))
+    gen_key, dis_key = jax.random.split(rng_key(seed, RngStream.INITIAL_WEIGHTS))
     latents = jnp.zeros((1, config.latent_dim))
     images = jnp.zeros((1, config.image_size, config.image_size, config.channels))
     labels = jnp.zeros(1, jnp.int32) if networks.generator.num_classes else None
@@ -101,7 +101,7 @@ def initial_state(networks: Networks, config: Config, *, seed: jax.Array | int |
     dis = _network_state(networks.discriminator.init(dis_key, images, labels, training=True), networks.dis_optimizer)
     # A copy: the state is donated to each step, and one buffer cannot be donated twice.
     average = jax.tree.map(jnp.copy, gen.params) if config.ema_decay else None
-    rest = {"step": jnp.int32(0), "gen": gen, "dis": dis, "gen_average": average}
+    rest = {"step": jnp.int32(0), "gen": gen, "dis": dis, "ema_params": average}
     names = ["past_real", "past_fake"] if config.lecam_weight else []
     names += ["augment_probability", "sign_sum"] if config.augment.adaptive_target else []
     return SteeredState(**rest, memory={name: jnp.float32(0) for name in names}) if names else GANState(**rest)

@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from medgan_jax import losses
-from medgan_jax.augmentation import augment, mirror_at_random, translation
 from medgan_jax.config import Config
 from medgan_jax.images import uint8_to_signed
 from medgan_jax.models.batch_norm import MOMENTUM
-from medgan_jax.streams import Stream, stream_key
+from medgan_jax.rng import RngStream, rng_key
+from medgan_jax.training import losses
+from medgan_jax.training.augment import augment, mirror_at_random, translation
 from medgan_jax.training.state import GANState, Networks, NetworkState, SteeredState
 
 Metrics = dict[str, jax.Array]
@@ -90,7 +90,7 @@ def discriminator_update(
         if config.loss == "wgan-gp":
             loss += config.gp_weight * losses.gradient_penalty(critic, reals, fakes, penalty_key)
         if config.r1_weight:
-            loss += _now_and_then(config.r1_every_steps, step, lambda: losses.slope_penalty(critic, reals)) * (
+            loss += _now_and_then(config.r1_every_steps, step, lambda: losses.r1_penalty(critic, reals)) * (
                 config.r1_weight
             )
         if config.lecam_weight:
@@ -216,9 +216,9 @@ def train_step(
       as MATLAB's example plots them.
     """
     seed = config.seed if seed is None else seed
-    key = jax.random.fold_in(stream_key(seed, Stream.TRAINING), state.step)
+    key = jax.random.fold_in(rng_key(seed, RngStream.TRAINING), state.step)
     latent_key, target_key, mirror_key = jax.random.split(key, 3)
-    dis_key, gen_key = jax.random.split(jax.random.fold_in(stream_key(seed, Stream.DISCRIMINATOR), state.step))
+    dis_key, gen_key = jax.random.split(jax.random.fold_in(rng_key(seed, RngStream.DISCRIMINATOR), state.step))
     latents = jax.random.normal(latent_key, (reals.shape[0], config.latent_dim))
     targets = losses.real_targets(
         target_key, reals.shape[0], real_label=config.real_label, label_flip=config.label_flip
@@ -232,7 +232,7 @@ def train_step(
     fakes, backward, gen_stats = generator_forward(state.gen, latents, labels=labels, networks=networks)
     seen = fakes
     if config.augment.changes():
-        keys = jax.random.split(jax.random.fold_in(stream_key(seed, Stream.AUGMENTATION), state.step), 3)
+        keys = jax.random.split(jax.random.fold_in(rng_key(seed, RngStream.AUGMENTATION), state.step), 3)
         probability = memory.get("augment_probability", config.augment.probability)
         change = functools.partial(augment, settings=config.augment, probability=probability)
         reals, seen = change(reals, keys[0]), change(fakes, keys[1])
@@ -244,7 +244,7 @@ def train_step(
 
     def learn() -> tuple[NetworkState, Any, dict[str, Any], Metrics]:
         gen, dis_stats, metrics = generator_update(state.gen, opponent, fakes, backward, gen_stats, gen_key, **bound)
-        average = state.gen_average
+        average = state.ema_params
         if config.ema_decay:
             average = optax.incremental_update(gen.params, average, 1 - _average_decay(state.step, config))
         return gen, average, dis.stats if config.simultaneous else dis_stats, metrics
@@ -252,7 +252,7 @@ def train_step(
     def wait() -> tuple[NetworkState, Any, dict[str, Any], Metrics]:
         _, (_, metrics) = _deceive(opponent, fakes, key=gen_key, **bound)
         metrics["grad_norm_gen"] = jnp.float32(0)  # it has none in this step
-        return state.gen.replace(stats=gen_stats), state.gen_average, dis.stats, metrics
+        return state.gen.replace(stats=gen_stats), state.ema_params, dis.stats, metrics
 
     if config.dis_steps == 1:
         gen, average, dis_stats, gen_metrics = learn()
@@ -264,7 +264,7 @@ def train_step(
         memory = _remember(memory, metrics, state.step, reals.shape[0], config)
         metrics |= {"augment_probability": memory.get("augment_probability")}
         state = state.replace(memory=memory)
-    state = state.replace(step=state.step + 1, gen=gen, dis=dis.replace(stats=dis_stats), gen_average=average)
+    state = state.replace(step=state.step + 1, gen=gen, dis=dis.replace(stats=dis_stats), ema_params=average)
     return state, {name: metrics[name] for name in metric_names(config)}
 
 
@@ -356,9 +356,9 @@ def generator_to_sample(
     The running statistics belong to the network that was trained. Averaged weights have activations of their own, so
     their statistics are estimated afresh from training forwards on a fixed set of latents, of all classes in turn.
     """
-    if state.gen_average is None:
+    if state.ema_params is None:
         return state.gen.variables
-    keys = jax.random.split(stream_key(config.seed if seed is None else seed, Stream.STATISTICS), 32)
+    keys = jax.random.split(rng_key(config.seed if seed is None else seed, RngStream.STATISTICS), 32)
 
     classes = networks.generator.num_classes
     labels = jnp.arange(len(keys) * config.batch_size).reshape(len(keys), -1) % classes if classes else None
@@ -366,11 +366,11 @@ def generator_to_sample(
     def forward(stats: dict[str, Any], drawn: tuple[jax.Array, jax.Array | None]) -> tuple[dict[str, Any], None]:
         key, labels = drawn
         latents = jax.random.normal(key, (config.batch_size, config.latent_dim))
-        return _apply_training(networks.generator, {"params": state.gen_average, **stats}, latents, labels)[1], None
+        return _apply_training(networks.generator, {"params": state.ema_params, **stats}, latents, labels)[1], None
 
     stats, _ = jax.lax.scan(forward, jax.tree.map(jnp.zeros_like, state.gen.stats), (keys, labels))
     seen = 1 - MOMENTUM ** len(keys)  # a running average that starts from zero falls short by this factor
-    return {"params": state.gen_average, **jax.tree.map(lambda x: x / seen, stats)}
+    return {"params": state.ema_params, **jax.tree.map(lambda x: x / seen, stats)}
 
 
 def _apply_training(

@@ -11,7 +11,7 @@ from medgan_jax.config import Config
 from medgan_jax.distributed import from_leader
 from medgan_jax.errors import UserError
 from medgan_jax.training.state import GANState, Networks
-from medgan_jax.training.workdir import Workdir
+from medgan_jax.workdir import Workdir
 
 
 class Store:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from medgan_jax.data import cache
-from medgan_jax.data.pipeline import load_dataset
+from medgan_jax.data.batches import load_dataset
 from medgan_jax.data.sources import FileSource, open_source
 from medgan_jax.data.split import hold_out
 from medgan_jax.errors import UserError

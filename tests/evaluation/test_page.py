@@ -9,7 +9,7 @@ import pytest
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation import page
 from medgan_jax.evaluation.protocol import Evaluation, Figure
-from medgan_jax.measures.bootstrap import Estimate
+from medgan_jax.metrics.distribution.bootstrap import Estimate
 
 HOSTILE = '<script src="http://x">&"'
 

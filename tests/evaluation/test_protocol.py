@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from medgan_jax.evaluation import protocol
+from medgan_jax.evaluation.image_sets import ImageSet
 from medgan_jax.evaluation.protocol import MIN_IMAGES, PAIRINGS, evaluate, paired_scores
-from medgan_jax.evaluation.sets import ImageSet
-from medgan_jax.metrics import METRICS
+from medgan_jax.metrics.paired import METRICS
 from tests.evaluation.conftest import SPOILT
 
 

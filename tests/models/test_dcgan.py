@@ -7,8 +7,8 @@ import pytest
 import torch_oracle
 
 from medgan_jax.models.batch_norm import BatchNorm
-from medgan_jax.models.convolution import UPSAMPLING_SIZES, upsampling_kernel
 from medgan_jax.models.dcgan import Discriminator, Generator, _Convolution
+from medgan_jax.ops.winograd import UPSAMPLING_SIZES, upsampling_kernel
 
 
 def count(variables):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medgan_jax.images import image_grid, write_png
-from medgan_jax.training.workdir import Workdir
+from medgan_jax.workdir import Workdir
 
 CONFIG = {"arch": "sngan", "image_size": 16, "num_steps": 400, "sample_every_steps": 100, "num_sample_images": 4,
           "batch_size": 4, "num_epochs": 1, "monitor_every_steps": 100, "evaluate_every_steps": 100,

@@ -16,7 +16,7 @@ from medgan_jax.images import image_grid, write_png
 from medgan_jax.report import frames, page
 from medgan_jax.report.plots import PLOTS
 from medgan_jax.report.record import read_record
-from medgan_jax.training.workdir import Workdir
+from medgan_jax.workdir import Workdir
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\u2028\"'&"
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from medgan_jax.report import plots
-from medgan_jax.training.workdir import read_lines
+from medgan_jax.workdir import read_lines
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from medgan_jax.training import journal as module
 from medgan_jax.training.journal import Journal
-from medgan_jax.training.workdir import Workdir, read_lines
+from medgan_jax.workdir import Workdir, read_lines
 
 
 @pytest.fixture

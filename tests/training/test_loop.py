@@ -10,15 +10,15 @@ import pytest
 from PIL import Image
 
 from medgan_jax.checkpoint import Checkpoints, load_generator
-from medgan_jax.data import pipeline
+from medgan_jax.data import batches
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training import loop, member, program
+from medgan_jax.training.health.monitor import Alarm
 from medgan_jax.training.loop import train
-from medgan_jax.training.monitor import Alarm
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import METRICS, train_step
-from medgan_jax.training.workdir import Workdir, read_lines
+from medgan_jax.workdir import Workdir, read_lines
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_training_leaves_what_it_says(config, tmp_path, capsys):
     generator = load_generator(files.path, replicated(data_mesh()))
     state = final_state(files.path, c)
     assert (generator.step, int(state.step)) == (9, 9)
-    jax.tree.map(np.testing.assert_array_equal, generator.variables["params"], state.gen_average)
+    jax.tree.map(np.testing.assert_array_equal, generator.variables["params"], state.ema_params)
     assert str(files.picture(9)) in capsys.readouterr().out
 
 
@@ -89,7 +89,7 @@ def test_streaming_changes_not_a_bit(config, tmp_path, monkeypatch):
     options = {"ema_decay": 0.5, "label_flip": 0.3, "data_horizontal_flip": True}
     whole = config(num_steps=12, **options)
     train(whole, tmp_path / "resident")
-    monkeypatch.setattr(pipeline, "_CHUNK_BYTES", 5 * 4 * 16 * 16 * 3)
+    monkeypatch.setattr(batches, "_CHUNK_BYTES", 5 * 4 * 16 * 16 * 3)
     train(config(num_steps=7, data_device_budget_mb=0, **options), tmp_path / "streamed")
     train(config(num_steps=12, data_device_budget_mb=0, **options), tmp_path / "streamed")
     expected = final_state(tmp_path / "resident", whole)
@@ -99,14 +99,14 @@ def test_streaming_changes_not_a_bit(config, tmp_path, monkeypatch):
 @pytest.mark.parametrize("ema_decay", [0.0, 0.5])
 def test_an_error_leaves_what_was_being_saved(config, tmp_path, monkeypatch, ema_decay):
     """Right after a checkpoint, while it and its generator are on their way to the disk."""
-    real = pipeline.ResidentBatches.take
+    real = batches.ResidentBatches.take
 
     def take(self, count, after=None):
         if self._step == 4:
             raise UserError("the disk is gone")
         return real(self, count, after)
 
-    monkeypatch.setattr(pipeline.ResidentBatches, "take", take)
+    monkeypatch.setattr(batches.ResidentBatches, "take", take)
     c = config(ema_decay=ema_decay)
     with pytest.raises(UserError, match="the disk is gone"):
         train(c, tmp_path / "run")
@@ -369,7 +369,7 @@ def test_each_batch_of_a_conditional_training_has_all_classes(config, tmp_path, 
     monkeypatch.setattr(member, "sample_batches", noted)
     c = config(num_steps=6, monitor_every_steps=3, **conditional(evaluate_every_steps=3))
     train(c, tmp_path / "run")
-    dataset, _ = pipeline.load_dataset(c.data, image_size=16, channels=3)
+    dataset, _ = batches.load_dataset(c.data, image_size=16, channels=3)
     names = sorted(set(dataset.labels))
     of_image = {
         image.tobytes(): names.index(label) for image, label in zip(dataset.images, dataset.labels, strict=True)
@@ -409,7 +409,7 @@ def test_a_conditional_training_stops_and_goes_on_without_changing_a_bit(config,
     """Resident in one go, and streamed in two, in chunks of five steps."""
     whole = config(num_steps=9, **conditional())
     train(whole, tmp_path / "whole")
-    monkeypatch.setattr(pipeline, "_CHUNK_BYTES", 5 * 4 * 16 * 16 * 3)
+    monkeypatch.setattr(batches, "_CHUNK_BYTES", 5 * 4 * 16 * 16 * 3)
     for num_steps in (4, 9):
         train(config(num_steps=num_steps, data_device_budget_mb=0, **conditional()), tmp_path / "parts")
     states = [final_state(tmp_path / name, whole, num_classes=2) for name in ("whole", "parts")]

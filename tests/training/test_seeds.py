@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 
 from medgan_jax.checkpoint import Checkpoints, load_generator
-from medgan_jax.data.pipeline import ResidentBatches
+from medgan_jax.data.batches import ResidentBatches
 from medgan_jax.errors import UserError
 from medgan_jax.memory import memory_needed
 from medgan_jax.sharding import data_mesh, replicated
-from medgan_jax.training import loop, probe, program, seeds
+from medgan_jax.training import loop, program, seeds
+from medgan_jax.training.health import probe
+from medgan_jax.training.health.monitor import Alarm
 from medgan_jax.training.loop import train
 from medgan_jax.training.member import Diverged
-from medgan_jax.training.monitor import Alarm
 from medgan_jax.training.program import Program
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import METRICS
-from medgan_jax.training.workdir import Workdir, read_lines
+from medgan_jax.workdir import Workdir, read_lines
 
 RANDOM = {
     "ema_decay": 0.5, "label_flip": 0.3, "data_horizontal_flip": True, "dis_dropout": 0.2, "dis_steps": 2,
@@ -48,7 +49,7 @@ def assert_same(state, other):
     A wrong draw anywhere moves thousands of weights by more.
     """
     leaves = [
-        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves((s.gen.params, s.dis.params, s.gen_average))])
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves((s.gen.params, s.dis.params, s.ema_params))])
         for s in (state, other)
     ]
     assert int(state.step) == int(other.step)

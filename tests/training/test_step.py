@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch_oracle
 
-from medgan_jax import losses
-from medgan_jax.augmentation import mirror_at_random
 from medgan_jax.images import uint8_to_signed
-from medgan_jax.models import convolution
 from medgan_jax.models.dcgan import Discriminator
-from medgan_jax.streams import Stream, stream_key
+from medgan_jax.ops import winograd
+from medgan_jax.rng import RngStream, rng_key
+from medgan_jax.training import losses
 from medgan_jax.training import step as step_module
+from medgan_jax.training.augment import mirror_at_random
 from medgan_jax.training.state import NetworkState, build_networks, initial_state
 
 KEY = jax.random.key(5)  # of what these trainings leave off
@@ -38,8 +38,8 @@ def same(a, b):
 @pytest.fixture
 def tilings(monkeypatch):
     """What the convolutions answered, while tracing, to whether they go by Winograd's tiles."""
-    answers, ask = [], convolution._worth_tiling
-    monkeypatch.setattr(convolution, "_worth_tiling", lambda *shape: answers.append(ask(*shape)) or answers[-1])
+    answers, ask = [], winograd._worth_tiling
+    monkeypatch.setattr(winograd, "_worth_tiling", lambda *shape: answers.append(ask(*shape)) or answers[-1])
     return answers
 
 
@@ -47,8 +47,8 @@ def tilings(monkeypatch):
 def test_two_golden_steps_are_pytorchs(case, tiled, tiny_config, tilings, monkeypatch):
     """Also through the fast lowering, which networks as small as these would not take by themselves."""
     if tiled:
-        monkeypatch.setattr(convolution, "_MIN_TILES", 0)
-        monkeypatch.setattr(convolution, "_MIN_CHANNELS", 0)
+        monkeypatch.setattr(winograd, "_MIN_TILES", 0)
+        monkeypatch.setattr(winograd, "_MIN_CHANNELS", 0)
     before, after = torch_oracle.load(case, "before"), torch_oracle.load(case, "after")
     config = tiny_config(
         arch=case[:5], image_size=int(case[5:]), channels=3 if case == "sngan32" else 1, lr_dis=5e-4, ema_decay=0.0
@@ -114,7 +114,7 @@ def test_tiles_train_as_native_convolutions_do(tiny_config, tilings, monkeypatch
     assert tilings.count(True) == 3  # a layer of the generator, and one of the discriminator in its two calls
     rough, _ = stepped("bfloat16")
     assert tilings.count(True) == 6
-    monkeypatch.setattr(convolution, "_use_matmul", lambda lowering: False)
+    monkeypatch.setattr(winograd, "_use_matmul", lambda lowering: False)
     native, expected = stepped("float32")
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), metrics, expected)
     for network in ("gen", "dis"):
@@ -131,8 +131,8 @@ def test_tiles_train_as_native_convolutions_do(tiny_config, tilings, monkeypatch
 def test_the_gradient_penalty_is_pytorchs(tiled, tilings, monkeypatch):
     """Its value, and its gradient, which is a gradient of a gradient; also through the fast lowering."""
     if tiled:
-        monkeypatch.setattr(convolution, "_MIN_TILES", 0)
-        monkeypatch.setattr(convolution, "_MIN_CHANNELS", 0)
+        monkeypatch.setattr(winograd, "_MIN_TILES", 0)
+        monkeypatch.setattr(winograd, "_MIN_CHANNELS", 0)
     expected = torch_oracle.load("critic32", "penalty")
     variables = torch_oracle.variables(torch_oracle.load("critic32", "before"), "dis")
     assert set(variables) == {"params"}
@@ -231,7 +231,7 @@ def test_the_generator_waits_its_turn(tiny_config):
         states.append(state)
         losses_gen.append(float(metrics["loss_gen"]))
     for before, after, learns in zip(states, states[1:], (False, False, True, False), strict=False):
-        for moved in (lambda s: s.gen.params, lambda s: s.gen.opt_state, lambda s: s.gen_average):
+        for moved in (lambda s: s.gen.params, lambda s: s.gen.opt_state, lambda s: s.ema_params):
             assert same(moved(before), moved(after)) is not learns
         for moved in (lambda s: s.dis.params, lambda s: s.dis.stats, lambda s: s.gen.stats):
             assert not same(moved(before), moved(after))
@@ -257,7 +257,7 @@ def test_networks_that_learn_at_the_same_time(tiny_config):
         (alternating.dis.params, other["loss_dis"]),
     )
     assert float(metrics["score_fake_after"]) == pytest.approx(float(metrics["score_fake_before"]), abs=0.02)
-    key = jax.random.fold_in(stream_key(config.seed, Stream.TRAINING), 0)
+    key = jax.random.fold_in(rng_key(config.seed, RngStream.TRAINING), 0)
     latents = jax.random.normal(jax.random.split(key, 3)[0], (4, config.latent_dim))
 
     @jax.jit
@@ -283,7 +283,7 @@ def test_train_step_is_its_parts_with_every_option(tiny_config):
     reals = batch(config)
     _, metrics = jax.jit(functools.partial(step_module.train_step, networks=networks, config=config))(state, reals)
 
-    key = jax.random.fold_in(stream_key(config.seed, Stream.TRAINING), 11)
+    key = jax.random.fold_in(rng_key(config.seed, RngStream.TRAINING), 11)
     latent_key, target_key, augment_key = jax.random.split(key, 3)
     targets = losses.real_targets(target_key, 4, real_label=0.8, label_flip=0.5)
     assert sorted(targets.tolist()) == pytest.approx([0, 0, 0.8, 0.8])
@@ -398,8 +398,8 @@ def test_randomness_follows_seed_and_step(tiny_config):
 
     assert loss_at(3) == loss_at(3)
     assert loss_at(3) != loss_at(4)
-    keys = [jax.random.key_data(stream_key(seed, stream)).tobytes() for seed in (0, 1) for stream in Stream]
-    assert len(set(keys)) == 2 * len(Stream)
+    keys = [jax.random.key_data(rng_key(seed, stream)).tobytes() for seed in (0, 1) for stream in RngStream]
+    assert len(set(keys)) == 2 * len(RngStream)
 
 
 def test_average_follows_the_generator(tiny_config):
@@ -408,23 +408,23 @@ def test_average_follows_the_generator(tiny_config):
     step = jax.jit(functools.partial(step_module.train_step, networks=networks, config=config))
     after, _ = step(state, batch(config))
     expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, state.gen.params, after.gen.params)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), after.gen_average, expected)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), after.ema_params, expected)
     off = fresh(tiny_config(ema_decay=0.0))[1]
-    assert off.gen_average is None
+    assert off.ema_params is None
 
 
 def test_averaged_generator_gets_statistics_of_its_own(tiny_config):
     """Estimated statistics match those of a large training batch; the trained network's do not."""
     config = tiny_config(ema_decay=0.9)
     networks, state = fresh(config)
-    state = state.replace(gen_average=jax.tree.map(lambda x: 2 * x, state.gen.params))
+    state = state.replace(ema_params=jax.tree.map(lambda x: 2 * x, state.gen.params))
     variables = jax.jit(functools.partial(step_module.generator_to_sample, networks=networks, config=config))(state)
-    assert same(variables["params"], state.gen_average)
+    assert same(variables["params"], state.ema_params)
 
     @jax.jit
     def statistics_of_many():
         latents = jax.random.normal(jax.random.key(9), (2048, config.latent_dim))
-        zero = {"params": state.gen_average, **jax.tree.map(jnp.zeros_like, state.gen.stats)}
+        zero = {"params": state.ema_params, **jax.tree.map(jnp.zeros_like, state.gen.stats)}
         return networks.generator.apply(zero, latents, training=True, mutable=["batch_stats"])[1]
 
     once = statistics_of_many()

@@ -9,11 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from medgan_jax import losses
-from medgan_jax.augmentation import augment, mirror_at_random, translation
 from medgan_jax.images import uint8_to_signed
-from medgan_jax.streams import Stream, stream_key
+from medgan_jax.rng import RngStream, rng_key
+from medgan_jax.training import losses
 from medgan_jax.training import step as step_module
+from medgan_jax.training.augment import augment, mirror_at_random, translation
 from medgan_jax.training.state import GANState, SteeredState, build_networks, initial_state
 from medgan_jax.training.step import metric_names
 
@@ -54,7 +54,7 @@ def training(tiny_config, made):
 
 def published_step(state, reals, networks, config):
     """The published iteration, written down from the paper with the modules and nothing of `step`."""
-    key = jax.random.fold_in(stream_key(config.seed, Stream.TRAINING), state.step)
+    key = jax.random.fold_in(rng_key(config.seed, RngStream.TRAINING), state.step)
     latents = jax.random.normal(jax.random.split(key, 3)[0], (len(reals), config.latent_dim))
     reals = uint8_to_signed(reals)
     cross_entropy = optax.sigmoid_binary_cross_entropy
@@ -129,9 +129,9 @@ def test_both_networks_learn_from_changed_images(training):
     config, networks, state, step = training(augment_flips=True, augment_color=0.7, augment_translation=0.2)
     reals = batch(config)
     after, _ = step(state, reals)
-    keys = jax.random.split(jax.random.fold_in(stream_key(config.seed, Stream.AUGMENTATION), 0), 3)
+    keys = jax.random.split(jax.random.fold_in(rng_key(config.seed, RngStream.AUGMENTATION), 0), 3)
     latents = jax.random.normal(
-        jax.random.split(jax.random.fold_in(stream_key(config.seed, Stream.TRAINING), 0), 3)[0], (4, config.latent_dim)
+        jax.random.split(jax.random.fold_in(rng_key(config.seed, RngStream.TRAINING), 0), 3)[0], (4, config.latent_dim)
     )
 
     def change(images, key):
@@ -173,7 +173,7 @@ def test_r1_is_added_at_every_so_many_steps_and_as_much_stronger(training):
 
     _, networks, state, _ = every
     critic = functools.partial(networks.discriminator.apply, state.dis.variables, training=False)
-    slope = float(jax.jit(lambda: losses.slope_penalty(critic, uint8_to_signed(reals)))())
+    slope = float(jax.jit(lambda: losses.r1_penalty(critic, uint8_to_signed(reals)))())
     assert slope > 1e-3
     assert added(every, 0) == pytest.approx(10 * slope, rel=1e-3)
     assert added(lazy, 0) == pytest.approx(4 * added(every, 0), rel=1e-3)
@@ -275,10 +275,10 @@ def test_the_average_forgets_its_beginnings_while_it_ramps_up(training):
     waiting = dataclasses.replace(config, dis_steps=5)  # the twentieth update of the generator
     assert float(step_module._average_decay(jnp.int32(99), waiting)) == pytest.approx(0.5)
     after, _ = step(state, batch(config))
-    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), after.gen_average, after.gen.params)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, atol=1e-6), after.ema_params, after.gen.params)
     late, _ = step(state.replace(step=jnp.int32(10_000)), batch(config))
     expected = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, state.gen.params, late.gen.params)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), late.gen_average, expected)
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), late.ema_params, expected)
 
 
 def test_a_traced_seed_is_the_seed(training):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from medgan_jax.training.store import Store
-from medgan_jax.training.workdir import Workdir
+from medgan_jax.workdir import Workdir
 
 
 @pytest.mark.parametrize(

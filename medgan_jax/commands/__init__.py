@@ -1,0 +1,1 @@
+"""What `medgan` can do: one module a command, each with `main()`."""

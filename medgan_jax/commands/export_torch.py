@@ -1,0 +1,57 @@
+"""A network of ours as a file that PyTorch loads.
+
+    python -m medgan_jax.commands.export_torch runs/melanoma --out=netG.pth
+
+The file is a state dict that `torch.load(weights_only=True)` reads and that the published classes of DCGAN and SNGAN
+load strictly, spectral norm as `torch.nn.utils.spectral_norm` keeps it. PyTorch is not needed.
+"""
+
+import os
+from pathlib import Path
+
+from medgan_jax import cli
+from medgan_jax.errors import ArgumentParser, UserError
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Exports what the command line names."""
+    parser = ArgumentParser(prog="python -m medgan_jax.commands.export_torch", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "checkpoint", type=os.path.expanduser, help="a training's workdir, or a generator or discriminator folder"
+    )
+    parser.add_argument("--out", type=os.path.expanduser, required=True, help="file to write, such as netG.pth")
+    parser.add_argument(
+        "--network",
+        choices=("generator", "discriminator"),
+        help="which one; by default the generator where there is one",
+    )
+    args = parser.parse_args(argv)
+
+    from medgan_jax.checkpoint import load_discriminator, load_either, load_generator
+    from medgan_jax.compat.torch.convert import to_state_dict
+    from medgan_jax.compat.torch.write import write_state_dict
+    from medgan_jax.models.dcgan import Generator
+    from medgan_jax.sharding import data_mesh, replicated
+
+    out = Path(args.out)
+    if args.out.endswith("/"):
+        raise UserError(f"--out={args.out}: is the name of a folder; give that of a new file")
+    if not args.out or out.exists():
+        raise UserError(f"--out={args.out}: exists already; give the name of a new file")
+    load = {"generator": load_generator, "discriminator": load_discriminator, None: load_either}[args.network]
+    network = load(Path(args.checkpoint), replicated(data_mesh()))
+    try:
+        state = to_state_dict(network.module, network.variables)
+    except ValueError as error:
+        raise UserError(
+            f"{args.checkpoint}: {error}; draw its images with sample.py, or train an unconditional arch=dcgan or sngan"
+        ) from error
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_state_dict(out, state)
+    kind = "generator" if isinstance(network.module, Generator) else "discriminator"
+    print(f"wrote {args.out}: the {kind} of step {network.step}; in PyTorch:")
+    print(f"  {kind}.load_state_dict(torch.load({args.out!r}, weights_only=True))")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,1 @@
+"""Other systems: what trains, samples and evaluates works without this folder."""

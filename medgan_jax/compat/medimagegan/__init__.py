@@ -1,0 +1,1 @@
+"""MedImageGAN (PyTorch): its control files, output files, published scores and experiments."""

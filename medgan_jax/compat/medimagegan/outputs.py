@@ -1,0 +1,121 @@
+"""The files that MedImageGAN leaves after a training: a loss plot, reals beside fakes, a report, and images."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from medgan_jax.compat.medimagegan.published import num_fakes, published_report, published_scores
+from medgan_jax.errors import UserError
+from medgan_jax.images import image_grid, replace_file, write_png
+from medgan_jax.report import plots
+from medgan_jax.workdir import read_lines
+
+_FILES = ("loss_plot.png", "real_fake_grid.png", "metrics_report.out")  # in the order in which they are written
+_GRID_IMAGES = 64
+_GRID_SIDE = 400  # px at least, so that titles fit above small images
+_DPI = 100
+
+
+def prepare(prefix: str, *, new: bool) -> None:
+    """Makes the folder of `prefix`, before a training is spent on it.
+
+    Args:
+      prefix: folder and first part of every name.
+      new: the training has not begun, so what is there already is another's.
+
+    Raises:
+      UserError: the folder cannot be written to, a name that begins with `prefix` is too long, or another training's
+        files are there.
+    """
+    present = [name for name in _FILES if _path(prefix, name).exists()]
+    if new and present:
+        raise UserError(
+            f"output_prefix={prefix}: {_path(prefix, present[0])} is there already, of another training; move it, or "
+            "give another prefix (in a control file, another run)"
+        )
+    path = _path(prefix, "real_fake_grid.png")  # the longest name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}"):
+            pass
+    except OSError as error:
+        raise UserError(f"output_prefix={prefix}: cannot be written ({error.strerror}); give another") from error
+
+
+def missing(prefix: str, *, epoch: int, step: int, num_images: int) -> bool:
+    """Whether any file that `write_outputs` would write is not there, or of another step."""
+    names = [*_FILES, *(_image_name(epoch, j) for j in range(num_images))]
+    if not all(_path(prefix, name).exists() for name in names):
+        return True
+    return not _path(prefix, _FILES[-1]).read_text(errors="replace").startswith(_title(step))
+
+
+def _title(step: int) -> str:
+    return f"The generator of step {step} and the "
+
+
+def fakes_needed(num_reals: int, num_images: int) -> int:
+    """How many images of the fixed latents `write_outputs` can use."""
+    return max(num_images, num_fakes(num_reals))
+
+
+def write_outputs(
+    prefix: str, *, log: Path, reals: np.ndarray, fakes: np.ndarray, num_images: int, epoch: int, step: int, seed: int
+) -> None:
+    """Writes PREFIX_loss_plot.png, _real_fake_grid.png, _metrics_report.out, and images PREFIX_EPOCH_J_img.png.
+
+    Each is replaced whole.
+
+    Args:
+      prefix: folder and first part of every name.
+      log: metrics.jsonl.
+      reals: uint8, (M, H, H, C), the training images.
+      fakes: uint8, (N, H, H, C), of the fixed latents; see `fakes_needed`.
+      num_images: how many of them become files.
+      epoch: the last one, from 0, for the names.
+      step: at which the generator stood.
+      seed: decides which reals are shown and compared with.
+
+    Raises:
+      OSError: a file cannot be written.
+    """
+    for j, image in enumerate(fakes[:num_images]):
+        write_png(_path(prefix, _image_name(epoch, j)), image)
+    if curves := plots.losses(list(read_lines(log))):
+        replace_file(_path(prefix, "loss_plot.png"), curves)
+    shown = np.random.default_rng(seed).permutation(len(reals))[:_GRID_IMAGES]  # classes lie together
+    replace_file(_path(prefix, "real_fake_grid.png"), _side_by_side(np.asarray(reals[shown]), fakes[:_GRID_IMAGES]))
+    report = published_report(
+        published_scores(fakes, reals, seed=seed),
+        title=f"{_title(step)}{len(reals)} images it was trained on",
+    )
+    replace_file(_path(prefix, "metrics_report.out"), report.encode())
+
+
+def _path(prefix: str, name: str) -> Path:
+    return Path(os.path.expanduser(f"{prefix}_{name}"))
+
+
+def _image_name(epoch: int, number: int) -> str:
+    return f"{epoch}_{number}_img.png"
+
+
+def _side_by_side(reals: np.ndarray, fakes: np.ndarray) -> bytes:
+    from matplotlib.figure import Figure
+
+    grids = [_enlarged(image_grid(images)) for images in (reals, fakes)]
+    height, width = (max(grid.shape[axis] for grid in grids) / _DPI for axis in (0, 1))
+    figure = Figure(figsize=(2 * width + 0.6, height + 0.4), layout="constrained")
+    titles = ("Real images", "Fake images")
+    for axes, title, grid in zip(figure.subplots(1, 2), titles, grids, strict=True):
+        axes.imshow(np.broadcast_to(grid, (*grid.shape[:2], 3)), interpolation="nearest")
+        axes.set_title(title)
+        axes.set_axis_off()
+    return plots.png(figure, dpi=_DPI)
+
+
+def _enlarged(grid: np.ndarray) -> np.ndarray:
+    factor = -(-_GRID_SIDE // min(grid.shape[:2]))
+    return grid.repeat(factor, axis=0).repeat(factor, axis=1)

@@ -1,0 +1,1 @@
+"""PyTorch: its networks as ours, and ours as its."""

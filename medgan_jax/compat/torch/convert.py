@@ -1,0 +1,256 @@
+"""PyTorch's state dicts of the published networks, laid out as variables of ours, and the way back.
+
+The published classes keep one `Sequential` of bias-free convolutions, batch normalisations and activations, so an entry
+is called after the position of its layer, such as `main.3.weight`; activations have a position and no entry. That is
+enough to tell the architecture: of the generator the layer after the first convolution has entries, of the
+discriminator it has none, and each convolution but the first and the last stands for one doubling of the resolution.
+"""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from medgan_jax.errors import UserError, quoted
+from medgan_jax.models.dcgan import Discriminator, Generator, doublings
+from medgan_jax.ops.winograd import upsampling_kernel
+from medgan_jax.torch_files import read_state_dict
+
+PREFIX = "main."  # the attribute in which the published classes keep their Sequential
+_FEWEST, _MOST = 3, 8  # convolutions, at 16 and 512 px
+_KERNEL = ("weight", "weight_orig")
+_NORM = {  # PyTorch's name to our collection and name
+    "weight": ("params", "scale"),
+    "bias": ("params", "bias"),
+    "running_mean": ("batch_stats", "mean"),
+    "running_var": ("batch_stats", "var"),
+}
+_COUNTER = "num_batches_tracked"  # of forward passes in training; PyTorch computes nothing from it here
+_PARAMETRIZED = {  # of torch.nn.utils.parametrizations.spectral_norm, and of torch.nn.utils.spectral_norm
+    "parametrizations.weight.original": "weight_orig",
+    "parametrizations.weight.0._u": "weight_u",
+    "parametrizations.weight.0._v": "weight_v",
+}
+_NAME = re.compile(r"((?:[^.\d][^.]*\.)*)(\d{1,4})\.(.+)", re.DOTALL)
+_TO_TORCH = {Generator: (2, 3, 0, 1), Discriminator: (3, 2, 0, 1)}  # axes of a kernel, ours (height, width, in, out)
+_REMEDY = "give a generator or discriminator of DCGAN or SNGAN as published: 4x4 kernels, no biases, 16 to 512 px"
+
+
+@dataclasses.dataclass(frozen=True)
+class TorchNetwork:
+    """A network found in a state dict.
+
+    Attributes:
+      module: its architecture.
+      variables: numpy float32.
+      inputs: the length of a generator's latents, or the channels of a discriminator's images.
+    """
+
+    module: Generator | Discriminator
+    variables: dict[str, Any]
+    inputs: int
+
+
+def read_network(path: Path) -> TorchNetwork:
+    """Reads a file that `torch.save` wrote of a state dict, see `read_state_dict`.
+
+    Raises:
+      UserError: it cannot be read, or holds anything but one of the networks.
+    """
+    try:
+        return from_state_dict(read_state_dict(path))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; {_REMEDY}") from error
+
+
+def from_state_dict(arrays: Mapping[str, np.ndarray]) -> TorchNetwork:
+    """Tells which network a state dict is of, by names and shapes alone, and lays it out.
+
+    A prefix that all names share, such as `main.` or DataParallel's `module.`, does not matter. Spectral norm may be
+    that of `torch.nn.utils` or of its `parametrizations`; the latter improves its two vectors in the other order, so
+    that in training it is half an iteration apart from ours, which a settled estimate does not show.
+
+    Args:
+      arrays: name to array, of floating numbers.
+
+    Returns:
+      The network.
+
+    Raises:
+      ValueError: it is another network, or entries are missing, surplus, of another shape, or no finite numbers. The
+        message names the entry, and makes half a sentence.
+    """
+    names, prefix = _names(arrays)
+    module, shape = _architecture({name: arrays[given].shape for name, given in names.items()}, names)
+    like = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros(shape), training=True))
+    shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(like).items()}
+    entries = dict(_entries(module))
+    for name, given in names.items():
+        is_counter = name.endswith(_COUNTER) and name.replace(_COUNTER, "running_mean") in entries
+        if name not in entries and not is_counter:
+            raise ValueError(f"has the entry {quoted(given)}, and {_described(module)} has none there")
+    variables = {}
+    for name, path in entries.items():
+        if name not in names:
+            raise ValueError(f"has no entry {quoted(prefix + name)}, and {_described(module)} has one")
+        variables[path] = _laid_out(names[name], arrays[names[name]], module, path, shapes)
+    return TorchNetwork(module, traverse_util.unflatten_dict(variables), shape[-1])
+
+
+def to_state_dict(module: Generator | Discriminator, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """Lays variables out as the published classes have them: the inverse of `from_state_dict`.
+
+    Spectral norm is that of `torch.nn.utils.spectral_norm`. A generator that enlarges before it convolves becomes the
+    one with transposed convolutions that draws the same.
+
+    Args:
+      module: the network.
+      variables: its variables.
+
+    Returns:
+      Name, such as `main.0.weight`, to array, float32 and contiguous, in PyTorch's order; with the counters
+      `num_batches_tracked`, int64 and 0, which PyTorch needs and ignores.
+
+    Raises:
+      ValueError: the published classes have no such network. The message makes half a sentence.
+    """
+    if type(module) not in _TO_TORCH or module.num_classes:
+        what = "class-conditional" if type(module) in _TO_TORCH else "residual"
+        raise ValueError(f"holds a {what} network, and the published classes of DCGAN and SNGAN have none")
+    flat = traverse_util.flatten_dict(jax.device_get(variables))
+    state = {}
+    for name, path in _entries(module):
+        array = np.asarray(flat[path], np.float32)
+        if path[-1] == "kernel":
+            if isinstance(module, Generator) and path[1] != "conv_0":
+                array = np.asarray(upsampling_kernel(jnp.asarray(array), module.upsample))
+            array = array.transpose(_TO_TORCH[type(module)])
+        elif path[-1] == "v":
+            array = array.reshape(flat["params", path[1], "kernel"].shape[:3]).transpose(2, 0, 1).reshape(-1)
+        state[PREFIX + name] = np.ascontiguousarray(array)
+        if name.endswith("running_var"):
+            state[PREFIX + name.replace("running_var", _COUNTER)] = np.zeros((), np.int64)
+    return state
+
+
+def _entries(module: Generator | Discriminator) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Position and name of each entry in PyTorch's order, and the path of the same numbers in our variables."""
+    last = doublings(module.image_size) + 1
+    generator = isinstance(module, Generator)
+    position = 0
+    for i in range(last + 1):
+        if generator or not module.spectral_norm:
+            yield f"{position}.weight", ("params", f"conv_{i}", "kernel")
+        else:
+            yield f"{position}.weight_orig", ("params", f"conv_{i}", "kernel")
+            for vector in "uv":
+                yield f"{position}.weight_{vector}", ("spectral", f"conv_{i}", "spectral_norm", vector)
+        normalised = i < last and (generator or (i > 0 and module.batch_norm))
+        if normalised:
+            for name, (collection, ours) in _NORM.items():
+                yield f"{position + 1}.{name}", (collection, f"norm_{i}", ours)
+        position += 3 if normalised else 2  # the activation is the last
+
+
+def _names(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, str], str]:
+    """Names without prefix and parametrization, such as "0.weight_orig", to those given; and the prefix."""
+    names: dict[str, str] = {}
+    prefixes: dict[str, str] = {}
+    for given in arrays:
+        match = _NAME.fullmatch(given)
+        if not match:
+            raise ValueError(f"its entry {quoted(given)} is of no layer of a Sequential")
+        prefix, position, what = match.groups()
+        prefixes.setdefault(prefix, given)
+        if len(prefixes) > 1:
+            one, other = prefixes.values()
+            raise ValueError(f"its entries {quoted(one)} and {quoted(other)} are not of one Sequential")
+        name = f"{int(position)}.{_PARAMETRIZED.get(what, what)}"
+        if name in names:
+            raise ValueError(f"its entries {quoted(names[name])} and {quoted(given)} are the same")
+        names[name] = given
+    return names, next(iter(prefixes), "")
+
+
+def _architecture(
+    shapes: Mapping[str, tuple[int, ...]], names: Mapping[str, str]
+) -> tuple[Generator | Discriminator, tuple[int, ...]]:
+    """The network that entries of these shapes can only be of, if of any, and the shape of its input."""
+    layers = [(int(position), what, f"{position}.{what}") for position, _, what in (n.partition(".") for n in shapes)]
+    kernels = {position: name for position, what, name in layers if what in _KERNEL and len(shapes[name]) == 4}
+    positions = {position for position, _, _ in layers}
+    if not _FEWEST <= len(kernels) <= _MOST or 0 not in kernels:
+        number = f"{len(kernels)} convolutions" if 0 in kernels or not kernels else "no convolution first"
+        raise ValueError(f"has {number}, and a network of 16 to 512 px has {_FEWEST} to {_MOST}, one of them first")
+    size, doubled = 2 ** (len(kernels) + 1), 2 ** (len(kernels) - 2)
+    first, last = kernels[0], kernels[max(kernels)]
+    generator = 1 in positions
+    if generator:
+        (latent_dim, widest), channels, shown = shapes[first][:2], shapes[last][1], last
+        features, rest = divmod(widest, doubled)
+        if rest:
+            raise ValueError(
+                f"its entry {quoted(names[first])} is of shape {shapes[first]}: {widest} feature maps cannot be halved "
+                f"{len(kernels) - 2} times, as in a generator of {size} px"
+            )
+    else:
+        features, channels, shown = *shapes[first][:2], first
+        latent_dim = 1
+    if channels not in (1, 3):
+        raise ValueError(
+            f"its entry {quoted(names[shown])} is of shape {shapes[shown]}, for images of {channels} channels; "
+            "only 1 and 3 are known"
+        )
+    if not features or not latent_dim:
+        raise ValueError(f"its entry {quoted(names[first])} is of shape {shapes[first]}, without numbers")
+    if generator:
+        return Generator(size, channels, features), (1, latent_dim)
+    spectral_norm, batch_norm = first.endswith("_orig"), 3 in positions
+    return Discriminator(size, features, spectral_norm, batch_norm=batch_norm), (1, size, size, channels)
+
+
+def _described(module: Generator | Discriminator) -> str:
+    """What the state dict was taken for."""
+    if isinstance(module, Generator):
+        return f"a generator of {module.image_size} px"
+    norms = ["with spectral norm"] * module.spectral_norm + ["without batch norm"] * (not module.batch_norm)
+    return " ".join([f"a discriminator of {module.image_size} px", " and ".join(norms)]).strip()
+
+
+def _laid_out(
+    given: str,
+    array: np.ndarray,
+    module: Generator | Discriminator,
+    path: tuple[str, ...],
+    shapes: Mapping[tuple[str, ...], tuple[int, ...]],
+) -> np.ndarray:
+    """One entry, checked, in our layout."""
+    axes = _TO_TORCH[type(module)]
+    shape = shapes[path]
+    if path[-1] == "kernel":
+        shape = tuple(shape[axis] for axis in axes)
+    if array.shape != shape:
+        raise ValueError(
+            f"its entry {quoted(given)} is of shape {array.shape}, and {_described(module)} of {module.features} "
+            f"feature maps has {shape} there"
+        )
+    if array.dtype.kind != "f":
+        raise ValueError(f"its entry {quoted(given)} is of {array.dtype}, not of floating numbers")
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
+        raise ValueError(f"its entry {quoted(given)} is not finite")
+    if path[-1] == "var" and array.min() < 0:
+        raise ValueError(f"its entry {quoted(given)} is negative, and no variance is")
+    if path[-1] == "kernel":
+        array = array.transpose(np.argsort(axes))
+    elif path[-1] == "v":
+        height, width, inputs, _ = shapes["params", path[1], "kernel"]
+        array = array.reshape(inputs, height, width).transpose(1, 2, 0).reshape(-1)
+    return np.ascontiguousarray(array)

@@ -1,0 +1,313 @@
+"""Sets of images to compare: sampled, read from a folder, or decoded as for training."""
+
+import contextlib
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+
+from medgan_jax.checkpoint import TrainedGenerator, load_generator
+from medgan_jax.config import DataConfig, parse_data
+from medgan_jax.data.batches import load_dataset
+from medgan_jax.data.cache import load_cached
+from medgan_jax.data.classes import in_proportion
+from medgan_jax.data.sources import FileSource, list_images, open_source
+from medgan_jax.errors import UserError, abbreviate
+from medgan_jax.images import ImageError, image_shape
+from medgan_jax.metrics.distribution.features import PIXELS, PYRAMID, Features, inception_features
+from medgan_jax.progress import Progress
+from medgan_jax.sampling import GRID, MANIFEST, classes_listed, classes_of, sample_batches, seeded_latents
+from medgan_jax.sharding import data_mesh, replicated
+
+MIN_SIZE = 16  # px
+MAX_IMAGES = 2000  # of each set, for measures between sets: the time of FID's intervals grows with the cube
+_BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageSet:
+    """Images to compare.
+
+    Attributes:
+      title: what they are, for people.
+      images: uint8, (N, H, W, C); possibly a memory map.
+      labels: the class of each image; None where nobody says.
+    """
+
+    title: str
+    images: np.ndarray
+    labels: tuple[str, ...] | None = None
+
+    def of_class(self, label: str) -> "ImageSet":
+        """Those of one class, or all where nobody says what they are."""
+        if self.labels is None:
+            return self
+        kept = [index for index, name in enumerate(self.labels) if name == label]
+        return ImageSet(f"{self.title}, {label}", self.images[kept], (label,) * len(kept))
+
+
+def choose(
+    *,
+    checkpoint: str | None,
+    fakes: str | None,
+    reals: str | None,
+    train: str | None,
+    data: Mapping[str, Any],
+    num_images: int | None,
+    seed: int,
+    label: str | None = None,
+) -> tuple[ImageSet, ImageSet, ImageSet | None]:
+    """The sets that the flags of evaluate.py name.
+
+    Args:
+      checkpoint: a workdir, generator folder or PyTorch state dict to sample from; or else
+      fakes: a folder of generated images.
+      reals: images to judge by, a path; None for what the training of `checkpoint` held out, or for a source of
+        `data` that needs no path.
+      train: the training images, a path; None where `reals` is, or where they are not to be compared.
+      data: the fields of a data set, as in `configs/default.py`: how to read reals and training images, or where the
+        images of the training now lie.
+      num_images: how many to sample; None for as many as can be compared.
+      seed: of the samples.
+      label: the class to judge alone, of a conditional training; None for all, drawn in the proportions of the reals.
+
+    Returns:
+      Fakes, reals, and training images or None.
+
+    Raises:
+      UserError: they contradict each other, cannot be read, or are no sets to compare.
+    """
+    if bool(checkpoint) == bool(fakes):
+        raise UserError("give either --checkpoint=... or --fakes=..., the images to judge")
+    if fakes and num_images:
+        raise UserError("--num_images is for --checkpoint; of --fakes all are taken")
+    if data["group_column"] and not train:
+        raise UserError("data.group_column: --reals is halved image by image; leave it empty, or give --train")
+    if fakes and label is not None:
+        raise UserError(f"--label={label}: is for --checkpoint; of --fakes all are taken, and data.label chooses reals")
+    mesh = data_mesh()
+    generator, title = None, ""
+    if fakes:
+        like = made = from_folder(fakes, field="--fakes", data=data)
+    else:
+        generator = load_generator(Path(checkpoint), replicated(mesh))
+        best_by = generator.about.get("best_by")
+        chosen = f", the best by {best_by} to the images that its training held out" if best_by else ""
+        title = checkpoint if "imported_from" in generator.about else f"{checkpoint} at step {generator.step}{chosen}"
+        like = sampled(generator, 1, seed=seed, mesh=mesh, title=title, label=label, progress=False)
+
+    training = generator.about.get("config") if generator else None
+    if not reals and training and training["data"].get("holdout_fraction"):
+        if train:
+            raise UserError("--train: the training of --checkpoint is known; leave it out, or give --reals")
+        judges, seen = _held_out(generator, data, like)
+        if label is not None:
+            judges, seen = judges.of_class(label), seen.of_class(label)
+    elif reals or data["path"] or data["source"] in ("tfds", "phantom"):
+        if data["holdout_fraction"]:
+            raise UserError("data.holdout_fraction: the training of --checkpoint knows what it held out; leave it out")
+
+        def decoded(path: str | None, field: str) -> ImageSet:
+            found = from_data({**data, "path": path or data["path"]}, like, field=field, convert=generator is not None)
+            if label is None or data["label"]:  # which may be another name for that class
+                return found
+            if found.labels and label not in found.labels:
+                there = abbreviate(sorted(set(found.labels)), 8)
+                raise UserError(
+                    f"--label={label}: the labels of {found.title} are {there}; say with --data.label which of them is "
+                    "that class"
+                )
+            return found.of_class(label)
+
+        judges, seen = decoded(reals, "--reals"), decoded(train, "--train") if train else None
+    else:
+        none = f": the training of {checkpoint} held none out (data.holdout_fraction)" if training else ""
+        raise UserError(f"give --reals=..., the images to judge by{none}")
+    least = 2 if seen else 4
+    if len(judges.images) < least:
+        raise UserError(f"{judges.title}: {len(judges.images)} images are too few to judge by; give {least} or more")
+    if generator:
+        number = num_images or min(len(seen.images) if seen else len(judges.images) // 2, MAX_IMAGES)
+        counts = _counts(generator.classes, judges) if generator.classes and label is None else None
+        made = sampled(generator, number, seed=seed, mesh=mesh, title=title, label=label, counts=counts)
+    return made, judges, seen
+
+
+def choose_features(name: str | None, inception_weights: str | None) -> Features:
+    """The features that the flags of evaluate.py name. Raises UserError where weights are missing or unusable."""
+    if name is None:
+        name = "inception" if inception_weights else "pyramid"
+    if (name == "inception") != bool(inception_weights):
+        raise UserError("--features=inception and --inception_weights=FILE go together")
+    return (
+        inception_features(Path(inception_weights))
+        if inception_weights
+        else {"pyramid": PYRAMID, "pixels": PIXELS}[name]
+    )
+
+
+def _counts(classes: Sequence[str], judges: ImageSet) -> list[int]:
+    """How many reals there are of each class that a generator has learned."""
+    if judges.labels is None:
+        raise UserError(
+            f"{judges.title}: the images have no labels, so in which proportions to sample the classes "
+            f"{abbreviate(classes, 8)} is unknown; give --label=CLASS, or reals with labels (data.source=csv, or a "
+            "folder per class)"
+        )
+    counts = Counter(judges.labels)
+    if unknown := sorted(set(counts) - set(classes)):
+        raise UserError(
+            f"{judges.title}: has images of {abbreviate(unknown, 8)}, and the classes of the checkpoint are "
+            f"{abbreviate(classes, 8)}; choose one with --label, and with --data.label what it is called there"
+        )
+    return [counts[name] for name in classes]
+
+
+def sampled(
+    generator: TrainedGenerator,
+    number: int,
+    *,
+    seed: int,
+    mesh: Mesh,
+    title: str,
+    label: str | None = None,
+    counts: Sequence[int] | None = None,
+    progress: bool = True,
+) -> ImageSet:
+    """Images 0 ... `number` - 1 of a seed, as `sample.py` would write them.
+
+    Args:
+      generator: what to sample from.
+      number: how many.
+      seed: decides the latents.
+      mesh: the devices.
+      title: what to call the images.
+      label: the class of all; None for the classes in turn, where the generator has learned any, or as `counts` says.
+      counts: of each class, in whose proportions to draw them.
+      progress: whether to show a progress bar on stderr.
+
+    Raises:
+      UserError: the generator has not learned the class.
+    """
+    module = generator.module
+    labels_of = classes_of(generator, label)
+    if counts:
+        labels_of = classes_listed(in_proportion(number, counts))
+    images = np.empty((number, module.image_size, module.image_size, module.channels), np.uint8)
+    latents = functools.partial(seeded_latents, seed, latent_dim=generator.latent_dim)
+    batch_size = -(-_BATCH // mesh.size) * mesh.size
+    done = 0
+    with Progress(number, unit="image", desc="sampling", disable=not progress) as bar:
+        for batch in sample_batches(
+            module, generator.variables, latents, number, batch_size=batch_size, mesh=mesh, labels_of=labels_of
+        ):
+            images[done : done + len(batch)] = batch
+            done += len(batch)
+            bar.update(len(batch))
+    if not labels_of:
+        return ImageSet(title, images)
+    labels = tuple(generator.classes[i] for i in labels_of(np.arange(number)))
+    return ImageSet(title if label is None else f"{title}, {label}", images, labels)
+
+
+def from_folder(folder: str, *, field: str, data: Mapping[str, Any]) -> ImageSet:
+    """Reads images that are all square and of one size, such as `sample.py` writes; its grid.png is left out.
+
+    Raises:
+      UserError: there are none, they differ in size or channels, or cannot be read.
+    """
+    names = list_images(folder, field)
+    if Path(folder, MANIFEST).exists():
+        names = [name for name in names if name != GRID]
+    source = FileSource(folder, tuple(names))
+    shapes = _shapes(source)
+    if not shapes:
+        raise UserError(f"{field}={folder}: none of its {len(names)} images can be read; mend them, or give another")
+    if len(shapes) > 1:
+        (often, _), (other, _) = shapes.most_common(2)
+        raise UserError(f"{field}={folder}: holds images of {_spoken(often)} and of {_spoken(other)}; give one size")
+    ((height, width, channels),) = shapes
+    if height != width or height < MIN_SIZE:
+        raise UserError(
+            f"{field}={folder}: holds images of {width} x {height} px; give square ones of {MIN_SIZE} px or more"
+        )
+    cached = load_cached(
+        source, image_size=height, channels=channels, cache_dir=data["cache_dir"], on_bad_image=data["on_bad_image"]
+    )
+    return ImageSet(folder, cached.images)
+
+
+def from_data(fields: Mapping[str, Any], like: ImageSet, *, field: str, convert: bool) -> ImageSet:
+    """Decodes a data set as training does, to the size and channels of `like`.
+
+    Args:
+      fields: which images, as in `configs/default.py`.
+      like: the images that they are to be compared with.
+      field: what to call the data set in messages.
+      convert: whether colour may become grey and the other way round, as in training.
+
+    Raises:
+      UserError: it cannot be read; or its images are smaller than those of `like`, or have other channels.
+    """
+    data = parse_data(fields)
+    source = open_source(data)
+    if isinstance(source, FileSource):
+        _check_like(source, like, field, convert)
+    size, channels = like.images.shape[2:]
+    cached = load_cached(
+        source, image_size=size, channels=channels, cache_dir=data.cache_dir, on_bad_image=data.on_bad_image
+    )
+    return ImageSet(_title(data), cached.images, cached.labels)
+
+
+def _held_out(generator: TrainedGenerator, data: Mapping[str, Any], like: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """What the training of a generator held out, and what it was trained on, wherever `data` says they lie now."""
+    places = {name: data[name] for name in ("path", "labels", "cache_dir") if data[name]}
+    then = parse_data({**data, **generator.about["config"]["data"], **places})
+    size, channels = like.images.shape[2:]
+    training, apart = load_dataset(then, image_size=size, channels=channels)
+    if training.digest != generator.about.get("data_digest"):
+        raise UserError(
+            f"{_title(then)}: the images are no longer those of the training, so which of them it has not seen is "
+            "unknown; restore them, say with --data.path where they are now, or give --reals"
+        )
+    sides = ((apart, "held out"), (training, "trained on"))
+    return tuple(ImageSet(f"{_title(then)}, {side}", cached.images, cached.labels) for cached, side in sides)
+
+
+def _title(data: DataConfig) -> str:
+    place = {"tfds": f"{data.tfds_name} {data.split}", "phantom": "the phantoms"}.get(data.source, data.path)
+    return place + (f", {data.label}" if data.label else "")
+
+
+def _shapes(source: FileSource) -> Counter[tuple[int, int, int]]:
+    """How many files have which height, width and channels; those that cannot be read are left to decoding."""
+    shapes: Counter[tuple[int, int, int]] = Counter()
+    for name in source.names:
+        with contextlib.suppress(ImageError, OSError):
+            shapes[image_shape(Path(source.root, name))] += 1
+    return shapes
+
+
+def _check_like(source: FileSource, like: ImageSet, field: str, convert: bool) -> None:
+    ours = like.images.shape[1:]
+    for theirs in sorted(_shapes(source)):
+        if min(theirs[:2]) < ours[0]:
+            fault = "enlarged ones would be judged for their blur"
+        elif theirs[2] != ours[2] and not convert:
+            fault = "compare colour with colour, and grey with grey"
+        else:
+            continue
+        raise UserError(
+            f"{field}={source.root}: has images of {_spoken(theirs)}, and {like.title} of {_spoken(ours)}: {fault}"
+        )
+
+
+def _spoken(shape: tuple[Any, ...]) -> str:
+    height, width, channels = shape
+    return f"{width} x {height} px with {channels} channel{'s' if channels > 1 else ''}"

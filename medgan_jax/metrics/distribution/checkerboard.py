@@ -1,0 +1,73 @@
+"""Checkerboard artefacts: how far a periodic grid stands out of the spectrum.
+
+Transposed convolutions write a grid of 2, 4 or 8 px into what they generate (Odena et al. 2016,
+doi:10.23915/distill.00003), seen as lines in the spectrum (Durall et al. 2020, arXiv:2003.01826). Photographs have
+none.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from medgan_jax.images import uint8_to_unit
+from medgan_jax.metrics.distribution.bootstrap import Estimate, bootstrap
+from medgan_jax.metrics.paired.filters import luminance
+
+PERIODS = (2, 4, 8)  # px
+MIN_SIZE = 4 * min(PERIODS)  # px; each period needs images of four times its length
+_BATCH = 64
+
+
+def checkerboard_index(images: np.ndarray, *, seed: int = 0) -> dict[int, Estimate]:
+    """The power of a grid of each period, relative to its surroundings in the spectrum.
+
+    The power spectrum of the grey images under a Hann window is averaged over the images. At each frequency that a
+    pattern of this period has, and one of half the period has not, it is divided by the median of the sixteen
+    frequencies two bins away, beyond the window's own spread; the index is the mean of these ratios.
+
+    Args:
+      images: uint8, (N, H, W, 1 or 3).
+      seed: of the bootstrap.
+
+    Returns:
+      By period in px, as far as the images are large enough: about 1 where there is no grid.
+    """
+    size = min(images.shape[1:3])
+    bins = {period: _bins(images.shape[1:3], period) for period in PERIODS if size >= 4 * period}
+    if not bins:
+        return {}
+    places = np.concatenate(list(bins.values()))  # (F, 17, 2)
+    power = np.concatenate(
+        [np.asarray(_power(images[i : i + _BATCH], places)) for i in range(0, len(images), _BATCH)], dtype=np.float64
+    )
+
+    def indices(weights: np.ndarray) -> dict[int, float]:
+        mean = np.tensordot(weights, power, 1)
+        ratios = mean[:, 0] / np.maximum(np.median(mean[:, 1:], 1), np.finfo(np.float32).tiny)
+        ends = np.cumsum([len(found) for found in bins.values()])
+        return {period: part.mean() for period, part in zip(bins, np.split(ratios, ends[:-1]), strict=True)}
+
+    return bootstrap(indices, [len(images)], seed=seed, bounds=(0, np.inf))
+
+
+def _bins(shape: tuple[int, int], period: int) -> np.ndarray:
+    """(F, 17, 2): each frequency of a period, followed by its surroundings, as bins of the two-dimensional FFT."""
+    height, width = shape
+    harmonics = [
+        (round(i * height / period), round(j * width / period))
+        for i in range(period)
+        for j in range(period)
+        if i % 2 or j % 2
+    ]
+    ring = [(i, j) for i in range(-2, 3) for j in range(-2, 3) if max(abs(i), abs(j)) == 2]
+    return np.array([[((u + i) % height, (v + j) % width) for i, j in [(0, 0), *ring]] for u, v in harmonics])
+
+
+@jax.jit
+def _power(images: jax.Array, places: jax.Array) -> jax.Array:
+    """(N, F, 17) of uint8 images (N, H, W, C)."""
+    planes = luminance(uint8_to_unit(images))
+    planes -= planes.mean((1, 2), keepdims=True)
+    height, width = (jnp.asarray(np.hanning(length + 1)[:-1], jnp.float32) for length in planes.shape[1:])
+    spectrum = jnp.fft.fft2(planes * jnp.outer(height, width)[None])
+    return jnp.abs(spectrum[:, places[..., 0], places[..., 1]]) ** 2

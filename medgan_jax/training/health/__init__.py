@@ -1,0 +1,1 @@
+"""Health checks: what goes wrong in a training, and what to do about it."""

@@ -1,0 +1,134 @@
+"""Adversarial losses on logits, and the targets of the real images.
+
+- "bce": binary cross-entropy, the generator's in its non-saturating form (Goodfellow et al. 2014, arXiv:1406.2661).
+- "hinge": only logits within the margin of 1 teach the discriminator (Lim & Ye 2017, arXiv:1705.02894).
+- "wgan-gp": the difference of the mean logits (Arjovsky et al. 2017, arXiv:1701.07875), to which the training adds
+  `gradient_penalty`.
+
+Three more penalties on the discriminator go with any of them: `r1_penalty` (R1), `lecam_penalty` and
+`consistency_penalty`.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+
+def discriminator_loss(
+    real_logits: jax.Array, fake_logits: jax.Array, real_targets: jax.Array, *, loss: str
+) -> jax.Array:
+    """What the discriminator minimises; all (N,) -> ().
+
+    Args:
+      real_logits: of the reals.
+      fake_logits: of the fakes.
+      real_targets: what to answer for each real, for "bce"; the target of a fake is 0.
+      loss: "bce", "hinge" or "wgan-gp".
+    """
+    match loss:
+        case "bce":
+            real = optax.sigmoid_binary_cross_entropy(real_logits, real_targets)
+            fake = optax.sigmoid_binary_cross_entropy(fake_logits, jnp.zeros_like(fake_logits))
+        case "hinge":
+            real, fake = jax.nn.relu(1 - real_logits), jax.nn.relu(1 + fake_logits)
+        case "wgan-gp":
+            real, fake = -real_logits, fake_logits
+        case _:
+            raise ValueError(f"unknown loss: {loss!r}")
+    return jnp.mean(real) + jnp.mean(fake)
+
+
+def generator_loss(fake_logits: jax.Array, *, loss: str) -> jax.Array:
+    """What the generator minimises, low when the discriminator takes the fakes (N,) for real -> ()."""
+    if loss == "bce":
+        return jnp.mean(optax.sigmoid_binary_cross_entropy(fake_logits, jnp.ones_like(fake_logits)))
+    return -jnp.mean(fake_logits)
+
+
+def gradient_penalty(
+    critic: Callable[[jax.Array], jax.Array], reals: jax.Array, fakes: jax.Array, key: jax.Array
+) -> jax.Array:
+    """How far the critic's slope is from 1, between reals and fakes (Gulrajani et al. 2017, arXiv:1704.00028).
+
+    Args:
+      critic: images (N, H, W, C) to logits (N,), each of its own image alone.
+      reals: (N, H, W, C).
+      fakes: the same shape; each is paired with one of the reals.
+      key: decides the point between the two of a pair.
+
+    Returns:
+      The mean of (norm of the logit's gradient with respect to the image - 1) squared, ().
+    """
+    share = jax.random.uniform(key, (reals.shape[0], 1, 1, 1))
+    squares = _squared_slopes(critic, share * reals + (1 - share) * fakes)
+    norms = jnp.sqrt(jnp.maximum(squares, 1e-12))  # the root's own slope at 0 is infinite
+    return jnp.mean(jnp.square(norms - 1))
+
+
+def r1_penalty(critic: Callable[[jax.Array], jax.Array], reals: jax.Array) -> jax.Array:
+    """How steep the discriminator is at reals: R1 (Mescheder et al. 2018, arXiv:1801.04406), whose weight is gamma.
+
+    Args:
+      critic: images (N, H, W, C) to logits (N,), each of its own image alone.
+      reals: (N, H, W, C).
+
+    Returns:
+      Half the mean squared norm of the logit's gradient with respect to the image, ().
+    """
+    return jnp.mean(_squared_slopes(critic, reals)) / 2
+
+
+def _squared_slopes(critic: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
+    gradients = jax.grad(lambda images: jnp.sum(critic(images)))(images)
+    return jnp.sum(jnp.square(gradients), axis=(1, 2, 3))
+
+
+def lecam_penalty(
+    real_logits: jax.Array, fake_logits: jax.Array, past_real: jax.Array, past_fake: jax.Array
+) -> jax.Array:
+    """How far logits run from what the other kind's were (Tseng et al. 2021, arXiv:2104.03310).
+
+    Args:
+      real_logits: (N,), of the reals.
+      fake_logits: (N,), of the fakes.
+      past_real: (), the moving average of the reals' logits.
+      past_fake: (), of the fakes'.
+
+    Returns:
+      The mean squared distance of the reals' logits to `past_fake`, plus that of the fakes' to `past_real`, ().
+    """
+    return jnp.mean(jnp.square(real_logits - past_fake)) + jnp.mean(jnp.square(fake_logits - past_real))
+
+
+def consistency_penalty(logits: jax.Array, changed: jax.Array) -> jax.Array:
+    """How a change that keeps an image what it is moves its logit (Zhao et al. 2020, arXiv:2002.04724).
+
+    Args:
+      logits: (N, K), of N images of each of K kinds, reals and fakes.
+      changed: the same shape, of the same images mirrored and shifted.
+
+    Returns:
+      The mean squared difference within each kind, summed over the kinds, ().
+    """
+    return jnp.sum(jnp.mean(jnp.square(logits - changed), axis=0))
+
+
+def real_targets(key: jax.Array, batch_size: int, *, real_label: float, label_flip: float) -> jax.Array:
+    """What the discriminator is told about the real images.
+
+    Args:
+      key: decides which labels are flipped.
+      batch_size: N.
+      real_label: the target of a real image; 0.9 is one-sided label smoothing (Salimans et al. 2016, arXiv:1606.03498).
+      label_flip: probability that a real image's target becomes 0. Each batch flips this share of its images, the
+        fraction of an image being rounded up or down at random, so that small batches do not fluctuate.
+
+    Returns:
+      (N,) float32.
+    """
+    order_key, round_key = jax.random.split(key)
+    flipped = jnp.floor(label_flip * batch_size + jax.random.uniform(round_key))
+    rank = jax.random.permutation(order_key, batch_size)
+    return jnp.where(rank < flipped, 0.0, real_label).astype(jnp.float32)

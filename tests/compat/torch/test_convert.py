@@ -1,0 +1,205 @@
+"""Networks that PyTorch saved compute what PyTorch computes; every other state dict is refused by name."""
+
+import functools
+
+import jax
+import numpy as np
+import published
+import pytest
+
+from medgan_jax.compat.torch.convert import from_state_dict, read_network, to_state_dict
+from medgan_jax.errors import UserError
+from medgan_jax.models.dcgan import Discriminator, Generator
+from medgan_jax.torch_files import read_state_dict
+
+ALL = (*published.GENERATORS, *published.DISCRIMINATORS)
+
+
+@functools.cache
+def state(name):
+    return read_state_dict(published.FOLDER / name)
+
+
+@functools.cache
+def network(name):
+    return read_network(published.FOLDER / name)
+
+
+@functools.cache
+def expected():
+    with np.load(published.EXPECTED) as file:
+        return dict(file)
+
+
+def inputs(name):
+    if name in published.GENERATORS:
+        return published.latents()
+    return published.images(*published.DISCRIMINATORS[name][:2])
+
+
+@pytest.mark.parametrize("name", published.GENERATORS)
+def test_generators_are_recognised(name):
+    assert network(name).module == Generator(*published.GENERATORS[name])
+    assert network(name).inputs == published.LATENT
+
+
+@pytest.mark.parametrize("name", published.DISCRIMINATORS)
+def test_discriminators_are_recognised(name):
+    size, channels, features, spectral_norm, batch_norm = published.DISCRIMINATORS[name]
+    assert network(name).module == Discriminator(size, features, spectral_norm, batch_norm=batch_norm)
+    assert network(name).inputs == channels
+
+
+@pytest.mark.parametrize("name", sorted({name.split("/")[0] for name in expected()}))
+def test_outputs_and_statistics_are_pytorchs(name):
+    found = network(name)
+
+    @jax.jit
+    def run(variables, x):
+        mutable = [collection for collection in variables if collection != "params"]
+        evaluated = found.module.apply(variables, x, training=False)
+        return evaluated, *found.module.apply(variables, x, training=True, mutable=mutable)
+
+    evaluated, trained, after = run(found.variables, inputs(name))
+    for mode, out in (("eval", evaluated), ("train", trained)):
+        wanted = expected()[f"{name}/{mode}"]
+        out = published.some(out) if name in published.GENERATORS else out
+        assert out.shape == wanted.shape
+        np.testing.assert_allclose(out, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+    updated = to_state_dict(found.module, {**found.variables, **after}).values()
+    vectors = [array for array in updated if array.ndim == 1]
+    np.testing.assert_allclose(np.concatenate(vectors or [[]]), expected()[f"{name}/after"], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_way_back(name):
+    """The numbers to the bit, under the published names, in PyTorch's order."""
+    ours = to_state_dict(network(name).module, network(name).variables)
+    again = from_state_dict(ours)
+    assert (again.module, again.inputs) == (network(name).module, network(name).inputs)
+    jax.tree.map(np.testing.assert_array_equal, again.variables, network(name).variables)
+    renamed = {}
+    for given, array in state(name).items():
+        given = given.removeprefix("module.").replace("parametrizations.weight.original", "weight_orig")
+        renamed[given.replace("parametrizations.weight.0.", "weight")] = array
+    assert list(ours) == list(renamed)
+    for key, array in renamed.items():
+        assert ours[key].flags.c_contiguous
+        np.testing.assert_array_equal(ours[key], 0 if "tracked" in key else array, strict="tracked" not in key)
+        assert ours[key].dtype == array.dtype
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: name.removeprefix("main."),
+        lambda name: "module.main." + name.removeprefix("main."),
+        lambda name: "module.netG.layers_2." + name.removeprefix("main."),
+    ],
+)
+def test_prefixes_do_not_matter(rename):
+    found = from_state_dict({rename(name): array for name, array in state("netG64.zip").items()})
+    jax.tree.map(np.testing.assert_array_equal, found.variables, network("netG64.zip").variables)
+
+
+def test_counters_may_be_missing():
+    """PyTorch before 0.4.1 kept none."""
+    found = from_state_dict({n: a for n, a in state("netG64.zip").items() if "tracked" not in n})
+    jax.tree.map(np.testing.assert_array_equal, found.variables, network("netG64.zip").variables)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_floats_become_float32(dtype):
+    """The levels of these weights are exact in each."""
+    floats = {n: a if "tracked" in n else a.astype(dtype) for n, a in state("netG64.zip").items()}
+    jax.tree.map(np.testing.assert_array_equal, from_state_dict(floats).variables, network("netG64.zip").variables)
+
+
+def changed(file, name, change):
+    return {**state(file), name: change(state(file)[name])}
+
+
+def without(file, *names):
+    return {name: array for name, array in state(file).items() if name not in names}
+
+
+def of(value):
+    def change(array):
+        array = array.copy()
+        array.flat[-1] = value
+        return array
+
+    return change
+
+
+G, D, S = "netG64.zip", "netD256.zip", "netD64_spectral.zip"
+LAST = 15  # of the discriminator at 256 px, batch normalisation before its last convolution
+OTHERS = {
+    "nothing": (lambda: {}, "has 0 convolutions"),
+    "a classifier": (lambda: {"features.0.weight": np.zeros((64, 3, 11, 11)), "classifier.1.weight": np.zeros((9, 9))},
+                     "'features.0.weight' and 'classifier.1.weight' are not of one Sequential"),
+    "residual blocks": (lambda: {"conv1.weight": np.zeros((64, 3, 7, 7))}, "'conv1.weight' is of no layer"),
+    "8 px": (lambda: {f"main.{n}.weight": np.zeros((2, 2, 4, 4)) for n in (0, 3)}, "has 2 convolutions"),
+    "1024 px": (lambda: {f"main.{3 * n}.weight": np.zeros((2, 2, 4, 4)) for n in range(9)}, "has 9 convolutions"),
+    "no first layer": (lambda: without(G, "main.0.weight"), "no convolution first"),
+    "wide kernel": (lambda: changed(G, "main.3.weight", lambda a: np.pad(a, ((0, 0), (0, 0), (0, 1), (0, 1)))),
+                    "'main.3.weight' is of shape (16, 8, 5, 5), and a generator of 64 px of 2 feature maps has "
+                    "(16, 8, 4, 4)"),
+    "widths that do not halve": (lambda: changed(G, "main.6.weight", lambda a: a[:, :3]), "'main.6.weight' is of"),
+    "odd width": (lambda: changed(G, "main.0.weight", lambda a: a[:, :13]), "13 feature maps cannot be halved 3 times"),
+    "two channels": (lambda: changed(G, "main.12.weight", lambda a: a[:, :2]), "images of 2 channels"),
+    "two channels in": (lambda: changed(D, "main.0.weight", lambda a: a.repeat(2, 1)), "images of 2 channels"),
+    "no latent": (lambda: changed(G, "main.0.weight", lambda a: a[:0]), "without numbers"),
+    "no maps": (lambda: changed(G, "main.0.weight", lambda a: a[:, :0]), "without numbers"),
+    "two scores": (lambda: changed(D, f"main.{LAST + 2}.weight", lambda a: a.repeat(2, 0)), "(2, 32, 4, 4), and a "),
+    "bias": (lambda: {**state(G), "main.3.bias": np.zeros(8, np.float32)}, "has the entry 'main.3.bias', and a gener"),
+    "another layer": (lambda: {**state(G), "main.14.weight": np.zeros(3, np.float32)}, "the entry 'main.14.weight'"),
+    "another counter": (lambda: {**state(G), "main.0.num_batches_tracked": np.zeros(())}, "the entry 'main.0.num_"),
+    "an entry twice": (lambda: {**state(G), "main.00.weight": state(G)["main.0.weight"]}, "are the same"),
+    "two networks": (lambda: {**state(G), "dis.0.weight": np.zeros((2, 3, 4, 4))}, "are not of one Sequential"),
+    "no bias of a norm": (lambda: without(G, "main.4.bias"), "has no entry 'main.4.bias', and a generator of 64 px"),
+    "no statistics": (lambda: without(G, "main.4.running_mean", "main.4.running_var"), "entry 'main.4.running_mean'"),
+    "one norm less": (lambda: {n: a for n, a in state(D).items() if not n.startswith("main.6.")}, "entry 'main.6.weig"),
+    "spectral norm of one": (lambda: without(S, "main.2.weight_u"), "'main.2.weight_u', and a discriminator of 64 px "
+                             "with spectral norm has one"),
+    "dropout between": (lambda: {n.replace(f".{LAST + 2}.", f".{LAST + 3}."): a for n, a in state(D).items()},
+                        f"has the entry 'main.{LAST + 3}.weight'"),
+    "not finite": (lambda: changed(G, "main.3.weight", of(np.inf)), "'main.3.weight' is not finite"),
+    "beyond float32": (lambda: changed(G, "main.3.weight", lambda a: a.astype(float) + 1e300), "is not finite"),
+    "negative variance": (lambda: changed(G, "main.4.running_var", of(-1)), "'main.4.running_var' is negative"),
+    "integers": (lambda: changed(G, "main.4.bias", lambda a: a.astype(np.int64)), "is of int64, not of floating"),
+    "quantised": (lambda: changed(G, "main.3.weight", lambda a: a.astype(np.int8)), "is of int8, not of floating"),
+    "a strange name": (lambda: {"a\n" * 100: np.zeros(3)}, r"'a\na\na\n"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", OTHERS)
+def test_other_networks_are_refused(case):
+    make, says = OTHERS[case]
+    with pytest.raises(ValueError) as caught:
+        from_state_dict(make())
+    assert says in str(caught.value)
+    assert len(str(caught.value)) < 250
+
+
+def test_refusals_of_files_name_them_and_the_remedy(tmp_path):
+    path = published.FOLDER.parent / "torch_files/zip.pth"
+    with pytest.raises(UserError) as caught:
+        read_network(path)
+    assert str(caught.value) == (
+        f"{path}: its entry 'shared.whole' is of no layer of a Sequential; give a generator or discriminator of DCGAN "
+        "or SNGAN as published: 4x4 kernels, no biases, 16 to 512 px"
+    )
+
+
+@pytest.mark.parametrize("upsample", ["nearest", "bilinear"])
+def test_a_generator_that_enlarges_is_exported_as_one_with_transposed_convolutions(upsample):
+    module = Generator(16, 3, 4, upsample=upsample)
+    latents = jax.random.normal(jax.random.key(1), (3, 8))
+    variables = module.init(jax.random.key(0), latents, training=True)
+    found = from_state_dict(to_state_dict(module, variables))
+    assert found.module == Generator(16, 3, 4)
+    same = found.module.apply(found.variables, latents, training=False)
+    drawn = module.apply(variables, latents, training=False)
+    assert float(np.std(drawn)) > 1e-4
+    np.testing.assert_allclose(same, drawn, rtol=1e-4, atol=1e-8)

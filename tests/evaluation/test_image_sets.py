@@ -1,0 +1,271 @@
+"""Which images are compared, and the clear refusal of those that cannot be."""
+
+import functools
+import os
+
+import jax.numpy as jnp
+import numpy as np
+import published
+import pytest
+
+from configs import default
+from medgan_jax.checkpoint import TrainedGenerator
+from medgan_jax.config import parse_config
+from medgan_jax.data.batches import load_dataset
+from medgan_jax.errors import UserError
+from medgan_jax.evaluation import image_sets
+from medgan_jax.images import write_png
+from medgan_jax.metrics.distribution.features import PIXELS, PYRAMID
+from medgan_jax.sharding import data_mesh, replicated
+from medgan_jax.training.loop import train
+
+
+@pytest.fixture
+def data(tmp_path):
+    return {**default.get_config().data.to_dict(), "cache_dir": str(tmp_path / "cache")}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A function that writes images of a shape into a folder."""
+
+    def write(name, *shapes, number=3):
+        (tmp_path / name).mkdir(exist_ok=True)
+        random = np.random.default_rng(len(name))
+        for i in range(number):
+            for j, shape in enumerate(shapes):
+                write_png(tmp_path / name / f"image_{i}_{j}.png", random.integers(0, 256, shape, np.uint8))
+        return str(tmp_path / name)
+
+    return write
+
+
+@pytest.fixture
+def choose(data):
+    empty = dict.fromkeys(("checkpoint", "fakes", "reals", "train", "num_images"))
+    return lambda **options: image_sets.choose(**{**empty, "data": data, "seed": 0, **options})
+
+
+def test_folders(choose, folder):
+    fakes, reals, train_set = choose(
+        fakes=folder("fakes", (16, 16, 3)), reals=folder("reals", (40, 32, 3)), train=folder("train", (32, 32, 3))
+    )
+    assert fakes.images.shape == reals.images.shape == train_set.images.shape == (3, 16, 16, 3)
+    assert "fakes" in fakes.title
+
+
+def test_samples_come_without_their_grid(choose, folder):
+    place = folder("fakes", (16, 16, 3))
+    write_png(f"{place}/grid.png", np.zeros((40, 40, 3), np.uint8))
+    with pytest.raises(UserError, match="holds images of 16 x 16 px with 3 channels and of 40 x 40 px"):
+        choose(fakes=place, reals=place)
+    open(f"{place}/manifest.csv", "w").close()
+    assert len(choose(fakes=place, reals=folder("reals", (16, 16, 3), number=4))[0].images) == 3
+
+
+@pytest.mark.parametrize(
+    ("fake", "real", "says"),
+    [
+        ((32, 32, 3), (32, 16, 3), ["--reals=", "16 x 32 px", "32 x 32 px", "blur"]),
+        ((32, 32, 3), (32, 32, 1), ["1 channel,", "3 channels", "compare colour with colour"]),
+        ((32, 32, 1), (32, 32, 3), ["1 channel:", "3 channels", "compare colour with colour"]),
+        ((32, 16, 3), (32, 32, 3), ["--fakes=", "16 x 32 px", "square"]),
+    ],
+)
+def test_unlike_sets_are_refused(choose, folder, fake, real, says):
+    with pytest.raises(UserError) as caught:
+        choose(fakes=folder("fakes", fake), reals=folder("reals", real))
+    for text in says:
+        assert text in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, "either --checkpoint=... or --fakes=..."),
+        ({"checkpoint": "x", "fakes": "y"}, "either --checkpoint=... or --fakes=..."),
+        ({"fakes": "F"}, "give --reals="),
+        ({"fakes": "F", "train": "F"}, "give --reals="),
+        ({"fakes": "F", "reals": "O"}, "1 images are too few to judge by; give 4 or more"),
+        ({"fakes": "F", "reals": "O", "train": "F"}, "give 2 or more"),
+        ({"fakes": "T", "reals": "F"}, "give square ones of 16 px or more"),
+        ({"fakes": "F", "reals": "F", "num_images": 3}, "--num_images is for --checkpoint"),
+        ({"fakes": "E", "reals": "F"}, "--fakes=.*holds no images"),
+        ({"fakes": "F", "reals": "E"}, "holds no images"),
+        ({"fakes": "N", "reals": "F"}, "--fakes="),
+        ({"fakes": "B", "reals": "F"}, "can be read"),
+        ({"checkpoint": "E", "reals": "F"}, "generator"),
+    ],
+)
+def test_what_is_missing_is_named(choose, folder, tmp_path, options, says):
+    places = {"F": folder("good", (16, 16, 3), number=4), "E": folder("empty"), "N": str(tmp_path / "nowhere")}
+    places |= {"B": folder("bad", (16, 16, 3)), "O": folder("one", (16, 16, 3), number=1)}
+    places["T"] = folder("tiny", (8, 8, 3))
+    for name in os.listdir(places["B"]):
+        (tmp_path / "bad" / name).write_bytes(b"no image")
+    with pytest.raises(UserError, match=says):
+        choose(**{name: places.get(value, value) for name, value in options.items()})
+
+
+def test_a_generator_is_judged_by_what_its_training_held_out(choose, tiny_config, tmp_path):
+    options = {"data_num_phantoms": 12, "data_cache_dir": str(tmp_path / "cache"), "num_steps": 1}
+    train(tiny_config(data_holdout_fraction=0.4, **options), tmp_path / "run")
+    fakes, reals, training = choose(checkpoint=str(tmp_path / "run"))
+    assert len(fakes.images) == len(training.images)
+    assert len(reals.images) + len(training.images) == 12
+    assert fakes.images.shape[1:] == (16, 16, 3)
+    again, _, _ = choose(checkpoint=str(tmp_path / "run"), num_images=2)
+    np.testing.assert_array_equal(again.images, fakes.images[:2])
+    assert len(choose(checkpoint=str(tmp_path / "run"), num_images=5)[0].images) == 5
+    train(tiny_config(**options), tmp_path / "all")
+    with pytest.raises(UserError, match="give --reals=.*held none out"):
+        choose(checkpoint=str(tmp_path / "all"))
+
+
+def test_a_generator_of_pytorchs_is_judged_by_reals_given(choose, folder):
+    """Its training is not known, so neither is what that held out."""
+    checkpoint = str(published.FOLDER / "netG16.pth")
+    fakes, reals, training = choose(checkpoint=checkpoint, reals=folder("reals", (16, 16, 1), number=4))
+    assert fakes.images.shape == (2, 16, 16, 1)
+    assert len(reals.images) == 4
+    assert training is None
+    assert fakes.title == checkpoint
+    with pytest.raises(UserError, match="^give --reals=..., the images to judge by$"):
+        choose(checkpoint=checkpoint)
+
+
+def test_images_of_a_training_may_move_but_not_change(choose, data, folder, tiny_config, tmp_path):
+    """Else nobody knows which of them it has not seen."""
+    place = folder("before", (20, 20, 3), number=30)
+    options = {"data_cache_dir": str(tmp_path / "cache"), "num_steps": 1, "data_holdout_fraction": 0.3}
+    train(tiny_config(data_source="folder", data_path=place, **options), tmp_path / "run")
+    run = str(tmp_path / "run")
+    before = choose(checkpoint=run)
+    os.rename(place, tmp_path / "after")
+    with pytest.raises(UserError, match="before"):
+        choose(checkpoint=run)
+    moved = {**data, "path": str(tmp_path / "after")}
+    for one, other in zip(choose(checkpoint=run, data=moved), before, strict=True):
+        np.testing.assert_array_equal(one.images, other.images)
+    write_png(tmp_path / "after/another.png", np.zeros((20, 20, 3), np.uint8))
+    with pytest.raises(UserError, match="the images are no longer those of the training"):
+        choose(checkpoint=run, data=moved)
+    with pytest.raises(UserError, match=r"data\.holdout_fraction"):
+        choose(checkpoint=run, reals=str(tmp_path / "after"), data={**data, "holdout_fraction": 0.3})
+
+
+def test_a_grey_generator_is_judged_by_greyed_reals(choose, folder, tiny_config, tmp_path):
+    """As its training converted them."""
+    train(tiny_config(channels=1, num_steps=1, data_cache_dir=str(tmp_path / "cache")), tmp_path / "run")
+    fakes, reals, _ = choose(checkpoint=str(tmp_path / "run"), reals=folder("reals", (32, 32, 3), number=4))
+    assert fakes.images.shape == (2, 16, 16, 1)
+    assert reals.images.shape == (4, 16, 16, 1)
+
+
+def test_samples_are_those_of_sample_py(tiny_config, tmp_path):
+    from medgan_jax.checkpoint import load_generator
+    from medgan_jax.sampling import sample_batches, seeded_latents
+
+    train(tiny_config(num_steps=1, data_cache_dir=str(tmp_path / "cache")), tmp_path / "run")
+    mesh = data_mesh()
+    generator = load_generator(tmp_path / "run", replicated(mesh))
+    chosen = image_sets.sampled(generator, 5, seed=3, mesh=mesh, title="t", progress=False)
+    latents = functools.partial(seeded_latents, 3, latent_dim=8)
+    batches = sample_batches(generator.module, generator.variables, latents, 5, batch_size=2, mesh=mesh)
+    difference = chosen.images.astype(int) - np.concatenate(list(batches))
+    assert np.abs(difference).max() <= 1
+
+
+@pytest.fixture(scope="module")
+def conditional(tmp_path_factory):
+    """The workdir of a conditional training of 60 phantoms, and its config; not to be changed."""
+    place = tmp_path_factory.mktemp("conditional")
+    c = default.get_config()
+    c.update(image_size=16, latent_dim=8, gen_features=4, dis_features=4, batch_size=4, num_steps=1, conditional=True)
+    c.update(monitor_every_steps=0, tensorboard=False, report=False, num_sample_images=4)
+    c.data.update(source="phantom", num_phantoms=60, holdout_fraction=0.4, cache_dir=str(place / "cache"))
+    config = parse_config(c)
+    train(config, place / "run")
+    return str(place / "run"), config
+
+
+def test_one_class_is_judged_by_reals_of_it(choose, conditional):
+    run, config = conditional
+    training, held_out = load_dataset(config.data, image_size=16, channels=3)
+    fakes, reals, seen = choose(checkpoint=run, label="malignant")
+    assert set(fakes.labels) == set(reals.labels) == set(seen.labels) == {"malignant"}
+    assert fakes.title.endswith(", malignant") and reals.title.endswith("held out, malignant")
+    for chosen, cached in ((reals, held_out), (seen, training)):
+        np.testing.assert_array_equal(chosen.images, cached.images[[name == "malignant" for name in cached.labels]])
+    assert len(fakes.images) == len(seen.images) > 1
+
+
+def test_classes_are_sampled_in_the_proportions_of_the_reals(choose, conditional):
+    fakes, reals, seen = choose(checkpoint=conditional[0])
+    assert set(reals.labels) == {"benign", "malignant"}
+    share = reals.labels.count("malignant") / len(reals.labels)
+    assert abs(fakes.labels.count("malignant") - share * len(fakes.labels)) <= 1
+    assert len(fakes.labels) == len(fakes.images) == len(seen.images)
+
+
+def test_the_classes_that_are_sampled_are_those_that_are_named():
+    """By a generator that draws its label."""
+
+    class Drawn:
+        image_size, channels = 16, 1
+
+        def apply(self, variables, latents, labels, training):
+            return jnp.broadcast_to(labels[:, None, None, None] - 1.0, (len(labels), 16, 16, 1))
+
+    generator = TrainedGenerator(Drawn(), {}, latent_dim=8, step=1, about={}, digest="abc", classes=("a", "b", "c"))
+    sampled = functools.partial(image_sets.sampled, generator, seed=0, mesh=data_mesh(), title="t", progress=False)
+    for options in ({}, {"label": "c"}, {"counts": [1, 0, 3]}):
+        found = sampled(70, **options)
+        drawn = np.rint(found.images[:, 0, 0, 0] / 127.5).astype(int)
+        assert ["abc"[i] for i in drawn] == list(found.labels)
+    assert sampled(4).labels == ("a", "b", "c", "a")
+    assert sampled(4, label="c").labels == ("c",) * 4
+    assert sorted(sampled(8, counts=[1, 0, 3]).labels) == ["a"] * 2 + ["c"] * 6
+
+
+def test_reals_given_are_of_the_class_too(choose, conditional, folder, data, tmp_path):
+    run, _ = conditional
+    flat = folder("flat", (16, 16, 3), number=5)
+    for name, number in (("benign", 6), ("malignant", 4), ("wart", 5)):
+        (tmp_path / "sorted").mkdir(exist_ok=True)
+        folder(f"sorted/{name}", (16, 16, 3), number=number)
+    by_class = str(tmp_path / "sorted")
+    fakes, reals, _ = choose(checkpoint=run, reals=by_class, label="malignant")
+    assert reals.labels == ("malignant",) * 4 and set(fakes.labels) == {"malignant"}
+    fakes, reals, _ = choose(checkpoint=run, reals=by_class, label="malignant", data={**data, "label": "wart"})
+    assert reals.labels == ("wart",) * 5 and set(fakes.labels) == {"malignant"}  # another name for it
+    fakes, reals, _ = choose(checkpoint=run, reals=flat, label="benign")  # nobody says what they are
+    assert len(reals.images) == 5 and set(fakes.labels) == {"benign"}
+    for options, says in (
+        ({"reals": flat}, "flat: the images have no labels, .* give --label=CLASS"),
+        ({"reals": by_class}, "has images of wart, and the classes of the checkpoint are benign, malignant"),
+        ({"reals": by_class, "label": "wrt"}, "--label=wrt: the classes of the checkpoint are benign, malignant"),
+    ):
+        with pytest.raises(UserError, match=says):
+            choose(checkpoint=run, **options)
+    os.rename(f"{by_class}/malignant", f"{by_class}/melanoma")
+    with pytest.raises(UserError, match="labels of .*sorted are benign, melanoma, wart; say with --data.label"):
+        choose(checkpoint=run, reals=by_class, label="malignant")
+
+
+def test_a_label_is_for_conditional_checkpoints(choose, folder):
+    reals = folder("reals", (16, 16, 1), number=4)
+    with pytest.raises(UserError, match="^--label=x: the checkpoint has no classes"):
+        choose(checkpoint=str(published.FOLDER / "netG16.pth"), reals=reals, label="x")
+    with pytest.raises(UserError, match="^--label=x: is for --checkpoint"):
+        choose(fakes=reals, reals=reals, label="x")
+
+
+def test_features(tmp_path):
+    assert image_sets.choose_features(None, None) is PYRAMID
+    assert image_sets.choose_features("pixels", None) is PIXELS
+    for name, weights in (("inception", None), ("pyramid", "w.pth")):
+        with pytest.raises(UserError, match="go together"):
+            image_sets.choose_features(name, weights)
+    with pytest.raises(UserError, match=r"nowhere\.pth"):
+        image_sets.choose_features(None, str(tmp_path / "nowhere.pth"))

@@ -1,0 +1,121 @@
+"""Losses against their definition, targets against theirs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from medgan_jax.training import losses
+
+
+def test_discriminator_loss_is_cross_entropy():
+    real, fake, targets = np.float32([[2.0, -1.0], [0.5, -3.0], [0.9, 0.0]])
+    p, q = 1 / (1 + np.exp(-real)), 1 / (1 + np.exp(-fake))
+    expected = -np.mean(targets * np.log(p) + (1 - targets) * np.log(1 - p)) - np.mean(np.log(1 - q))
+    assert losses.discriminator_loss(real, fake, targets, loss="bce") == pytest.approx(expected, rel=1e-5)
+
+
+def test_generator_loss_is_non_saturating():
+    logits = jnp.array([-20.0, 1.0])
+    expected = np.mean(np.log1p(np.exp(-np.array([-20.0, 1.0]))))
+    assert losses.generator_loss(logits, loss="bce") == pytest.approx(expected, rel=1e-5)
+    assert jax.grad(lambda x: losses.generator_loss(x, loss="bce"))(logits)[0] == pytest.approx(-0.5, rel=1e-5)
+
+
+def test_hinge_teaches_within_the_margin_only():
+    real, fake = jnp.array([2.0, 0.5, -1.0]), jnp.array([-3.0, 0.25, -0.5])
+
+    def loss(real, fake):
+        return losses.discriminator_loss(real, fake, jnp.ones(3), loss="hinge")
+
+    assert loss(real, fake) == pytest.approx((0 + 0.5 + 2) / 3 + (0 + 1.25 + 0.5) / 3)
+    for_real, for_fake = jax.grad(loss, argnums=(0, 1))(real, fake)
+    np.testing.assert_allclose(for_real, np.float32([0, -1, -1]) / 3)
+    np.testing.assert_allclose(for_fake, np.float32([0, 1, 1]) / 3)
+    assert losses.generator_loss(fake, loss="hinge") == pytest.approx(3.25 / 3)
+
+
+def test_wasserstein_losses_are_mean_logits():
+    real, fake = jnp.array([2.0, 0.5]), jnp.array([-3.0, 4.0])
+    assert losses.discriminator_loss(real, fake, jnp.ones(2), loss="wgan-gp") == pytest.approx(-1.25 + 0.5)
+    assert losses.generator_loss(fake, loss="wgan-gp") == pytest.approx(-0.5)
+
+
+def test_an_unknown_loss_is_refused():
+    with pytest.raises(ValueError, match="unknown loss: 'lsgan'"):
+        losses.discriminator_loss(jnp.ones(2), jnp.ones(2), jnp.ones(2), loss="lsgan")
+
+
+def test_gradient_penalty_of_known_slopes():
+    """Of a plane the slope is that of its weights everywhere; of a square, twice the image."""
+    reals, fakes = jax.random.normal(jax.random.key(0), (2, 5, 4, 4, 3))
+    weights = jnp.full((4, 4, 3), 0.5)
+    key = jax.random.key(1)
+
+    def plane(images):
+        return jnp.sum(images * weights[None], axis=(1, 2, 3))
+
+    steep = (0.5 * np.sqrt(48) - 1) ** 2
+    assert losses.gradient_penalty(plane, reals, fakes, key) == pytest.approx(steep, rel=1e-5)
+    share = jax.random.uniform(key, (5, 1, 1, 1))
+    between = np.asarray(share * reals + (1 - share) * fakes)
+    expected = np.mean((2 * np.linalg.norm(between.reshape(5, -1), axis=1) - 1) ** 2)
+    value = losses.gradient_penalty(lambda x: jnp.sum(x**2, axis=(1, 2, 3)), reals, fakes, key)
+    assert value == pytest.approx(expected, rel=1e-5)
+    # A critic that is constant has no slope, and the penalty's own gradient stays finite there.
+    flat = jax.grad(lambda s: losses.gradient_penalty(lambda x: s * plane(x), reals, fakes, key))(0.0)
+    assert jnp.isfinite(flat)
+
+
+def test_losses_are_finite_for_extreme_logits():
+    huge = jnp.array([1e4, -1e4])
+    value, grads = jax.value_and_grad(lambda x: losses.discriminator_loss(x, x, jnp.ones(2), loss="bce"))(huge)
+    assert jnp.isfinite(value)
+    assert jnp.all(jnp.isfinite(grads))
+
+
+def test_smoothed_targets():
+    targets = losses.real_targets(jax.random.key(0), 8, real_label=0.9, label_flip=0.0)
+    np.testing.assert_allclose(targets, 0.9)
+    assert targets.shape == (8,)
+
+
+@pytest.mark.parametrize(("flip", "least", "most"), [(0.25, 4, 4), (0.3, 4, 5), (1.0, 16, 16)])
+def test_flips_the_share_asked_for(flip, least, most):
+    flipped = [
+        int((losses.real_targets(jax.random.key(i), 16, real_label=0.9, label_flip=flip) == 0).sum()) for i in range(50)
+    ]
+    assert (min(flipped), max(flipped)) == (least, most)
+    assert np.mean(flipped) / 16 == pytest.approx(flip, abs=0.01)
+
+
+def test_every_image_is_flipped_in_its_turn():
+    targets = jnp.stack([losses.real_targets(jax.random.key(i), 8, real_label=1.0, label_flip=0.3) for i in range(200)])
+    np.testing.assert_allclose(1 - targets.mean(axis=0), 0.3, atol=0.12)
+
+
+def test_slope_penalty_is_half_the_squared_slope_at_reals():
+    reals = jax.random.normal(jax.random.key(0), (5, 4, 4, 3))
+    weights = jax.random.normal(jax.random.key(1), (4, 4, 3))
+
+    def plane(images):
+        return 7 + jnp.sum(images * weights[None], axis=(1, 2, 3))
+
+    assert losses.r1_penalty(plane, reals) == pytest.approx(float(jnp.sum(weights**2)) / 2, rel=1e-5)
+
+    def bowl(images):
+        return jnp.sum(images**2, axis=(1, 2, 3))
+
+    expected = np.mean([2 * np.sum(np.square(image)) for image in np.asarray(reals)])
+    assert losses.r1_penalty(bowl, reals) == pytest.approx(expected, rel=1e-5)
+
+
+def test_lecam_pulls_each_kind_to_the_others_past():
+    real, fake = jnp.array([2.0, 1.0]), jnp.array([-1.0, 0.5])
+    expected = ((2 + 3) ** 2 + (1 + 3) ** 2) / 2 + ((-1 - 4) ** 2 + (0.5 - 4) ** 2) / 2
+    assert losses.lecam_penalty(real, fake, jnp.float32(4), jnp.float32(-3)) == pytest.approx(expected)
+
+
+def test_consistency_is_summed_over_kinds():
+    logits, changed = jnp.array([[1.0, 2.0], [3.0, 4.0]]), jnp.array([[0.0, 2.0], [3.0, 7.0]])
+    assert losses.consistency_penalty(logits, changed) == pytest.approx(0.5 + 4.5)
