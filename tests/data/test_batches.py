@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from medgan_jax.data import batches
+from medgan_jax.data import batches as batches_module
 from medgan_jax.data.batches import (
     ResidentBatches,
     StreamedBatches,
@@ -173,7 +173,7 @@ def taken(batches, counts):
 @pytest.mark.parametrize("kind", [ResidentBatches, StreamedBatches])
 def test_batches_are_the_same_either_way(images, monkeypatch, kind, steps_in_chunk, first_step):
     """Over three epochs, in takes of many sizes, from the start and from an odd step."""
-    monkeypatch.setattr(batches, "_CHUNK_BYTES", steps_in_chunk * images[:4].nbytes + 1)
+    monkeypatch.setattr(batches_module, "_CHUNK_BYTES", steps_in_chunk * images[:4].nbytes + 1)
     indices = batch_indices(first_step, 16, num_images=22, **ORDER)
     batches = kind(images, first_step=first_step, mesh=data_mesh(), **ORDER)
     seen = list(taken(batches, [1, 2, 300, 5, 1, 4, 4, 4, 1, 1, 1, 1, 1, 1, 1, 1]))[:16]
@@ -184,7 +184,7 @@ def test_batches_are_the_same_either_way(images, monkeypatch, kind, steps_in_chu
 @pytest.mark.parametrize("kind", [ResidentBatches, StreamedBatches])
 def test_labels_belong_to_their_images(images, monkeypatch, kind, balanced):
     """In takes that chunks of five steps cut short, from an odd step on."""
-    monkeypatch.setattr(batches, "_CHUNK_BYTES", 5 * images[:4].nbytes + 1)
+    monkeypatch.setattr(batches_module, "_CHUNK_BYTES", 5 * images[:4].nbytes + 1)
     classes = np.random.default_rng(1).integers(0, 3, len(images), np.int32)
     order = functools.partial(balanced_indices, classes=classes) if balanced else batch_indices
     expected = order(7, 20, **({} if balanced else {"num_images": 22}), **ORDER)
@@ -227,7 +227,7 @@ def test_the_budget_decides(images):
 
 def test_two_chunks_at_a_time(images, monkeypatch):
     """A chunk is not sent before the call on the one before the last is over."""
-    monkeypatch.setattr(batches, "_CHUNK_BYTES", 1)
+    monkeypatch.setattr(batches_module, "_CHUNK_BYTES", 1)
     over, waited = threading.Event(), []
     real = jax.block_until_ready
     monkeypatch.setattr(jax, "block_until_ready", lambda x: waited.append(over.wait(60)) if x == "call" else real(x))

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from medgan_jax.checkpoint import Checkpoints, load_generator
-from medgan_jax.data import batches
+from medgan_jax.data import batches as batches_module
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training import loop, member, program
@@ -89,7 +89,7 @@ def test_streaming_changes_not_a_bit(config, tmp_path, monkeypatch):
     options = {"ema_decay": 0.5, "label_flip": 0.3, "data_horizontal_flip": True}
     whole = config(num_steps=12, **options)
     train(whole, tmp_path / "resident")
-    monkeypatch.setattr(batches, "_CHUNK_BYTES", 5 * 4 * 16 * 16 * 3)
+    monkeypatch.setattr(batches_module, "_CHUNK_BYTES", 5 * 4 * 16 * 16 * 3)
     train(config(num_steps=7, data_device_budget_mb=0, **options), tmp_path / "streamed")
     train(config(num_steps=12, data_device_budget_mb=0, **options), tmp_path / "streamed")
     expected = final_state(tmp_path / "resident", whole)
@@ -409,7 +409,7 @@ def test_a_conditional_training_stops_and_goes_on_without_changing_a_bit(config,
     """Resident in one go, and streamed in two, in chunks of five steps."""
     whole = config(num_steps=9, **conditional())
     train(whole, tmp_path / "whole")
-    monkeypatch.setattr(batches, "_CHUNK_BYTES", 5 * 4 * 16 * 16 * 3)
+    monkeypatch.setattr(batches_module, "_CHUNK_BYTES", 5 * 4 * 16 * 16 * 3)
     for num_steps in (4, 9):
         train(config(num_steps=num_steps, data_device_budget_mb=0, **conditional()), tmp_path / "parts")
     states = [final_state(tmp_path / name, whole, num_classes=2) for name in ("whole", "parts")]

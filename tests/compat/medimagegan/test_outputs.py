@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from medgan_jax.compat.medimagegan import outputs
-from medgan_jax.data import batches
+from medgan_jax.data import batches as batches_module
 from medgan_jax.errors import UserError
 from medgan_jax.report import plots
 from medgan_jax.training.loop import train

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from medgan_jax.metrics.distribution import sliced_wasserstein as module
+from medgan_jax.metrics.distribution import swd as module
 from medgan_jax.metrics.distribution.swd import _area_between, sliced_wasserstein
 
 
