@@ -99,14 +99,14 @@ def test_streaming_changes_not_a_bit(config, tmp_path, monkeypatch):
 @pytest.mark.parametrize("ema_decay", [0.0, 0.5])
 def test_an_error_leaves_what_was_being_saved(config, tmp_path, monkeypatch, ema_decay):
     """Right after a checkpoint, while it and its generator are on their way to the disk."""
-    real = batches.ResidentBatches.take
+    real = batches_module.ResidentBatches.take
 
     def take(self, count, after=None):
         if self._step == 4:
             raise UserError("the disk is gone")
         return real(self, count, after)
 
-    monkeypatch.setattr(batches.ResidentBatches, "take", take)
+    monkeypatch.setattr(batches_module.ResidentBatches, "take", take)
     c = config(ema_decay=ema_decay)
     with pytest.raises(UserError, match="the disk is gone"):
         train(c, tmp_path / "run")
@@ -369,7 +369,7 @@ def test_each_batch_of_a_conditional_training_has_all_classes(config, tmp_path, 
     monkeypatch.setattr(member, "sample_batches", noted)
     c = config(num_steps=6, monitor_every_steps=3, **conditional(evaluate_every_steps=3))
     train(c, tmp_path / "run")
-    dataset, _ = batches.load_dataset(c.data, image_size=16, channels=3)
+    dataset, _ = batches_module.load_dataset(c.data, image_size=16, channels=3)
     names = sorted(set(dataset.labels))
     of_image = {
         image.tobytes(): names.index(label) for image, label in zip(dataset.images, dataset.labels, strict=True)

@@ -49,7 +49,7 @@ def test_a_finished_training_leaves_the_originals_files(config, tmp_path, monkey
         assert list(line.get_xdata()) == [2, 4, 6]
         assert list(line.get_ydata()) == [entry[field] for entry in log]
         assert line.get_label() == {"loss_gen": "generator", "loss_dis": "discriminator"}[field]
-    reals = batches.load_dataset(c.data, image_size=16, channels=3)[0].images
+    reals = batches_module.load_dataset(c.data, image_size=16, channels=3)[0].images
     first = {"Real images": reals[np.random.default_rng(c.seed).permutation(12)[0]], "Fake images": grid[2:18, 2:18]}
     for axes, factor in zip(pictures.axes, (8, 3), strict=True):  # of 3 rows and of 8, to reach 400 px
         shown = np.asarray(axes.images[0].get_array())[::factor, ::factor]
@@ -73,7 +73,7 @@ def test_a_stopped_training_leaves_none(config, tmp_path, monkeypatch):
     def take(self, count, after=None):
         raise UserError("the disk is gone")
 
-    monkeypatch.setattr(batches.ResidentBatches, "take", take)
+    monkeypatch.setattr(batches_module.ResidentBatches, "take", take)
     with pytest.raises(UserError, match="the disk is gone"):
         train(config(), tmp_path / "run")
     assert list((tmp_path / "out/deep").iterdir()) == []
