@@ -4,7 +4,7 @@
 python evaluate.py --checkpoint=runs/melanoma                     against what its training held out
 python evaluate.py --checkpoint=runs/melanoma --reals=/data/heldout --train=/data/isic
 python evaluate.py --checkpoint=runs/lesions --label=malignant    one class of a conditional training
-python evaluate.py --fakes=synthetic --reals=/data/isic --data.label=malignant
+python evaluate.py --fakes=synthetic --reals=/data/isic --data.class_filter=malignant
 
 --data.FIELD says how to read the reals, as --config.data.FIELD does for train.py: see configs/default.py.
 """

@@ -149,7 +149,7 @@ def _run(part: ladder.Part, name: str, features: Features | None, args: argparse
     seeds = range(args.seeds or part.seeds)
     data = {
         "path": args.data,
-        "labels": args.labels,
+        "labels_csv": args.labels,
         "image_column": args.image_column,
         "label_column": args.label_column,
     }

@@ -85,11 +85,11 @@ def get_config() -> ConfigDict:
     c.data = ConfigDict()
     c.data.source = "folder"  # folder | csv | tfds | phantom: procedural dermoscopy, needs no files
     c.data.path = ""  # folder, csv: the image folder; tfds: its data_dir ("" is the usual one)
-    c.data.labels = ""  # csv: the table, `image,label` with a header or without
+    c.data.labels_csv = ""  # csv: the table, `image,label` with a header or without
     c.data.image_column = "image"  # csv with a header: the column of image names
     c.data.label_column = "label"  # csv with a header: the column of labels
     c.data.group_column = ""  # csv with a header: the column of patients or lesions, which are held out whole
-    c.data.label = ""  # keep only the images of this class; "" keeps all
+    c.data.class_filter = ""  # keep only the images of this class; "" keeps all
     c.data.tfds_name = ""  # tfds: the data set's name
     c.data.split = "train"  # tfds: the split, slices such as train[:80%] included
     c.data.num_phantoms = 512  # phantom: how many images

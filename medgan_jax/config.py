@@ -47,7 +47,7 @@ CHANGEABLE = frozenset(
         "max_rollbacks",
         "output_prefix",
         "data.path",
-        "data.labels",
+        "data.labels_csv",
         "data.cache_dir",
         "data.on_bad_image",
         "data.device_budget_mb",
@@ -81,11 +81,11 @@ class DataConfig:
 
     source: str
     path: str
-    labels: str
+    labels_csv: str
     image_column: str
     label_column: str
     group_column: str
-    label: str
+    class_filter: str
     tfds_name: str
     split: str
     num_phantoms: int
@@ -337,9 +337,10 @@ def _constraint_problems(c: Config, names: Mapping[str, str]) -> list[str]:
         rules.problems.append(f"r1_every_steps={c.r1_every_steps} needs r1_weight above 0, such as 10")
     if c.ema_rampup and not c.ema_decay:
         rules.problems.append(f"ema_rampup={c.ema_rampup:g} needs ema_decay above 0, such as 0.999")
-    if c.conditional and c.data.label:
+    if c.conditional and c.data.class_filter:
         rules.problems.append(
-            f"conditional=True learns several classes, and data.label={c.data.label!r} keeps one: leave one of them out"
+            f"conditional=True learns several classes, and data.class_filter={c.data.class_filter!r} keeps one: "
+            "leave one of them out"
         )
     for name in ("adam_beta1", "adam_beta2", "ema_decay", "dis_dropout"):
         value = getattr(c, name)
@@ -399,7 +400,7 @@ def _data_problems(data: DataConfig) -> list[str]:
     require(data.num_phantoms >= 1, "data.num_phantoms", data.num_phantoms, "at least 1")
     require(data.device_budget_mb >= 0, "data.device_budget_mb", data.device_budget_mb, "0 or more")
     require(0 <= data.holdout_fraction < 1, "data.holdout_fraction", data.holdout_fraction, "at least 0 and below 1")
-    needed = {"folder": ("path",), "csv": ("path", "labels"), "tfds": ("tfds_name",)}.get(data.source, ())
+    needed = {"folder": ("path",), "csv": ("path", "labels_csv"), "tfds": ("tfds_name",)}.get(data.source, ())
     for name in needed:
         if not getattr(data, name):
             rules.problems.append(f"data.{name} is needed for data.source={data.source}")

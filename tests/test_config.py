@@ -145,7 +145,7 @@ def test_every_default_stands_in_the_dataclasses_and_the_reverse():
         ("data_group_column", "patient", "needs data.source=csv"),
         ("seed", -1, "from 0"),
         ("data_source", "foldr", "did you mean folder"),
-        ("data_source", "csv", "data.labels is needed"),
+        ("data_source", "csv", "data.labels_csv is needed"),
         ("data_source", "tfds", "data.tfds_name is needed"),
         ("data_path", "", "data.path is needed"),
         ("data_on_bad_image", "ignore", "refuse, skip"),
@@ -200,7 +200,7 @@ def test_all_problems_at_once():
         "consistency_weight", "ema_rampup", "augment.flips", "augment.quarter_turns", "augment.color",
         "augment.translation", "augment.cutout", "augment.probability", "augment.adaptive_target",
         "augment.adaptive_images",
-        "data.source", "data.label", "data.split", "data.horizontal_flip", "data.num_phantoms",
+        "data.source", "data.class_filter", "data.split", "data.horizontal_flip", "data.num_phantoms",
     ],
 )  # fmt: skip
 def test_what_shapes_a_training_may_not_change(field):
@@ -250,7 +250,7 @@ def test_what_an_older_version_did_not_have_was_off(field, value):
         ({"arch": "resnet", "upsample": "nearest"}, "upsample=nearest is for arch=dcgan or sngan"),
         ({"arch": "resnet", "image_size": 16}, "from 32 to 256 for arch=resnet"),
         ({"arch": "resnet", "image_size": 512}, "from 32 to 256 for arch=resnet"),
-        ({"conditional": True, "data_label": "malignant"}, "keeps one: leave one of them out"),
+        ({"conditional": True, "data_class_filter": "malignant"}, "keeps one: leave one of them out"),
     ],
 )
 def test_fields_that_contradict_each_other_are_refused(fields, says):

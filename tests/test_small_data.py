@@ -122,13 +122,13 @@ def test_every_rung_is_a_training_that_sees_as_many_images():
     for part in (part for parts in ladder.PROTOCOLS.values() for part in parts):
         for name in part.rungs or ladder.RUNGS:
             config = ladder.training_config(
-                part, name, seed=1, data={"path": "images", "labels": "labels.csv"}, label="malignant"
+                part, name, seed=1, data={"path": "images", "labels_csv": "labels.csv"}, label="malignant"
             )
             assert config.num_steps * config.batch_size == part.images
             assert (config.image_size, config.seed, config.gen_features) == (part.size, 1, part.maps)
-            assert config.data.label == ("" if config.conditional or part.set == "all" else "malignant")
+            assert config.data.class_filter == ("" if config.conditional or part.set == "all" else "malignant")
     turned = ladder.training_config(
-        ladder.PROTOCOLS["full"][0], "translation", 0, data={"path": "images", "labels": "x"}, label="malignant"
+        ladder.PROTOCOLS["full"][0], "translation", 0, data={"path": "images", "labels_csv": "x"}, label="malignant"
     )
     assert turned.augment.flips and turned.augment.translation == 0.125 and not turned.augment.color
 
@@ -137,7 +137,7 @@ def test_a_conditional_generator_is_judged_by_the_images_of_the_class_alone(fold
     """Those, and no others, by which the other rungs are judged: one floor holds for all of them."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     part = Part(16, "melanomas", maps=4, images=16, seeds=1)
-    data = {"path": f"{folder}/images", "labels": f"{folder}/labels.csv"}
+    data = {"path": f"{folder}/images", "labels_csv": f"{folder}/labels.csv"}
 
     def judges(name):
         config = ladder.training_config(part, name, 0, data=data, label="malignant")
@@ -166,7 +166,7 @@ def test_the_ladder_from_images_to_table(run, folder, capsys):
 
     config = ladder.training_config(
         PROTOCOLS["tiny"][0], "published", 0, label="malignant",
-        data={"path": f"{folder}/images", "labels": f"{folder}/labels.csv"},
+        data={"path": f"{folder}/images", "labels_csv": f"{folder}/labels.csv"},
     )  # fmt: skip
     _, held_out = load_dataset(config.data, image_size=16, channels=3)
     with Image.open(run.out / "16/melanomas/reals.png") as picture:

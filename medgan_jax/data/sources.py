@@ -79,12 +79,12 @@ def _select(number: int, labels: Sequence[str] | None, label: str, place: str) -
         return range(number)
     if labels is None:
         raise UserError(
-            f"data.label={label!r}, but the images of {place} have no labels: leave data.label empty, sort them "
+            f"data.class_filter={label!r}, but the images of {place} have no labels: leave it empty, sort them "
             "into a folder per class, or use data.source=csv"
         )
     if label not in labels:
         counts = ", ".join(f"{name} ({count})" for name, count in sorted(Counter(labels).items()))
-        raise UserError(f"data.label={label!r} is not a label of {place}; there are: {counts}")
+        raise UserError(f"data.class_filter={label!r} is not a label of {place}; there are: {counts}")
     return [index for index, name in enumerate(labels) if name == label]
 
 
@@ -132,7 +132,7 @@ def _open_folder(data: "DataConfig") -> FileSource:
             "are unclear: move the loose images into a class folder, or elsewhere"
         )
     labels = None if flat else [name.split("/")[0] for name in names]
-    return _file_source(data.path, names, labels, data.label)
+    return _file_source(data.path, names, labels, data.class_filter)
 
 
 def list_images(folder: str, field: str = "data.path") -> list[str]:
@@ -178,18 +178,18 @@ def _open_csv(data: "DataConfig") -> FileSource:
 
     def column(field: str, *, needs_header: bool) -> list[str]:
         table = read_labels(
-            data.labels,
+            data.labels_csv,
             image_column=data.image_column,
             label_column=getattr(data, field),
             field=field,
             needs_header=needs_header,
         )
-        return match_labels(names, table, folder=data.path, table_path=data.labels)
+        return match_labels(names, table, folder=data.path, table_path=data.labels_csv)
 
     # Without a header the second column holds the labels, whatever is asked for.
     groups = column("group_column", needs_header=True) if data.group_column else None
     labels = column("label_column", needs_header=False)
-    return _file_source(data.path, names, labels, data.label, groups)
+    return _file_source(data.path, names, labels, data.class_filter, groups)
 
 
 # TensorFlow Datasets, without TensorFlow.
@@ -277,7 +277,7 @@ def _open_tfds(data: "DataConfig") -> TfdsSource:
         labels = _tfds_labels(tfds, features, records)
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(f"{place} in {builder.data_dir} is damaged ({error}): prepare it again") from error
-    indices = _select(len(records), labels, data.label, name)
+    indices = _select(len(records), labels, data.class_filter, name)
     return TfdsSource(
         root=str(builder.data_dir),
         names=tuple(f"{data.split}[{index}]" for index in indices),
@@ -337,6 +337,6 @@ class PhantomSource:
 
 def _open_phantoms(data: "DataConfig") -> PhantomSource:
     labels = [phantom.phantom_label(index, seed=PHANTOM_SEED) for index in range(data.num_phantoms)]
-    indices = tuple(_select(data.num_phantoms, labels, data.label, PhantomSource.root))
+    indices = tuple(_select(data.num_phantoms, labels, data.class_filter, PhantomSource.root))
     names = tuple(f"phantom_{index:05d}" for index in indices)
     return PhantomSource(names, tuple(labels[index] for index in indices), indices)

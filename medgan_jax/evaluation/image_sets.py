@@ -89,7 +89,9 @@ def choose(
     if data["group_column"] and not train:
         raise UserError("data.group_column: --reals is halved image by image; leave it empty, or give --train")
     if fakes and label is not None:
-        raise UserError(f"--label={label}: is for --checkpoint; of --fakes all are taken, and data.label chooses reals")
+        raise UserError(
+            f"--label={label}: is for --checkpoint; all --fakes are taken, and data.class_filter chooses reals"
+        )
     mesh = data_mesh()
     generator, title = None, ""
     if fakes:
@@ -119,7 +121,7 @@ def choose(
             if found.labels and label not in found.labels:
                 there = abbreviate(sorted(set(found.labels)), 8)
                 raise UserError(
-                    f"--label={label}: the labels of {found.title} are {there}; say with --data.label which of them is "
+                    f"--label={label}: the labels of {found.title} are {there}; say with --data.class_filter which is "
                     "that class"
                 )
             return found.of_class(label)
@@ -163,7 +165,7 @@ def _counts(classes: Sequence[str], judges: ImageSet) -> list[int]:
     if unknown := sorted(set(counts) - set(classes)):
         raise UserError(
             f"{judges.title}: has images of {abbreviate(unknown, 8)}, and the classes of the checkpoint are "
-            f"{abbreviate(classes, 8)}; choose one with --label, and with --data.label what it is called there"
+            f"{abbreviate(classes, 8)}; choose one with --label, and with --data.class_filter what it is called there"
         )
     return [counts[name] for name in classes]
 
@@ -282,7 +284,7 @@ def _held_out(generator: TrainedGenerator, data: Mapping[str, Any], like: ImageS
 
 def _title(data: DataConfig) -> str:
     place = {"tfds": f"{data.tfds_name} {data.split}", "phantom": "the phantoms"}.get(data.source, data.path)
-    return place + (f", {data.label}" if data.label else "")
+    return place + (f", {data.class_filter}" if data.class_filter else "")
 
 
 def _shapes(source: FileSource) -> Counter[tuple[int, int, int]]:

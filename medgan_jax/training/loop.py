@@ -298,7 +298,7 @@ def _load_dataset(config: Config) -> tuple[CachedImages, CachedImages | None]:
         )
 
     def agreed(digest: str) -> list[Any]:
-        data = dataclasses.replace(config.data, path="", labels="", cache_dir="")  # each machine has its own
+        data = dataclasses.replace(config.data, path="", labels_csv="", cache_dir="")  # each machine has its own
         return [digest, dataclasses.replace(config, data=data).to_dict()]
 
     dataset = load() if is_leader() else None

@@ -140,7 +140,7 @@ def test_held_out_images_are_not_trained_on(tiny_config, tmp_path):
 def test_images_without_classes_are_refused_before_they_are_decoded(tiny_config, tmp_path):
     label = load_dataset(tiny_config(data_cache_dir=str(tmp_path)).data, image_size=16, channels=3)[0].labels[0]
     cache = tmp_path / "other"
-    data = tiny_config(data_label=label, data_cache_dir=str(cache)).data
+    data = tiny_config(data_class_filter=label, data_cache_dir=str(cache)).data
     with pytest.raises(UserError, match=f"images of the phantoms are '{label}'"):
         load_dataset(data, image_size=16, channels=3, conditional=True)
     assert not cache.exists()

@@ -89,7 +89,9 @@ def test_the_columns_of_later_years(downloads, tmp_path, tiny_config):
     with pytest.raises(UserError, match="set --image_column and --label_column to two of image_id, melanoma"):
         isic.main(command)
     isic.main([*command, "--image_column=image_id", "--label_column=melanoma"])
-    config = tiny_config(data_source="tfds", data_tfds_name="isic/2017", data_path=f"{tmp_path}/tfds", data_label="1.0")
+    config = tiny_config(
+        data_source="tfds", data_tfds_name="isic/2017", data_path=f"{tmp_path}/tfds", data_class_filter="1.0"
+    )
     assert len(open_source(config.data)) == 3
 
 

@@ -135,9 +135,9 @@ def test_what_is_wrong_with_a_folder(tmp_path, open_folder, monkeypatch):
 
 def test_a_label_must_exist(tmp_path, open_folder):
     lay_down(tmp_path, ["benign/a.png", "benign/b.png", "malignant/c.png"])
-    with pytest.raises(UserError, match=r"data.label='melanoma' .* there are: benign \(2\), malignant \(1\)$"):
+    with pytest.raises(UserError, match=r"data.class_filter='melanoma' .* there are: benign \(2\), malignant \(1\)$"):
         open_folder(tmp_path, label="melanoma")
-    with pytest.raises(UserError, match="data.label='benign', but the images .* have no labels"):
+    with pytest.raises(UserError, match="data.class_filter='benign', but the images .* have no labels"):
         open_folder(tmp_path / "benign", label="benign")
 
 
@@ -221,7 +221,7 @@ def test_an_ambiguous_name_is_refused(open_csv):
 
 def test_a_table_must_be_there(data_config, tmp_path):
     folder = lay_down(tmp_path / "images", IDS)
-    for labels, message in [("", "data.labels is empty"), (str(tmp_path / "no.csv"), "no.csv: no such file")]:
+    for labels, message in [("", "data.labels_csv is empty"), (str(tmp_path / "no.csv"), "no.csv: no such file")]:
         with pytest.raises(UserError, match=message):
             open_source(data_config(source="csv", path=folder, labels=labels))
 

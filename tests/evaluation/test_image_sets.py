@@ -249,7 +249,9 @@ def test_reals_given_are_of_the_class_too(choose, conditional, folder, data, tmp
         with pytest.raises(UserError, match=says):
             choose(checkpoint=run, **options)
     os.rename(f"{by_class}/malignant", f"{by_class}/melanoma")
-    with pytest.raises(UserError, match="labels of .*sorted are benign, melanoma, wart; say with --data.label"):
+    with pytest.raises(
+        UserError, match="labels of .*sorted are benign, melanoma, wart; say with --data.class_filter which"
+    ):
         choose(checkpoint=run, reals=by_class, label="malignant")
 
 

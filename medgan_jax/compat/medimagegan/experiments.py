@@ -157,8 +157,8 @@ def _config(name: str, args: argparse.Namespace) -> "Config":
     fields.data.update(
         source="csv" if args.labels else "folder",
         path=args.data,
-        labels=args.labels,
-        label=args.label,
+        labels_csv=args.labels,
+        class_filter=args.label,
         image_column=args.image_column,
         label_column=args.label_column,
     )

@@ -230,8 +230,8 @@ def _more_images(c: Config) -> Iterator[str]:
         yield "augment.translation=0.125, so that the discriminator hardly sees an image twice"
     elif not c.augment.flips:
         yield "augment.flips=True, so that the discriminator hardly sees an image twice"
-    if c.data.label:
-        yield "data.label='' with conditional=True, to learn from the other classes too"
+    if c.data.class_filter:
+        yield "data.class_filter='' with conditional=True, to learn from the other classes too"
     if c.data.holdout_fraction and not c.evaluate_every_steps:
         yield (
             f"evaluate_every_steps={c.checkpoint_every_steps}, which keeps the best generator so far in best/, by 20 "
