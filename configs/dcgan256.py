@@ -5,12 +5,12 @@ python train.py --config=configs/dcgan256.py --workdir=runs/dcgan256 --config.da
 
 from ml_collections import ConfigDict
 
-from configs import default
+from medgan_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
     """The published DCGAN, 256 px."""
-    c = default.get_config()
+    c = default_config()
     c.arch = "dcgan"
     c.image_size = 256
     return c

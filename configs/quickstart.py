@@ -7,12 +7,12 @@ Grey lesions by step 500, colours and borders by step 1,500, after 70 s on 2 CPU
 
 from ml_collections import ConfigDict
 
-from configs import default
+from medgan_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
     """64 px, 16 feature maps, 1,500 steps."""
-    c = default.get_config()
+    c = default_config()
     c.arch = "sngan"
     c.gen_features = 16
     c.dis_features = 16

@@ -7,11 +7,11 @@ Not run at full size: a step takes 5.5 s and 5 GB on 2 CPU cores, so this wants 
 
 from ml_collections import ConfigDict
 
-from configs import small64
+from medgan_jax.config import named_config
 
 
 def get_config() -> ConfigDict:
     """`small64`, larger."""
-    c = small64.get_config()
+    c = named_config("small64")
     c.image_size = 256
     return c

@@ -8,12 +8,12 @@ and borders. Sliced Wasserstein distance x1000 67 where as many reals have 48, K
 
 from ml_collections import ConfigDict
 
-from configs import sngan64
+from medgan_jax.config import named_config
 
 
 def get_config() -> ConfigDict:
     """The published SNGAN, 64 px, with augmentation, upsampling without a grid, and an averaged generator."""
-    c = sngan64.get_config()
+    c = named_config("sngan64")
     c.augment.flips = True
     c.augment.quarter_turns = True
     c.augment.translation = 0.125

@@ -5,12 +5,12 @@ python train.py --config=configs/sngan128.py --workdir=runs/sngan128 --config.da
 
 from ml_collections import ConfigDict
 
-from configs import default
+from medgan_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
     """The SNGAN of the system re-created, 128 px."""
-    c = default.get_config()
+    c = default_config()
     c.arch = "sngan"
     c.image_size = 128
     c.latent_dim = 256

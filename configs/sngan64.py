@@ -8,12 +8,12 @@ which is 8 minutes on 2 CPU cores.
 
 from ml_collections import ConfigDict
 
-from configs import default
+from medgan_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
     """The SNGAN of the system re-created, 64 px."""
-    c = default.get_config()
+    c = default_config()
     c.arch = "sngan"
     c.image_size = 64
     c.latent_dim = 256

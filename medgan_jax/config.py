@@ -1,183 +1,352 @@
-"""The configuration: a ConfigDict for the user, frozen and checked dataclasses inside.
+"""The configuration of a training run: one schema.
 
-Values and their explanations stand in `configs/default.py`, and only there; here stand types and constraints.
+Each field is written once, with its type, default, help, checks, and whether a resumed run may change it. The flags
+`--config.FIELD`, their help, `configs/default.py`, the resume check and the report's list of fields derive from it.
+To add a field, add it here and use it where it is needed.
 """
 
 import dataclasses
 import difflib
+import functools
+import logging
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+import runpy
+import textwrap
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from medgan_jax.errors import UserError
 
-ARCHITECTURES = ("dcgan", "sngan", "resnet")
-UPSAMPLINGS = ("transposed", "nearest", "bilinear")
-LOSSES = ("bce", "hinge", "wgan-gp")
-DTYPES = ("float32", "bfloat16")
-SOURCES = ("folder", "csv", "tfds", "phantom")
-ON_BAD_IMAGE = ("refuse", "skip")
-BEST_MEASURES = ("swd", "kid")
-ON_ALARM = ("warn", "stop", "rollback")
-IMAGE_SIZES = tuple(2**n for n in range(4, 10))
 
-# A training may be continued with these changed: none of them alters a step, except that of a rollback, which the
-# workdir notes. That the images are the same ones,
-# wherever they lie, is checked by their digest.
-CHANGEABLE = frozenset(
-    {
-        "num_epochs",
-        "num_steps",
-        "log_every_steps",
-        "sample_every_steps",
-        "checkpoint_every_steps",
-        "keep_checkpoints",
-        "num_sample_images",
-        "evaluate_every_steps",
-        "best_measure",
-        "tensorboard",
-        "report",
-        "report_every_minutes",
-        "monitor_every_steps",
-        "alarm_patience",
-        "on_alarm",
-        "rollback_factor",
-        "max_rollbacks",
-        "output_prefix",
-        "data.path",
-        "data.labels_csv",
-        "data.cache_dir",
-        "data.on_bad_image",
-        "data.device_budget_mb",
-    }
-)
+class Rule(NamedTuple):
+    """A check of one field's value; `text` ends the sentence "FIELD=VALUE must be ..."."""
 
-# What trainings had before there were these fields, which the config.json of an older version lacks.
-_BEFORE = {
-    "upsample": "transposed",
-    "conditional": False,
-    "dis_dropout": 0.0,
-    "loss": "bce",
-    "r1_weight": 0.0,
-    "lecam_weight": 0.0,
-    "consistency_weight": 0.0,
-    "dis_steps": 1,
-    "simultaneous": False,
-    "ema_rampup": 0.0,
-    "init_from": "",
-    "augment.flips": False,
-    "augment.quarter_turns": False,
-    "augment.color": 0.0,
-    "augment.translation": 0.0,
-    "augment.cutout": 0.0,
-}
+    holds: Callable[[Any], bool]
+    text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Which images; see `configs/default.py`. An empty string means "not given"."""
+def _one_of(*options: Any) -> Rule:
+    return Rule(lambda value: value in options, "one of " + ", ".join(map(str, options)))
 
-    source: str
-    path: str
-    labels_csv: str
-    image_column: str
-    label_column: str
-    group_column: str
-    class_filter: str
-    tfds_name: str
-    split: str
-    num_phantoms: int
-    horizontal_flip: bool
-    holdout_fraction: float
-    on_bad_image: str
-    cache_dir: str
-    device_budget_mb: int
+
+def _at_least(low: int, why: str = "") -> Rule:
+    return Rule(lambda value: value >= low, f"at least {low}{why}")
+
+
+_NOT_NEGATIVE = Rule(lambda value: 0 <= value < math.inf, "0 or more")
+_POSITIVE = Rule(lambda value: 0 < value < math.inf, "a positive number")
+_FRACTION = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
+_BELOW_1 = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
+_INSIDE_0_1 = Rule(lambda value: 0 < value < 1, "above 0 and below 1")
+
+
+def _field(
+    group: str, default: Any, help_text: str, *rules: Rule, may_change: bool = False, was: str = ""
+) -> dataclasses.Field:
+    """Declares a field.
+
+    Args:
+      group: title under which help and report list it.
+      default: its default.
+      help_text: what it does, for --help.
+      *rules: its checks.
+      may_change: whether a resumed run may have another value: only what does not alter a training step.
+      was: its former name, which is still accepted, with a notice.
+    """
+    metadata = {"group": group, "help": help_text, "rules": rules, "may_change": may_change, "was": was}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+_network = functools.partial(_field, "Networks")
+_length = functools.partial(_field, "Length")
+_optimisation = functools.partial(_field, "Optimisation")
+_output = functools.partial(_field, "Output", may_change=True)
+_health = functools.partial(_field, "Health checks", may_change=True)
+_augment = functools.partial(_field, "Augmentation")
+_data = functools.partial(_field, "Data")
 
 
 @dataclasses.dataclass(frozen=True)
 class AugmentConfig:
-    """What the discriminator sees of an image; see `configs/default.py`."""
+    """Differentiable augmentation (Zhao et al. 2020, arXiv:2006.10738) of what the discriminator sees."""
 
-    flips: bool
-    quarter_turns: bool
-    color: float
-    translation: float
-    cutout: float
-    probability: float
-    adaptive_target: float
-    adaptive_images: int
+    flips: bool = _augment(False, "mirror left-right and top-bottom, each with probability 1/2")
+    quarter_turns: bool = _augment(False, "rotate by 0, 90, 180 or 270 degrees; dermoscopy has no up")
+    color: float = _augment(
+        0.0, "strength of changes in brightness, saturation and contrast; 1 is published", _FRACTION
+    )
+    translation: float = _augment(
+        0.0, "shift by up to this share of the side, grey beyond the edge; 0.125 is published", _FRACTION
+    )
+    cutout: float = _augment(0.0, "side of a grey square that hides part of the image; 0.5 is published", _FRACTION)
+    probability: float = _augment(1.0, "of each of these changes, for each image", _FRACTION)
+    adaptive_target: float = _augment(
+        0.0, "adapt the probability, from 0, to the discriminator's overfitting; 0.6 is published; 0: off", _BELOW_1
+    )
+    adaptive_images: int = _augment(500_000, "adaptive: reals over which it can go from 0 to 1", _at_least(1))
 
     def changes(self) -> bool:
-        """Whether anything is to be changed at all."""
+        """Whether anything is augmented at all."""
         return bool(
             self.probability and (self.flips or self.quarter_turns or self.color or self.translation or self.cutout)
         )
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """A training, checked; see `configs/default.py`."""
+class DataConfig:
+    """Which images. An empty string means "not given"."""
 
-    arch: str
-    image_size: int
-    channels: int
-    latent_dim: int
-    gen_features: int
-    dis_features: int
-    upsample: str
-    conditional: bool
-    balance_classes: bool
-    dis_dropout: float
-    dtype: str
-    batch_size: int
-    num_epochs: int
-    num_steps: int
-    loss: str
-    gp_weight: float
-    r1_weight: float
-    r1_every_steps: int
-    lecam_weight: float
-    consistency_weight: float
-    dis_steps: int
-    simultaneous: bool
-    lr_gen: float
-    lr_dis: float
-    adam_beta1: float
-    adam_beta2: float
-    real_label: float
-    label_flip: float
-    ema_decay: float
-    ema_rampup: float
-    init_from: str
-    seed: int
-    log_every_steps: int
-    sample_every_steps: int
-    checkpoint_every_steps: int
-    keep_checkpoints: int
-    num_sample_images: int
-    evaluate_every_steps: int
-    best_measure: str
-    tensorboard: bool
-    report: bool
-    report_every_minutes: float
-    monitor_every_steps: int
-    alarm_patience: int
-    on_alarm: str
-    rollback_factor: float
-    max_rollbacks: int
-    output_prefix: str
-    augment: AugmentConfig
-    data: DataConfig
+    source: str = _data(
+        "folder",
+        "folder | csv | tfds | phantom: procedural dermoscopy, needs no files",
+        _one_of("folder", "csv", "tfds", "phantom"),
+    )
+    path: str = _data("", 'folder, csv: the image folder; tfds: its data_dir, "" is the usual one', may_change=True)
+    labels_csv: str = _data("", "csv: the table, `image,label` with a header or without", may_change=True, was="labels")
+    image_column: str = _data("image", "csv with a header: the column of image names")
+    label_column: str = _data("label", "csv with a header: the column of labels")
+    group_column: str = _data("", "csv with a header: the column of patients or lesions, which are held out whole")
+    class_filter: str = _data("", 'keep only the images of this class; "" keeps all', was="label")
+    tfds_name: str = _data("", "tfds: the data set's name")
+    split: str = _data("train", "tfds: the split, slices such as train[:80%] included")
+    num_phantoms: int = _data(512, "phantom: how many images", _at_least(1))
+    horizontal_flip: bool = _data(False, "mirror each image with probability 1/2, anew at each step")
+    holdout_fraction: float = _data(0.0, "share of each class kept from training, to evaluate on", _BELOW_1)
+    on_bad_image: str = _data(
+        "refuse",
+        "refuse | skip: what to do about files that cannot be read",
+        _one_of("refuse", "skip"),
+        may_change=True,
+    )
+    cache_dir: str = _data("", 'where decoded images are kept; "" is the user\'s cache folder', may_change=True)
+    device_budget_mb: int = _data(
+        2048,
+        "MiB of decoded images kept on each device; more are streamed; 0: always stream",
+        _NOT_NEGATIVE,
+        may_change=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """A training run. The defaults are those of DCGAN (Radford et al. 2016, arXiv:1511.06434)."""
+
+    arch: str = _network(
+        "dcgan",
+        "dcgan | sngan: spectral norm on every convolution of the discriminator | resnet: residual SNGAN",
+        _one_of("dcgan", "sngan", "resnet"),
+    )
+    image_size: int = _network(
+        64,
+        "px, a power of two from 16 to 512",
+        Rule(lambda value: value in [2**n for n in range(4, 10)], "a power of two from 16 to 512"),
+    )
+    channels: int = _network(3, "3: RGB, 1: grey", _one_of(1, 3))
+    latent_dim: int = _network(100, "length of the generator's input", _at_least(1))
+    gen_features: int = _network(
+        64, "feature maps at the image's resolution; they double as the resolution halves", _at_least(1)
+    )
+    dis_features: int = _network(64, "the same for the discriminator", _at_least(1))
+    upsample: str = _network(
+        "transposed",
+        "dcgan, sngan: transposed | nearest | bilinear; the last two leave no checkerboard",
+        _one_of("transposed", "nearest", "bilinear"),
+    )
+    conditional: bool = _network(False, "learn each class of the data, so that sample.py --label can draw one")
+    dis_dropout: float = _network(0.0, "dropout on the discriminator's input", _BELOW_1)
+    dtype: str = _network(
+        "float32",
+        "float32 | bfloat16: what convolutions compute in; parameters stay float32",
+        _one_of("float32", "bfloat16"),
+    )
+
+    batch_size: int = _length(
+        16,
+        "images a step, over all devices; must divide by their number",
+        _at_least(2, ", for batch normalisation"),
+    )
+    num_epochs: int = _length(
+        200, "an epoch is data set // batch_size steps; a last partial batch is dropped", may_change=True
+    )
+    num_steps: int = _length(
+        0,
+        "above 0: overrides num_epochs",
+        Rule(lambda value: 0 <= value < 2**31, "0 or more and below 2 ** 31"),
+        may_change=True,
+    )
+    balance_classes: bool = _length(True, "conditional: as many images of each class in a batch, however rare it is")
+
+    loss: str = _optimisation(
+        "bce",
+        "bce | hinge | wgan-gp, whose discriminator has no batch normalisation",
+        _one_of("bce", "hinge", "wgan-gp"),
+    )
+    gp_weight: float = _optimisation(10.0, "wgan-gp: weight of the gradient penalty", _NOT_NEGATIVE)
+    r1_weight: float = _optimisation(0.0, "R1 penalty, the paper's gamma; 10 is common; 0: off", _NOT_NEGATIVE)
+    r1_every_steps: int = _optimisation(
+        1, "lazy regularization: R1 every so many steps, that much stronger; 16 is common", _at_least(1)
+    )
+    lecam_weight: float = _optimisation(
+        0.0, "LeCam penalty on the distance of logits to their past means; 0.3 is published; 0: off", _NOT_NEGATIVE
+    )
+    dis_steps: int = _optimisation(
+        1, "discriminator updates, each with its own batch, for one of the generator", _at_least(1)
+    )
+    simultaneous: bool = _optimisation(False, "update both networks against each other as they were before the step")
+    lr_gen: float = _optimisation(2e-4, "Adam's learning rate for the generator", _POSITIVE)
+    lr_dis: float = _optimisation(
+        2e-4, 'and for the discriminator; "10x" in the published experiments is 2e-3 here', _POSITIVE
+    )
+    adam_beta1: float = _optimisation(0.5, "Adam's beta 1", _BELOW_1)
+    adam_beta2: float = _optimisation(0.999, "Adam's beta 2", _BELOW_1)
+    real_label: float = _optimisation(
+        1.0,
+        "bce: target for reals; 0.9 is one-sided label smoothing",
+        Rule(lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    )
+    label_flip: float = _optimisation(0.0, "bce: share of the reals in a batch whose target is 0 instead", _FRACTION)
+    ema_decay: float = _optimisation(
+        0.0, "decay of the generator's moving average, which is then sampled from; 0: off; 0.999 is common", _BELOW_1
+    )
+    ema_rampup: float = _optimisation(
+        0.0,
+        "upper bound of the average's half-life, as a share of the generator's steps; 0: off; 0.05 is common",
+        _NOT_NEGATIVE,
+    )
+    init_from: str = _optimisation(
+        "", "first weights: a workdir, a folder of generator/ and discriminator/, or a PyTorch file"
+    )
+    seed: int = _optimisation(
+        0,
+        "decides weights, order of the data, latents, flips",
+        Rule(lambda value: 0 <= value < 2**32, "from 0 to 4294967295"),
+    )
+
+    log_every_steps: int = _output(50, "a line of metrics.jsonl", _at_least(1))
+    sample_every_steps: int = _output(500, "a picture in samples/", _at_least(1))
+    checkpoint_every_steps: int = _output(500, "a crash costs at most this many steps", _at_least(1))
+    keep_checkpoints: int = _output(3, "how many of the last ones are kept", _at_least(1))
+    num_sample_images: int = _output(64, "images in a picture", _at_least(1))
+    evaluate_every_steps: int = _output(
+        0, "a line of evaluations.jsonl; needs data.holdout_fraction; 0: never", _NOT_NEGATIVE
+    )
+    best_measure: str = _output(
+        "swd", "swd | kid: by which the best generator is kept, in best/", _one_of("swd", "kid")
+    )
+    tensorboard: bool = _output(True, "also log for TensorBoard, in tensorboard/")
+    report: bool = _output(True, "write report.html and plots/")
+    report_every_minutes: float = _output(
+        10.0, "write the report anew while training; 0: only at the end", _NOT_NEGATIVE
+    )
+    output_prefix: str = _output(
+        "", "at the end also PREFIX_loss_plot.png, _real_fake_grid.png, _metrics_report.out, and images"
+    )
+
+    monitor_every_steps: int = _health(
+        100, "check diversity, memorization, held-out scores, spectral norms; 0: no alarms", _NOT_NEGATIVE
+    )
+    alarm_patience: int = _health(500, "steps that a bad sign must last to become an alarm", _at_least(1))
+    on_alarm: str = _health(
+        "warn",
+        "warn | stop | rollback: to the last healthy checkpoint, with a lower learning rate",
+        _one_of("warn", "stop", "rollback"),
+    )
+    rollback_factor: float = _health(
+        0.5, "factor of the learning rate, of the network at fault, at a rollback", _INSIDE_0_1
+    )
+    max_rollbacks: int = _health(3, "after so many, alarms only warn", _NOT_NEGATIVE)
+
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
 
     def total_steps(self, steps_per_epoch: int) -> int:
-        """The length of the training."""
+        """The number of steps of the run."""
         return self.num_steps or self.num_epochs * steps_per_epoch
 
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, for JSON; `parse_config` reads them back."""
         return dataclasses.asdict(self)
+
+
+def _schema(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    """All fields by dotted name, those of a group after its name and a point."""
+    for field in dataclasses.fields(cls):
+        if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
+            yield from _schema(field.type, f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, field
+
+
+FIELDS = dict(_schema())
+_FORMER_NAMES = {
+    name.rpartition(".")[0] + "." * ("." in name) + field.metadata["was"]: name
+    for name, field in FIELDS.items()
+    if field.metadata["was"]
+}
+
+
+def default_config() -> ConfigDict:
+    """Every field at its default, to be changed by a file in configs/ and by flags."""
+    return ConfigDict(Config().to_dict())
+
+
+def config_path(name: str) -> Path:
+    """The file of a packaged config, such as "small64"; a path is returned as it is.
+
+    Raises:
+      UserError: there is no such config.
+    """
+    if name.endswith(".py") or "/" in name:
+        path = Path(name)
+        known = sorted(map(str, path.parent.glob("*.py")))
+    else:
+        # In an installed package the folder lies within it; in a checkout, beside it.
+        here = Path(__file__).parent
+        folder = next(f for f in (here / "configs", here.parent / "configs") if f.is_dir() or f.parent != here)
+        path = folder / f"{name}.py"
+        known = sorted(file.stem for file in folder.glob("*.py"))
+    if not path.is_file():
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(known)}" if known else "check the path"
+        raise UserError(f"--config={name}: no such config; {hint}")
+    return path
+
+
+def named_config(name: str, *argument: str) -> ConfigDict:
+    """What the packaged config `name` sets, such as "sngan64", for a config that builds on it."""
+    return runpy.run_path(str(config_path(name)))["get_config"](*argument)
+
+
+def help_text() -> str:
+    """All fields with their defaults and help, by group, for --help."""
+    lines = []
+    for title, names in field_groups().items():
+        lines.append(f"\n{title}:")
+        for name in names:
+            field = FIELDS[name]
+            lines.append(f"  --config.{name}={field.default!r}")
+            lines += textwrap.wrap(field.metadata["help"], 100, initial_indent=6 * " ", subsequent_indent=6 * " ")
+    return "\n".join(lines)
+
+
+def field_groups() -> dict[str, tuple[str, ...]]:
+    """Titles and the fields below each, dotted names in the order of the schema."""
+    groups: dict[str, tuple[str, ...]] = {}
+    for name, field in FIELDS.items():
+        title = field.metadata["group"]
+        groups[title] = (*groups.get(title, ()), name)
+    return groups
+
+
+def current_name(name: str) -> str:
+    """The present name of a field that may be given by its former one; says so where it was."""
+    if name not in _FORMER_NAMES:
+        return name
+    logging.getLogger(__name__).warning("config.%s is now called config.%s", name, _FORMER_NAMES[name])
+    return _FORMER_NAMES[name]
 
 
 def parse_config(values: ConfigDict | Mapping[str, Any]) -> Config:
@@ -197,54 +366,32 @@ def config_problems(values: ConfigDict | Mapping[str, Any], names: Mapping[str, 
     return _read_config(values, names)[1]
 
 
-def _read_config(values: ConfigDict | Mapping[str, Any], names: Mapping[str, str]) -> tuple[Config, list[str]]:
-    problems: list[str] = []
-    if isinstance(values, ConfigDict):
-        values = values.to_dict()
-    config = _read_fields(Config, values, "", problems)
-    return config, problems or _constraint_problems(config, names)
-
-
 def parse_data(values: ConfigDict | Mapping[str, Any]) -> DataConfig:
-    """Checks and freezes the fields of a data set alone.
-
-    Raises:
-      UserError: as `parse_config`.
-    """
+    """Checks and freezes the fields of a data set alone. Raises UserError as `parse_config`."""
     problems: list[str] = []
-    values = values.to_dict() if isinstance(values, ConfigDict) else values
-    data = _read_fields(DataConfig, values, "data.", problems)
-    problems = problems or _data_problems(data)
+    data = _read_fields(DataConfig, _plain(values), "data.", problems)
+    if not problems:
+        problems = [*_rule_problems(data, "data.", {}), *_data_conflicts(data)]
     if problems:
         raise UserError("; ".join(problems))
     return data
 
 
-def field_names() -> list[str]:
-    """Every field, those of a group after its name and a point."""
-    return _field_names(Config, "")
-
-
-def _field_names(cls: type, prefix: str) -> list[str]:
-    names = []
-    for field in dataclasses.fields(cls):
-        name = prefix + field.name
-        names += _field_names(field.type, f"{name}.") if dataclasses.is_dataclass(field.type) else [name]
-    return names
-
-
 def changed_fields(old: Mapping[str, Any], new: Config) -> list[str]:
-    """What differs between a saved `Config.to_dict()` and a config that may not differ, as "field: old -> new".
+    """What differs between a saved `Config.to_dict()` and a config of a resumed run, as "field: old -> new".
 
-    Where the saved one lacks a field, because an older version wrote it, the training had none of what the field turns
-    on; other such fields are taken as unchanged.
+    Fields that a resumed run may change are left out; so are those that only one of the two has.
     """
-    before, after = _BEFORE | dict(_flatten(old)), dict(_flatten(new.to_dict()))
+    before = {_FORMER_NAMES.get(name, name): value for name, value in _flatten(old)}
     return [
         f"{name}: {before[name]!r} -> {value!r}"
-        for name, value in after.items()
-        if name in before and name not in CHANGEABLE and before[name] != value
+        for name, value in _flatten(new.to_dict())
+        if name in before and not FIELDS[name].metadata["may_change"] and before[name] != value
     ]
+
+
+def _plain(values: ConfigDict | Mapping[str, Any]) -> Mapping[str, Any]:
+    return values.to_dict() if isinstance(values, ConfigDict) else values
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -255,19 +402,29 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield prefix + name, value
 
 
+def _read_config(values: ConfigDict | Mapping[str, Any], names: Mapping[str, str]) -> tuple[Config, list[str]]:
+    problems: list[str] = []
+    config = _read_fields(Config, _plain(values), "", problems)
+    return config, problems or [*_rule_problems(config, "", names), *_conflicts(config)]
+
+
 def _read_fields(cls: type, values: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
     fields = {field.name: field.type for field in dataclasses.fields(cls)}
-    for name in values:
-        if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            hint = f", did you mean {prefix}{near[0]}?" if near else ""
-            problems.append(f"{prefix}{name} is not a field{hint}")
-    read = {}
+    given = {}
+    for name, value in values.items():
+        if (present := current_name(prefix + name).removeprefix(prefix)) in fields:
+            if present == name or name not in fields:
+                given[present] = value
+            continue
+        near = difflib.get_close_matches(name, fields, n=1)
+        hint = f", did you mean {prefix}{near[0]}?" if near else ""
+        problems.append(f"{prefix}{name} is not a field{hint}")
+    read: dict[str, Any] = {}
     for name, kind in fields.items():
-        if name not in values:
+        if name not in given:
             problems.append(f"{prefix}{name} is missing")
             continue
-        value = values[name]
+        value = given[name]
         if dataclasses.is_dataclass(kind):
             if isinstance(value, Mapping):
                 read[name] = _read_fields(kind, value, f"{name}.", problems)
@@ -282,128 +439,61 @@ def _read_fields(cls: type, values: Mapping[str, Any], prefix: str, problems: li
     return None if problems else cls(**read)
 
 
-class _Rules:
-    """Collects what breaks them."""
-
-    def __init__(self, names: Mapping[str, str]) -> None:
-        self.names = names
-        self.problems: list[str] = []
-
-    def require(self, holds: bool, field: str, value: Any, rule: str) -> None:
-        if not holds:
-            self.problems.append(f"{self.names.get(field, field)}={value!r} must be {rule}")
-
-    def one_of(self, options: tuple[Any, ...], field: str, value: Any) -> None:
-        near = difflib.get_close_matches(value, options, n=1) if isinstance(value, str) else []
-        hint = f" (did you mean {near[0]}?)" if near else ""
-        self.require(value in options, field, value, "one of " + ", ".join(map(str, options)) + hint)
+def _rule_problems(config: Any, prefix: str, names: Mapping[str, str]) -> Iterator[str]:
+    """What breaks a field's own checks."""
+    for name, field in _schema(type(config), prefix):
+        value = functools.reduce(getattr, name.removeprefix(prefix).split("."), config)
+        for rule in field.metadata["rules"]:
+            if not rule.holds(value):
+                yield f"{names.get(name, name)}={value!r} must be {rule.text}"
 
 
-def _constraint_problems(c: Config, names: Mapping[str, str]) -> list[str]:
-    rules = _Rules(names)
-    require, one_of = rules.require, rules.one_of
-    one_of(ARCHITECTURES, "arch", c.arch)
-    require(
-        c.image_size in IMAGE_SIZES, "image_size", c.image_size,
-        f"a power of two from {IMAGE_SIZES[0]} to {IMAGE_SIZES[-1]}",
-    )  # fmt: skip
-    one_of((1, 3), "channels", c.channels)
-    one_of(DTYPES, "dtype", c.dtype)
-    for name in (
-        "latent_dim", "gen_features", "dis_features", "log_every_steps", "sample_every_steps",
-        "checkpoint_every_steps", "keep_checkpoints", "num_sample_images", "dis_steps",
-    ):  # fmt: skip
-        require(getattr(c, name) >= 1, name, getattr(c, name), "at least 1")
-    require(c.batch_size >= 2, "batch_size", c.batch_size, "at least 2, for batch normalisation")
-    require(0 <= c.num_steps < 2**31, "num_steps", c.num_steps, "0 or more and below 2 ** 31")
-    require(c.num_steps > 0 or c.num_epochs >= 1, "num_epochs", c.num_epochs, "at least 1")
-    for name in ("lr_gen", "lr_dis"):
-        rate = getattr(c, name)
-        require(0 < rate < math.inf, name, rate, "a positive number")
-    one_of(LOSSES, "loss", c.loss)
-    require(0 <= c.gp_weight < math.inf, "gp_weight", c.gp_weight, "0 or more")
+def _conflicts(c: Config) -> Iterator[str]:
+    """Fields that do not go together."""
+    if c.num_steps == 0 and c.num_epochs < 1:
+        yield f"num_epochs={c.num_epochs} must be at least 1"
     if c.loss != "bce" and (c.real_label != 1 or c.label_flip):
-        rules.problems.append(f"real_label and label_flip are targets of loss=bce; loss={c.loss} has none")
-    one_of(UPSAMPLINGS, "upsample", c.upsample)
-    if c.arch == "resnet":
-        require(32 <= c.image_size <= 256, "image_size", c.image_size, "from 32 to 256 for arch=resnet")
-        if c.upsample != "transposed":
-            rules.problems.append(f"upsample={c.upsample} is for arch=dcgan or sngan; leave it out, resnet enlarges so")
-    for name in ("r1_weight", "lecam_weight", "consistency_weight", "ema_rampup"):
-        value = getattr(c, name)
-        require(0 <= value < math.inf, name, value, "0 or more")
-    require(c.r1_every_steps >= 1, "r1_every_steps", c.r1_every_steps, "at least 1")
+        yield f"real_label and label_flip are targets of loss=bce; loss={c.loss} has none"
+    if c.arch == "resnet" and not 32 <= c.image_size <= 256:
+        yield f"image_size={c.image_size} must be from 32 to 256 for arch=resnet"
+    if c.arch == "resnet" and c.upsample != "transposed":
+        yield f"upsample={c.upsample} is for arch=dcgan or sngan; leave it out, resnet always upsamples by nearest"
     if c.r1_every_steps > 1 and not c.r1_weight:
-        rules.problems.append(f"r1_every_steps={c.r1_every_steps} needs r1_weight above 0, such as 10")
+        yield f"r1_every_steps={c.r1_every_steps} needs r1_weight above 0, such as 10"
     if c.ema_rampup and not c.ema_decay:
-        rules.problems.append(f"ema_rampup={c.ema_rampup:g} needs ema_decay above 0, such as 0.999")
+        yield f"ema_rampup={c.ema_rampup:g} needs ema_decay above 0, such as 0.999"
     if c.conditional and c.data.class_filter:
-        rules.problems.append(
+        yield (
             f"conditional=True learns several classes, and data.class_filter={c.data.class_filter!r} keeps one: "
             "leave one of them out"
         )
-    for name in ("adam_beta1", "adam_beta2", "ema_decay", "dis_dropout"):
-        value = getattr(c, name)
-        require(0 <= value < 1, name, value, "at least 0 and below 1")
-    require(0 < c.real_label <= 1, "real_label", c.real_label, "above 0 and at most 1")
-    require(0 <= c.label_flip <= 1, "label_flip", c.label_flip, "from 0 to 1")
-    require(0 <= c.seed < 2**32, "seed", c.seed, "from 0 to 4294967295")
-    require(c.evaluate_every_steps >= 0, "evaluate_every_steps", c.evaluate_every_steps, "0 or more")
-    one_of(BEST_MEASURES, "best_measure", c.best_measure)
-    require(0 <= c.report_every_minutes < math.inf, "report_every_minutes", c.report_every_minutes, "0 or more")
-    for name in ("monitor_every_steps", "max_rollbacks"):
-        require(getattr(c, name) >= 0, name, getattr(c, name), "0 or more")
-    require(c.alarm_patience >= 1, "alarm_patience", c.alarm_patience, "at least 1")
-    one_of(ON_ALARM, "on_alarm", c.on_alarm)
-    require(0 < c.rollback_factor < 1, "rollback_factor", c.rollback_factor, "above 0 and below 1")
     if c.on_alarm != "warn" and not c.monitor_every_steps:
-        rules.problems.append(f"on_alarm={c.on_alarm} needs monitor_every_steps above 0, such as 100")
+        yield f"on_alarm={c.on_alarm} needs monitor_every_steps above 0, such as 100"
     if c.evaluate_every_steps and not c.data.holdout_fraction:
-        rules.problems.append(
+        yield (
             f"evaluate_every_steps={c.evaluate_every_steps} needs images that are not trained on: set "
             "data.holdout_fraction, such as 0.2"
         )
-    return rules.problems + _augment_problems(c) + _data_problems(c.data)
-
-
-def _augment_problems(c: Config) -> list[str]:
-    rules, augment = _Rules({}), c.augment
-    require = rules.require
-    for name in ("color", "translation", "cutout", "probability"):
-        value = getattr(augment, name)
-        require(0 <= value <= 1, f"augment.{name}", value, "from 0 to 1")
-    target = augment.adaptive_target
-    require(0 <= target < 1, "augment.adaptive_target", target, "at least 0 and below 1")
-    require(augment.adaptive_images >= 1, "augment.adaptive_images", augment.adaptive_images, "at least 1")
+    target, augment = c.augment.adaptive_target, c.augment
     if target and not augment.changes():
-        rules.problems.append(
-            f"augment.adaptive_target={target:g} steers the probability of changes, and none is on: set one of "
+        yield (
+            f"augment.adaptive_target={target:g} adapts the probability of changes, and none is on: set one of "
             "augment.flips, quarter_turns, color, translation, cutout, and a probability above 0"
         )
     if target and augment.probability not in (0, 1):
-        rules.problems.append(
-            f"augment.probability={augment.probability:g} is fixed, and augment.adaptive_target={target:g} steers it: "
+        yield (
+            f"augment.probability={augment.probability:g} is fixed, and augment.adaptive_target={target:g} adapts it: "
             "leave one of them out"
         )
     if target and c.loss == "wgan-gp":
-        rules.problems.append(
-            "augment.adaptive_target reads the sign of logits, which has no meaning with loss=wgan-gp"
-        )
-    return rules.problems
+        yield "augment.adaptive_target reads the sign of logits, which has no meaning with loss=wgan-gp"
+    yield from _data_conflicts(c.data)
 
 
-def _data_problems(data: DataConfig) -> list[str]:
-    rules = _Rules({})
-    require, one_of = rules.require, rules.one_of
-    one_of(SOURCES, "data.source", data.source)
-    one_of(ON_BAD_IMAGE, "data.on_bad_image", data.on_bad_image)
-    require(data.num_phantoms >= 1, "data.num_phantoms", data.num_phantoms, "at least 1")
-    require(data.device_budget_mb >= 0, "data.device_budget_mb", data.device_budget_mb, "0 or more")
-    require(0 <= data.holdout_fraction < 1, "data.holdout_fraction", data.holdout_fraction, "at least 0 and below 1")
+def _data_conflicts(data: DataConfig) -> Iterator[str]:
     needed = {"folder": ("path",), "csv": ("path", "labels_csv"), "tfds": ("tfds_name",)}.get(data.source, ())
     for name in needed:
         if not getattr(data, name):
-            rules.problems.append(f"data.{name} is needed for data.source={data.source}")
+            yield f"data.{name} is needed for data.source={data.source}"
     if data.group_column and data.source != "csv":
-        rules.problems.append(f"data.group_column={data.group_column!r} needs data.source=csv")
-    return rules.problems
+        yield f"data.group_column={data.group_column!r} needs data.source=csv"
