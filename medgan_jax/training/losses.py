@@ -5,8 +5,7 @@
 - "wgan-gp": the difference of the mean logits (Arjovsky et al. 2017, arXiv:1701.07875), to which the training adds
   `gradient_penalty`.
 
-Three more penalties on the discriminator go with any of them: `r1_penalty` (R1), `lecam_penalty` and
-`consistency_penalty`.
+Two penalties on the discriminator go with any of them: `r1_penalty` and `lecam_penalty`.
 """
 
 from collections.abc import Callable
@@ -19,12 +18,12 @@ import optax
 def discriminator_loss(
     real_logits: jax.Array, fake_logits: jax.Array, real_targets: jax.Array, *, loss: str
 ) -> jax.Array:
-    """What the discriminator minimises; all (N,) -> ().
+    """The discriminator's loss; all (N,) -> ().
 
     Args:
       real_logits: of the reals.
       fake_logits: of the fakes.
-      real_targets: what to answer for each real, for "bce"; the target of a fake is 0.
+      real_targets: the target of each real, for "bce"; the target of a fake is 0.
       loss: "bce", "hinge" or "wgan-gp".
     """
     match loss:
@@ -41,7 +40,7 @@ def discriminator_loss(
 
 
 def generator_loss(fake_logits: jax.Array, *, loss: str) -> jax.Array:
-    """What the generator minimises, low when the discriminator takes the fakes (N,) for real -> ()."""
+    """The generator's loss, low when the discriminator takes the fakes for real: (N,) -> ()."""
     if loss == "bce":
         return jnp.mean(optax.sigmoid_binary_cross_entropy(fake_logits, jnp.ones_like(fake_logits)))
     return -jnp.mean(fake_logits)
@@ -50,7 +49,7 @@ def generator_loss(fake_logits: jax.Array, *, loss: str) -> jax.Array:
 def gradient_penalty(
     critic: Callable[[jax.Array], jax.Array], reals: jax.Array, fakes: jax.Array, key: jax.Array
 ) -> jax.Array:
-    """How far the critic's slope is from 1, between reals and fakes (Gulrajani et al. 2017, arXiv:1704.00028).
+    """The gradient penalty of WGAN-GP (Gulrajani et al. 2017, arXiv:1704.00028).
 
     Args:
       critic: images (N, H, W, C) to logits (N,), each of its own image alone.
@@ -62,13 +61,13 @@ def gradient_penalty(
       The mean of (norm of the logit's gradient with respect to the image - 1) squared, ().
     """
     share = jax.random.uniform(key, (reals.shape[0], 1, 1, 1))
-    squares = _squared_slopes(critic, share * reals + (1 - share) * fakes)
-    norms = jnp.sqrt(jnp.maximum(squares, 1e-12))  # the root's own slope at 0 is infinite
+    squares = _squared_gradient_norms(critic, share * reals + (1 - share) * fakes)
+    norms = jnp.sqrt(jnp.maximum(squares, 1e-12))  # the root's derivative at 0 is infinite
     return jnp.mean(jnp.square(norms - 1))
 
 
 def r1_penalty(critic: Callable[[jax.Array], jax.Array], reals: jax.Array) -> jax.Array:
-    """How steep the discriminator is at reals: R1 (Mescheder et al. 2018, arXiv:1801.04406), whose weight is gamma.
+    """The R1 penalty (Mescheder et al. 2018, arXiv:1801.04406); its weight is the paper's gamma.
 
     Args:
       critic: images (N, H, W, C) to logits (N,), each of its own image alone.
@@ -77,10 +76,10 @@ def r1_penalty(critic: Callable[[jax.Array], jax.Array], reals: jax.Array) -> ja
     Returns:
       Half the mean squared norm of the logit's gradient with respect to the image, ().
     """
-    return jnp.mean(_squared_slopes(critic, reals)) / 2
+    return jnp.mean(_squared_gradient_norms(critic, reals)) / 2
 
 
-def _squared_slopes(critic: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
+def _squared_gradient_norms(critic: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
     gradients = jax.grad(lambda images: jnp.sum(critic(images)))(images)
     return jnp.sum(jnp.square(gradients), axis=(1, 2, 3))
 
@@ -88,7 +87,7 @@ def _squared_slopes(critic: Callable[[jax.Array], jax.Array], images: jax.Array)
 def lecam_penalty(
     real_logits: jax.Array, fake_logits: jax.Array, past_real: jax.Array, past_fake: jax.Array
 ) -> jax.Array:
-    """How far logits run from what the other kind's were (Tseng et al. 2021, arXiv:2104.03310).
+    """LeCam's penalty: the distance of logits to the other kind's moving average (Tseng et al. 2021, arXiv:2104.03310).
 
     Args:
       real_logits: (N,), of the reals.
@@ -102,21 +101,8 @@ def lecam_penalty(
     return jnp.mean(jnp.square(real_logits - past_fake)) + jnp.mean(jnp.square(fake_logits - past_real))
 
 
-def consistency_penalty(logits: jax.Array, changed: jax.Array) -> jax.Array:
-    """How a change that keeps an image what it is moves its logit (Zhao et al. 2020, arXiv:2002.04724).
-
-    Args:
-      logits: (N, K), of N images of each of K kinds, reals and fakes.
-      changed: the same shape, of the same images mirrored and shifted.
-
-    Returns:
-      The mean squared difference within each kind, summed over the kinds, ().
-    """
-    return jnp.sum(jnp.mean(jnp.square(logits - changed), axis=0))
-
-
 def real_targets(key: jax.Array, batch_size: int, *, real_label: float, label_flip: float) -> jax.Array:
-    """What the discriminator is told about the real images.
+    """The discriminator's targets for the real images.
 
     Args:
       key: decides which labels are flipped.

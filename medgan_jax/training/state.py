@@ -1,12 +1,14 @@
-"""GANState: everything a training consists of, both networks in one pytree, saved and restored as one."""
+"""GANState: both networks, their optimizers and statistics in one pytree, saved and restored as one."""
 
 import dataclasses
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
+from jax.sharding import Sharding
 
 from medgan_jax.config import Config
 from medgan_jax.models.dcgan import Discriminator, Generator
@@ -16,7 +18,7 @@ from medgan_jax.rng import RngStream, rng_key
 
 @struct.dataclass
 class NetworkState:
-    """One network: its parameters, what it keeps beside them, and its optimizer's moments."""
+    """One network: its parameters, its other variables, and its optimizer's state."""
 
     params: Any
     stats: dict[str, Any]  # the mutable collections: batch_stats, and spectral where there is spectral norm
@@ -30,31 +32,29 @@ class NetworkState:
 
 @struct.dataclass
 class GANState:
-    """A training at rest. `step` counts finished iterations; all else follows from it and the seed."""
-
-    step: jax.Array  # () int32
-    gen: NetworkState
-    dis: NetworkState
-    ema_params: Any  # exponential moving average of gen.params; None when ema_decay is 0
-
-
-@struct.dataclass
-class SteeredState(GANState):
-    """A training that also goes by what its discriminator said before: LeCam's penalty, adaptive augmentation.
-
-    A class of its own, so that checkpoints without are those of `GANState`.
+    """All that a run is resumed from. What else it needs follows from the config.
 
     Attributes:
-      memory: by name, () float32: `past_real` and `past_fake`, moving averages of the logits (LeCam);
-        `augment_probability`, and `sign_sum`, of the means of the signs of reals' logits since it was last adapted.
+      step: () int32, finished iterations.
+      gen: the generator.
+      dis: the discriminator.
+      ema_params: exponential moving average of gen.params; None where `ema_decay` is 0.
+      lecam: `real` and `fake`, () float32, moving averages of the mean logits; None where `lecam_weight` is 0.
+      ada: adaptive augmentation: `probability`, and `sign_sum`, of the mean signs of the reals' logits since the last
+        adaptation, () float32; None where it is off.
     """
 
-    memory: dict[str, jax.Array]
+    step: jax.Array
+    gen: NetworkState
+    dis: NetworkState
+    ema_params: Any = None
+    lecam: dict[str, jax.Array] | None = None
+    ada: dict[str, jax.Array] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Networks:
-    """The static half of a training: the modules and their optimizers."""
+    """The modules and their optimizers, which do not change."""
 
     generator: Generator | ResidualGenerator
     discriminator: Discriminator | ResidualDiscriminator
@@ -67,7 +67,7 @@ def build_networks(config: Config, num_classes: int = 0) -> Networks:
 
     Args:
       config: the training.
-      num_classes: how many classes it tells apart; 0: none.
+      num_classes: how many classes the networks learn; 0: unconditional.
     """
     gen = {"image_size": config.image_size, "channels": config.channels, "features": config.gen_features}
     dis = {"image_size": config.image_size, "features": config.dis_features, "dropout": config.dis_dropout}
@@ -85,26 +85,51 @@ def build_networks(config: Config, num_classes: int = 0) -> Networks:
     return Networks(
         generator=generator,
         discriminator=discriminator,
-        gen_optimizer=optax.adam(config.lr_gen, config.adam_beta1, config.adam_beta2),
-        dis_optimizer=optax.adam(config.lr_dis, config.adam_beta1, config.adam_beta2),
+        gen_optimizer=_adam(config.lr_gen, config),
+        dis_optimizer=_adam(config.lr_dis, config),
     )
 
 
-def initial_state(networks: Networks, config: Config, *, seed: jax.Array | int | None = None) -> GANState:
-    """The state before the first step, a function of `config.seed`, or `seed`: random kernels, zero moments."""
-    seed = config.seed if seed is None else seed
-    gen_key, dis_key = jax.random.split(rng_key(seed, RngStream.INITIAL_WEIGHTS))
+def _adam(learning_rate: float, config: Config) -> optax.GradientTransformation:
+    """Adam whose learning rate is part of its state, so that a rollback can lower it without compiling again."""
+    static = ("b1", "b2", "eps", "eps_root", "mu_dtype", "nesterov")
+    adam = optax.inject_hyperparams(optax.adam, static_args=static)
+    return adam(learning_rate, b1=config.adam_beta1, b2=config.adam_beta2)
+
+
+def learning_rates(state: GANState) -> dict[str, float]:
+    """`lr_gen` and `lr_dis` of a state."""
+    return {f"lr_{name}": float(getattr(state, name).opt_state.hyperparams["learning_rate"]) for name in ("gen", "dis")}
+
+
+def with_learning_rates(state: GANState, rates: dict[str, float], sharding: Sharding) -> GANState:
+    """The state with other learning rates, `lr_gen` and `lr_dis`."""
+    for name in ("gen", "dis"):
+        network: NetworkState = getattr(state, name)
+        rate = jax.device_put(np.float32(rates[f"lr_{name}"]), sharding)
+        hyperparams = network.opt_state.hyperparams | {"learning_rate": rate}
+        state = state.replace(**{name: network.replace(opt_state=network.opt_state._replace(hyperparams=hyperparams))})
+    return state
+
+
+def initial_state(networks: Networks, config: Config) -> GANState:
+    """The state before the first step, a function of `config.seed`: random kernels, zero moments."""
+    gen_key, dis_key = jax.random.split(rng_key(config.seed, RngStream.INITIAL_WEIGHTS))
     latents = jnp.zeros((1, config.latent_dim))
     images = jnp.zeros((1, config.image_size, config.image_size, config.channels))
     labels = jnp.zeros(1, jnp.int32) if networks.generator.num_classes else None
     gen = _network_state(networks.generator.init(gen_key, latents, labels, training=True), networks.gen_optimizer)
     dis = _network_state(networks.discriminator.init(dis_key, images, labels, training=True), networks.dis_optimizer)
-    # A copy: the state is donated to each step, and one buffer cannot be donated twice.
-    average = jax.tree.map(jnp.copy, gen.params) if config.ema_decay else None
-    rest = {"step": jnp.int32(0), "gen": gen, "dis": dis, "ema_params": average}
-    names = ["past_real", "past_fake"] if config.lecam_weight else []
-    names += ["augment_probability", "sign_sum"] if config.augment.adaptive_target else []
-    return SteeredState(**rest, memory={name: jnp.float32(0) for name in names}) if names else GANState(**rest)
+    zero = jnp.float32(0)
+    return GANState(
+        step=jnp.int32(0),
+        gen=gen,
+        dis=dis,
+        # Copies: the state is donated to each step, and one buffer cannot be donated twice.
+        ema_params=jax.tree.map(jnp.copy, gen.params) if config.ema_decay else None,
+        lecam={"real": zero, "fake": jnp.copy(zero)} if config.lecam_weight else None,
+        ada={"probability": jnp.copy(zero), "sign_sum": jnp.copy(zero)} if config.augment.adaptive_target else None,
+    )
 
 
 def _network_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> NetworkState:
