@@ -53,7 +53,7 @@ def run(main: Callable[[], int | None], *, doc: str | None = None) -> None:
       doc: the door's docstring, for --help; None for a door that has no flags of absl's, and parses its own.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and classes may hold what a terminal cannot show
-        sys.stdout.reconfigure(errors="backslashreplace")
+        sys.stdout.reconfigure(errors="backslashreplace", line_buffering=True)  # a log file is up to date
     try:
         with reported():
             if doc is not None:

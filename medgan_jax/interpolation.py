@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from medgan_jax.checkpoint import TrainedGenerator
 from medgan_jax.errors import UserError
 from medgan_jax.movie import check_movie_path, write_movie
-from medgan_jax.progress import Progress
+from medgan_jax.progress import progress_bar
 from medgan_jax.sampling import classes_of, sample_batches, seeded_latents
 
 _FRAMES_PER_LEG = 30  # from one image to the next
@@ -98,7 +98,7 @@ def write_walk(
             mesh=mesh,
             labels_of=classes_of(generator, label),
         )
-        with Progress(number, unit="frame", desc="walking") as bar:
+        with progress_bar(number, unit="frame", desc="walking") as bar:
             for batch in batches:
                 for image in batch:
                     yield image.repeat(factor, axis=0).repeat(factor, axis=1)

@@ -20,7 +20,7 @@ from medgan_jax.data.classes import class_number
 from medgan_jax.errors import UserError, naming
 from medgan_jax.images import image_grid, signed_to_uint8, write_png
 from medgan_jax.models.dcgan import Generator
-from medgan_jax.progress import Progress
+from medgan_jax.progress import progress_bar
 from medgan_jax.rng import RngStream, rng_key
 from medgan_jax.sharding import sharded
 
@@ -195,7 +195,7 @@ def sample_to_folder(
         naming(manifest_path),
         ThreadPoolExecutor(workers) as pool,
         open(manifest_path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-        Progress(num_images, unit="image", desc="sampling") as bar,
+        progress_bar(num_images, unit="image", desc="sampling") as bar,
     ):
         manifest = csv.writer(file)
         manifest.writerow(("file", "seed", "index", "step", "digest", "label", "truncation"))

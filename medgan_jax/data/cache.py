@@ -25,7 +25,7 @@ import numpy as np
 from medgan_jax import images
 from medgan_jax.data.sources import ImageSource
 from medgan_jax.errors import UserError, abbreviate, reason_of
-from medgan_jax.progress import Progress
+from medgan_jax.progress import progress_bar
 
 _FORMAT = 1  # of the cache's files
 _RACY_NS = 2_000_000_000  # a file this young can change again and keep its time stamps
@@ -209,7 +209,7 @@ def _map_threaded(function: Callable, items: Sequence, title: str, progress: boo
     """Maps in order, in threads (Pillow and blake2b release the GIL), a bounded number of items ahead."""
     workers = os.cpu_count() or 1
     with (
-        Progress(len(items), desc=title, unit="image", disable=not progress) as bar,
+        progress_bar(len(items), desc=title, unit="image", disable=not progress) as bar,
         ThreadPoolExecutor(workers) as pool,
     ):
         pending: deque = deque()

@@ -20,7 +20,7 @@ from medgan_jax.data.sources import FileSource, list_images, open_source
 from medgan_jax.errors import UserError, abbreviate
 from medgan_jax.images import ImageError, image_shape
 from medgan_jax.metrics.distribution.features import PIXELS, PYRAMID, Features, inception_features
-from medgan_jax.progress import Progress
+from medgan_jax.progress import progress_bar
 from medgan_jax.sampling import GRID, MANIFEST, classes_listed, classes_of, sample_batches, seeded_latents
 from medgan_jax.sharding import data_mesh, replicated
 
@@ -204,7 +204,7 @@ def sampled(
     latents = functools.partial(seeded_latents, seed, latent_dim=generator.latent_dim)
     batch_size = -(-_BATCH // mesh.size) * mesh.size
     done = 0
-    with Progress(number, unit="image", desc="sampling", disable=not progress) as bar:
+    with progress_bar(number, unit="image", desc="sampling", disable=not progress) as bar:
         for batch in sample_batches(
             module, generator.variables, latents, number, batch_size=batch_size, mesh=mesh, labels_of=labels_of
         ):

@@ -29,7 +29,7 @@ from medgan_jax.metrics.distribution.memorization import copied_share, duplicate
 from medgan_jax.metrics.distribution.prdc import manifold
 from medgan_jax.metrics.distribution.swd import sliced_wasserstein
 from medgan_jax.metrics.paired import METRICS
-from medgan_jax.progress import Progress
+from medgan_jax.progress import progress_bar
 
 MIN_IMAGES = 10  # of each set, for measures between sets
 PAIRINGS = {
@@ -135,9 +135,9 @@ def evaluate(
         skipped.append("copies: needs the training images")
 
     figures: list[Figure] = []
-    with Progress(len(tasks), desc="evaluating", unit="measure", disable=not progress) as bar:
+    with progress_bar(len(tasks), desc="evaluating", unit="measure", disable=not progress) as bar:
         for name, task in tasks:
-            bar.set_postfix(name)
+            bar.set_postfix_str(name)
             figures.extend(task())
             bar.update()
 

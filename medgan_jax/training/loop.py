@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 from medgan_jax.compat.medimagegan import outputs
 from medgan_jax.config import Config
@@ -19,7 +20,7 @@ from medgan_jax.data.classes import Classes, number_classes
 from medgan_jax.distributed import agree, from_leader, is_leader
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation.quick import check_enough
-from medgan_jax.progress import Progress
+from medgan_jax.progress import progress_bar
 from medgan_jax.sharding import check_batch_size, data_mesh, replicated
 from medgan_jax.training import init_from
 from medgan_jax.training.member import Data, Member, RollBack
@@ -165,10 +166,10 @@ class _Training:
     def _run_until_stopped(self) -> None:
         config = self.config
         leads = self.members[0].files.writes
-        bar = Progress(self.total_steps, initial=self.step, unit="step", desc="compiling", disable=not leads)
+        bar = progress_bar(self.total_steps, initial=self.step, unit="step", desc="compiling", disable=not leads)
         with bar, contextlib.closing(self.company.open_batches(self.data, self.step, self.mesh)) as batches:
             self.program.compile(*batches.shapes, batches.labels)
-            self.company.tell_user = bar.say
+            self.company.tell_user = bar.write
             if config.monitor_every_steps and self.step % config.monitor_every_steps == 0:
                 for member, state in self._each():
                     member.look(self.step, state, again=self.step > 0)  # what later looks are compared with
@@ -233,7 +234,7 @@ class _Training:
         )  # fmt: skip
         return min([self.total_steps - self.step] + [n - self.step % n for n in intervals if n])
 
-    def _take_in(self, bar: Progress, first_step: int, count: int, history: Metrics) -> None:
+    def _take_in(self, bar: tqdm, first_step: int, count: int, history: Metrics) -> None:
         """Waits for a call's metrics, stops a diverged training, shows and logs."""
         figures = self.program.figures(history, count)
         for member, values in zip(self.members, figures, strict=True):
@@ -246,7 +247,8 @@ class _Training:
                 "G": f"{mean['loss_gen']:.3f}",
                 "D(x)": f"{mean['score_real']:.2f}",
                 "D(G(z))": f"{mean['score_fake_before']:.2f}/{mean['score_fake_after']:.2f}",
-            }
+            },
+            refresh=False,
         )
         bar.update(count)
         for member, values in zip(self.members, last, strict=True):
