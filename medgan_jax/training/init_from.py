@@ -23,7 +23,7 @@ def check_origin(origin: str) -> None:
         )
 
 
-def begin_with(state: GANState, origin: str, sharding: Sharding) -> tuple[GANState, list[str]]:
+def load(state: GANState, origin: str, sharding: Sharding) -> tuple[GANState, list[str]]:
     """Puts weights and statistics of other networks into a state that has not been trained yet.
 
     A layer is taken whole, and only where all its parameters have the shapes of ours; others keep their initial values.
@@ -48,7 +48,7 @@ def begin_with(state: GANState, origin: str, sharding: Sharding) -> tuple[GANSta
             lines.append(f"{title}: none in {origin}, so it starts anew")
             continue
         own: NetworkState = getattr(state, name)
-        params, stats, taken, left_out = _transplanted(own, found[name].variables)
+        params, stats, taken, left_out = _merge_layers(own, found[name].variables)
         state = state.replace(**{name: own.replace(params=params, stats=stats)})
         fits = fits or bool(taken)
         which = ", ".join(taken) or "nothing"
@@ -65,7 +65,7 @@ def begin_with(state: GANState, origin: str, sharding: Sharding) -> tuple[GANSta
     return state, lines
 
 
-def _transplanted(
+def _merge_layers(
     own: NetworkState, found: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], list[str], list[str]]:
     """Parameters and statistics, and the layers taken and left out, these with both shapes."""

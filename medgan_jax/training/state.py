@@ -97,11 +97,6 @@ def _adam(learning_rate: float, config: Config) -> optax.GradientTransformation:
     return adam(learning_rate, b1=config.adam_beta1, b2=config.adam_beta2)
 
 
-def learning_rates(state: GANState) -> dict[str, float]:
-    """`lr_gen` and `lr_dis` of a state."""
-    return {f"lr_{name}": float(getattr(state, name).opt_state.hyperparams["learning_rate"]) for name in ("gen", "dis")}
-
-
 def with_learning_rates(state: GANState, rates: dict[str, float], sharding: Sharding) -> GANState:
     """The state with other learning rates, `lr_gen` and `lr_dis`."""
     for name in ("gen", "dis"):

@@ -1,0 +1,428 @@
+"""A training run, from top to bottom: load the data, restore or initialise, loop over the steps, save, report.
+
+All arithmetic is in `step`. What happens every so many steps besides is in `callbacks`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from tqdm import tqdm
+
+from medgan_jax import __version__
+from medgan_jax.config import Config
+from medgan_jax.data.batches import Batches, load_dataset, open_batches, steps_per_epoch
+from medgan_jax.data.cache import CachedImages
+from medgan_jax.data.classes import Classes, in_proportion, number_classes
+from medgan_jax.distributed import agree, from_leader, is_leader
+from medgan_jax.errors import UserError
+from medgan_jax.progress import progress_bar
+from medgan_jax.sampling import classes_in_turn, classes_listed, sample_batches, seeded_latents
+from medgan_jax.sharding import check_batch_size, data_mesh, local_copy, local_mesh, replicated
+from medgan_jax.training import init_from
+from medgan_jax.training.callbacks import Action, Callback, RollBack, Stop, default_callbacks
+from medgan_jax.training.checkpointer import Checkpointer
+from medgan_jax.training.signals import Signals
+from medgan_jax.training.state import GANState, build_networks, initial_state, with_learning_rates
+from medgan_jax.training.step import Metrics, generator_to_sample, train_steps
+from medgan_jax.workdir import Workdir, read_lines
+
+STOPPED_BY_ALARM = 3  # exit code
+# Of one call of the compiled steps: short enough for a lively progress bar and an answer to Ctrl-C, and long enough
+# that what a call costs on CPU, up to 8 % at 1 s, does not count.
+_SECONDS_PER_CALL = 3.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """The images of a run.
+
+    Attributes:
+      training: to train on.
+      held_out: kept from training; None where there are none.
+      steps_per_epoch: whole batches of `training`.
+      classes: that the networks learn; None where they are unconditional.
+    """
+
+    training: CachedImages
+    held_out: CachedImages | None
+    steps_per_epoch: int
+    classes: Classes | None
+
+    def describe(self) -> dict[str, Any]:
+        """For dataset.json."""
+        labels = Counter(self.training.labels or ())
+        images = self.training
+        return {"digest": images.digest, "num_images": len(images.images), "labels": dict(sorted(labels.items()))}
+
+
+def train(config: Config, workdir: Path, *, callbacks: Sequence[Callback] = (), command: str = "") -> int:
+    """Trains in `workdir`, from its last checkpoint to the end that `config` sets.
+
+    Args:
+      config: of the run.
+      workdir: its folder; made when missing.
+      callbacks: called besides the default ones, after them.
+      command: what started it, for the report.
+
+    Returns:
+      0 when the end is reached; 128 + the signal's number when SIGINT or SIGTERM asked to stop and the state was saved;
+      3 when an alarm stopped it, and the state was saved.
+
+    Raises:
+      UserError: the data, the config or the workdir do not allow it; or the training diverged.
+    """
+    callbacks = [*default_callbacks(), *callbacks]
+    with Signals() as signals:
+        mesh = data_mesh()
+        check_batch_size(config.batch_size, mesh)
+        files = Workdir(workdir, writes=is_leader())
+        files.check(config)  # before the images are decoded; and so what follows
+        is_new = not files.config.exists()
+        if config.init_from and is_new:
+            init_from.check_origin(config.init_from)
+        for callback in callbacks:
+            callback.check(config, is_new=is_new)
+        data = _load_data(config)
+        with files.opened(config, data.describe()):
+            _check_shared(files)
+            run = Run(config, files, data, mesh, callbacks, signals)
+            try:
+                return run.run(command)
+            except (UserError, OSError) as error:
+                run.abandon(error)
+                raise
+
+
+class Run:
+    """A run in progress; callbacks read it.
+
+    Attributes:
+      config: of the run.
+      files: its workdir.
+      data: its images.
+      networks: its modules and optimizers.
+      checkpointer: its checkpoints.
+      rollbacks: lines of rollbacks.jsonl, so far.
+      step: finished iterations: int(state.step), without waiting for the device.
+      saved_step: of the newest checkpoint; 0 where there is none.
+      total_steps: at which it ends.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        files: Workdir,
+        data: Data,
+        mesh: Mesh,
+        callbacks: Sequence[Callback],
+        signals: Signals,
+    ) -> None:
+        """Builds the networks; compiles nothing yet, and writes nothing."""
+        self.config = config
+        self.files = files
+        self.data = data
+        classes = data.classes.names if data.classes else ()
+        self.networks = build_networks(config, len(classes))
+        self.checkpointer = Checkpointer(
+            files, config, self.networks, data_digest=data.training.digest, classes=classes
+        )
+        self.rollbacks: list[dict[str, Any]] = from_leader(list(read_lines(files.rollbacks)))
+        self.total_steps = config.total_steps(data.steps_per_epoch)
+        self.step = self.saved_step = 0
+        self._mesh = mesh
+        self._callbacks = callbacks
+        self._signals = signals
+        self._shared = shared = replicated(mesh)
+        bound = {"networks": self.networks, "config": config}
+        self._initial_state = jax.jit(functools.partial(initial_state, **bound), out_shardings=shared)
+        # Copies, as the state is donated to the next call.
+        self._generator_to_sample = jax.jit(
+            lambda state: jax.tree.map(jnp.copy, generator_to_sample(state, **bound)), out_shardings=shared
+        )
+        self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shared)
+
+    def run(self, command: str) -> int:
+        """Runs to the end, or until a signal or an alarm asks to stop; returns the exit code."""
+        self.state = self._restore()
+        self.files.record(self.config, self.data.describe())
+        if self.step >= self.total_steps:
+            self.checkpointer.close()
+            for callback in self._callbacks:
+                callback.on_end(self, self.state)
+            self.say(f"{self.files.path}: already at step {self.step} of {self.total_steps}; raise num_steps to go on")
+            return 0
+        self.files.append(self.files.runs, {"step": self.step, "command": command, **_versions()})
+        if self.data.classes:
+            self.say(self.data.classes.describe(balanced=self.config.balance_classes))
+        self._start_callbacks()
+        self._signals.postpone()
+        while isinstance(action := self._loop(), RollBack):
+            self._roll_back(action)
+        self.checkpointer.close()
+        self._signals.resume()
+        for callback in self._callbacks:
+            callback.on_end(self, self.state)
+        return self._report(stopped=isinstance(action, Stop))
+
+    def _restore(self) -> GANState:
+        """The latest checkpoint; where there is none, the initial state."""
+        saved = self.checkpointer.latest_step()
+        self.step = self.saved_step = saved or 0
+        if saved is None:
+            if self.checkpointer.has_generator():  # it is saved after the state it comes from
+                raise UserError(
+                    f"{self.files.path}: holds a trained generator but no checkpoint to go on from; restore "
+                    f"{self.files.checkpoints}, or give another --workdir"
+                )
+            state = self._initial_state()
+            if self.config.init_from:
+                state, lines = init_from.load(state, self.config.init_from, self._shared)
+                for line in lines:
+                    self.say(line)
+        else:
+            state = self.checkpointer.restore(saved, jax.eval_shape(self._initial_state), self._shared)
+            if not self.checkpointer.has_networks(saved):
+                self.checkpointer.save_again(saved, self.generator_to_sample(state), self._copy(state.dis.variables))
+        if self.rollbacks:
+            state = with_learning_rates(state, self.rollbacks[-1], self._shared)
+        return state
+
+    def _start_callbacks(self) -> None:
+        for callback in self._callbacks:
+            callback.on_start(self, self.state)
+
+    def _loop(self) -> Action | None:
+        """Steps and callbacks, until the end or until a callback asks for something else."""
+        action = self._steps()
+        if not isinstance(action, RollBack):
+            action = _first(callback.on_stop(self, self.state) for callback in self._callbacks) or action
+        return action
+
+    def _steps(self) -> Action | None:
+        bar = progress_bar(
+            self.total_steps, initial=self.step, unit="step", desc="compiling", disable=not self.files.writes
+        )
+        with bar, contextlib.closing(self._open_batches()) as batches:
+            steps = self._compiled_steps(batches)
+            intervals = [(callback, callback.every(self.config)) for callback in self._callbacks]
+            count, running = 1, None
+            called_at = time.perf_counter()
+            while self.step < self.total_steps:
+                ends = [self.config.log_every_steps, *(n for _, n in intervals if n)]  # a call ends where one is due
+                count = min([count, self.total_steps - self.step] + [n - self.step % n for n in ends])
+                count, stop = agree(count, self._signals.caught)
+                if stop:
+                    self._signals.caught = stop
+                    break
+                images, indices, count, labels = batches.take(count, after=running)
+                self.state, history = steps(self.state, images, indices, np.int32(count), labels)
+                # Read the call before this one while this one computes: the device never waits for the host.
+                finished, running = running, (self.step + count, count, history)
+                self.step += count
+                self.checkpointer.save_networks()
+                if finished:
+                    if action := self._take_metrics(bar, *finished):
+                        return action
+                    now = time.perf_counter()
+                    count = max(1, int(_SECONDS_PER_CALL / ((now - called_at) / finished[1])))
+                    called_at = now
+                due = [callback for callback, n in intervals if n and self._is_due(n)]
+                if due:
+                    last, running = running, None
+                    if action := self._take_metrics(bar, *last):
+                        return action
+                    if action := _first(callback.on_step(self, self.state) for callback in due):
+                        return action
+                    called_at = time.perf_counter()
+            return self._take_metrics(bar, *running) if running else None
+
+    def _is_due(self, interval: int) -> bool:
+        return self.step % interval == 0 or self.step == self.total_steps
+
+    def _take_metrics(self, bar: tqdm, step: int, count: int, history: Metrics) -> Action | None:
+        """Waits for the metrics of the call that ended at `step`, shows them, and gives them to the callbacks."""
+        metrics = {name: np.asarray(values)[:count] for name, values in history.items()}
+        shown = {
+            "loss D": f"{metrics['loss_dis'][-1]:.3f}",
+            "G": f"{metrics['loss_gen'][-1]:.3f}",
+            "D(x)": f"{metrics['score_real'][-1]:.2f}",
+            "D(G(z))": f"{metrics['score_fake_before'][-1]:.2f}/{metrics['score_fake_after'][-1]:.2f}",
+        }
+        if bar.desc != "training: ":
+            bar.unpause()  # the time to compile does not count
+            bar.set_description("training", refresh=False)
+        bar.set_postfix(shown, refresh=False)
+        bar.update(count)
+        return _first(callback.on_metrics(self, step, metrics) for callback in self._callbacks)
+
+    def _open_batches(self) -> Batches:
+        c, classes = self.config, self.data.classes
+        return open_batches(
+            self.data.training.images,
+            device_budget_mb=c.data.device_budget_mb,
+            batch_size=c.batch_size,
+            seed=c.seed,
+            first_step=self.step,
+            mesh=self._mesh,
+            classes=classes and classes.training,
+            balanced=c.conditional and c.balance_classes,
+        )
+
+    def _compiled_steps(self, batches: Batches) -> Any:
+        """`step.train_steps`, compiled at its first call for the shapes of `batches`."""
+        images, indices = batches.shapes
+        labels = batches.labels and batches.labels.sharding
+        return jax.jit(
+            functools.partial(train_steps, networks=self.networks, config=self.config),
+            in_shardings=(self._shared, images.sharding, indices.sharding, self._shared, labels),
+            out_shardings=self._shared,
+            donate_argnums=0,
+        )
+
+    def _roll_back(self, action: RollBack) -> None:
+        """Goes back to a checkpoint before the alarms' evidence, with a lower learning rate."""
+        rates = action.learning_rates
+        self.checkpointer.roll_back(action.to_step)
+        line = {"step": self.step, "alarm": ", ".join(alarm.name for alarm in action.alarms), **rates}
+        line["to_step"] = from_leader(self.checkpointer.latest_step()) or 0
+        for callback in self._callbacks:
+            callback.on_roll_back(self, action, line["to_step"])
+        # A crash before this line leaves the run at the earlier step with the same rates, to meet the alarm again.
+        self.rollbacks.append(line)
+        self.files.append(self.files.rollbacks, line)
+        self.state = self._restore()
+        self._start_callbacks()
+
+    def save(self, state: GANState) -> None:
+        """Saves a checkpoint in the background."""
+        generator, discriminator = self.generator_to_sample(state), self._copy(state.dis.variables)
+        self.checkpointer.save(self.step, state, generator, discriminator)
+        self.saved_step = self.step
+
+    def generator_to_sample(self, state: GANState) -> dict[str, Any]:
+        """The variables to sample with; all processes must call it."""
+        return self._generator_to_sample(state)
+
+    def sample(self, variables: dict[str, Any], number: int, *, as_reals: bool = False) -> np.ndarray:
+        """Fakes of fixed latents, on this process's own devices.
+
+        Args:
+          variables: what `generator_to_sample` returned.
+          number: how many.
+          as_reals: of a conditional run: of the classes in the proportions of the training images, not in turn.
+
+        Returns:
+          uint8, (number, H, W, C).
+        """
+        mesh = local_mesh()
+        classes = self.data.classes
+        labels_of = classes_in_turn(len(classes.names) if classes else 0)
+        if classes and as_reals:
+            labels_of = classes_listed(in_proportion(number, classes.counts))
+        batches = sample_batches(
+            self.networks.generator,
+            local_copy(variables, mesh),
+            functools.partial(seeded_latents, self.config.seed, latent_dim=self.config.latent_dim),
+            number,
+            batch_size=self.config.batch_size,
+            mesh=mesh,
+            labels_of=labels_of,
+        )
+        return np.concatenate(list(batches))
+
+    def epoch(self, step: int) -> int:
+        """The epoch, from 0, of the iteration that ended at `step`."""
+        return (step - 1) // self.data.steps_per_epoch
+
+    def say(self, line: str) -> None:
+        """Prints a line, above the progress bar, in the process that writes."""
+        if self.files.writes:
+            with contextlib.suppress(OSError, ValueError):  # nobody reads it
+                tqdm.write(line)
+
+    def abandon(self, error: Exception) -> None:
+        """After an error: what is being saved still gets to the disk."""
+        for callback in self._callbacks:
+            callback.on_error(self, error)
+        self.checkpointer.abandon()
+
+    def _report(self, *, stopped: bool) -> int:
+        """Prints how it ended and what to look at next; returns the exit code."""
+        if self._signals.caught:
+            saved = f"stopped at step {self.step} of {self.total_steps}, saved"
+            self.say(f"{saved if self.step else 'stopped before the first step'}; the same command goes on from there")
+            return 128 + self._signals.caught
+        self.say(f"{'stopped by an alarm at' if stopped else 'finished'} step {self.step}")
+        for callback in self._callbacks:
+            for line in callback.summary(self):
+                self.say(f"  {line}")
+        if stopped:
+            self.say("  go on:    the same command; this alarm is not raised again while its sign lasts")
+        return STOPPED_BY_ALARM if stopped else 0
+
+
+def _first(actions: Iterable[Action | None]) -> Action | None:
+    """The first action that is one; what comes after it is not called."""
+    return next((action for action in actions if action), None)
+
+
+def _load_data(config: Config) -> Data:
+    """The images: process 0 first, so that others which share its disk find them decoded."""
+
+    def load() -> tuple[CachedImages, CachedImages | None]:
+        return load_dataset(
+            config.data,
+            image_size=config.image_size,
+            channels=config.channels,
+            conditional=config.conditional,
+            progress=is_leader(),
+        )
+
+    def agreed(digest: str) -> list[Any]:
+        data = dataclasses.replace(config.data, path="", labels_csv="", cache_dir="")  # each machine has its own
+        return [digest, dataclasses.replace(config, data=data).to_dict()]
+
+    loaded = load() if is_leader() else None
+    theirs = from_leader(loaded and agreed(loaded[0].digest))
+    training, held_out = loaded or load()
+    if agreed(training.digest) != theirs:
+        what = "images" if training.digest != theirs[0] else "hyperparameters"
+        raise UserError(f"other {what} than in process 0: start all processes with the same config and data")
+    classes = None
+    if config.conditional:
+        place = config.data.path or config.data.source
+        classes = number_classes(training.labels, held_out and held_out.labels, place)
+    data = Data(training, held_out, steps_per_epoch(len(training.images), config.batch_size), classes)
+    if config.evaluate_every_steps:
+        from medgan_jax.evaluation.quick import check_enough
+
+        check_enough(len(held_out.images) if held_out else 0, len(training.images))
+    return data
+
+
+def _check_shared(files: Workdir) -> None:
+    """Raises UserError where the workdir of this process is not the folder of process 0."""
+    if jax.process_count() > 1 and not files.bears(from_leader(files.mark())):
+        raise UserError(f"--workdir={files.path}: is not the folder that process 0 sees; give one on a shared disk")
+
+
+def _versions() -> dict[str, Any]:
+    device = jax.devices()[0]
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "version": __version__,
+        "jax": jax.__version__,
+        "device": device.device_kind,
+        "num_devices": jax.device_count(),
+    }
