@@ -133,6 +133,11 @@ class Workdir:
         if not self.config.exists():
             if self.checkpoints.exists():
                 raise UserError(f"--workdir={self.path}: has checkpoints but no config.json; give another")
+            if seeds := sorted(self.path.glob("seed_*/config.json")):
+                raise UserError(
+                    f"--workdir={self.path}: holds runs of several seeds; give --seeds to go on with all of them, or "
+                    f"--workdir={seeds[0].parent} with one"
+                )
             return
         changes = changed_fields(read_json(self.config), config)
         if dataset:

@@ -1,0 +1,81 @@
+"""Compares generated images with real ones: every metric of the fakes beside the same metric between reals.
+
+python evaluate.py --checkpoint=runs/melanoma                     with what its run held out
+python evaluate.py --checkpoint=runs/melanoma --reals=/data/heldout --train=/data/isic
+python evaluate.py --checkpoint=runs/lesions --label=malignant    one class of a conditional run
+python evaluate.py --fakes=synthetic --reals=/data/isic --data.class_filter=malignant
+
+--data.FIELD says how to read the reals, as --config.data.FIELD does for train.py.
+"""
+
+from pathlib import Path
+
+from absl import flags
+from ml_collections import config_flags
+
+from medgan_jax import cli
+from medgan_jax.config import FIELDS, default_config
+
+
+def main(argv: list[str]) -> None:
+    """Flags to sets of images to figures."""
+    values = flags.FlagValues()
+    argv = [_present_name(argument) for argument in argv]
+    define = {"flag_values": values}
+    config_flags.DEFINE_config_dict(
+        "data",
+        default_config().data,
+        help_string="how to read the reals, as --data.FIELD=VALUE",
+        lock_config=True,
+        sys_argv=["medgan", *argv],
+        **define,
+    )
+    flags.DEFINE_string("checkpoint", None, "a workdir, generator folder or .pth file to sample from", **define)
+    flags.DEFINE_string("fakes", None, "a folder of generated images, in place of a checkpoint", **define)
+    flags.DEFINE_string("reals", None, "real images; by default what the run held out", **define)
+    flags.DEFINE_string("train", None, "the training images, to look for memorization", **define)
+    flags.DEFINE_string("label", None, "conditional: evaluate this class alone, with reals of it", **define)
+    flags.DEFINE_string(
+        "out", None, "where evaluation.json and .html go; by default evaluation, in CHECKPOINT if it is a folder",
+        **define,
+    )  # fmt: skip
+    flags.DEFINE_integer("num_images", None, "how many to sample; by default as many as reals", 2, 20_000, **define)
+    flags.DEFINE_enum(
+        "pairing", "nearest", ("nearest", "random", "medimagegan"), "which real each fake is paired with", **define
+    )
+    flags.DEFINE_enum(
+        "features", None, ("pyramid", "pixels", "inception"),
+        "of KID, FID, precision and recall; by default pyramid, or inception where its weights are given", **define,
+    )  # fmt: skip
+    flags.DEFINE_string("inception_weights", None, "pt_inception-2015-12-05-6726825d.pth, or an .npz of it", **define)
+    flags.DEFINE_integer("seed", 0, "decides samples, halves, pairs and resampling", 0, 2**32 - 1, **define)
+    cli.parse_flags(values, argv, doc=__doc__)
+
+    from medgan_jax.evaluation import image_sets, page
+    from medgan_jax.evaluation.protocol import evaluate
+
+    features = image_sets.choose_features(values.features, values.inception_weights)
+    sets = image_sets.choose(
+        checkpoint=values.checkpoint,
+        fakes=values.fakes,
+        reals=values.reals,
+        train=values.train,
+        data=values.data.to_dict(),
+        num_images=values.num_images,
+        seed=values.seed,
+        label=values.label,
+    )
+    place = Path(values.checkpoint or ".")
+    out = Path(values.out or (place if place.is_dir() else Path(".")) / "evaluation")
+    page.prepare(out)
+    result = evaluate(*sets, pairing=values.pairing, features=features, seed=values.seed)
+    page.write(result, out)
+    print(page.table(result))
+    print(f"\nLook at {out / page.PAGE}; the figures are in {out / page.JSON}")
+
+
+def _present_name(argument: str) -> str:
+    if not argument.startswith("--data."):
+        return argument
+    name, equals, value = argument.removeprefix("--").partition("=")
+    return f"--{cli.resolve_field('', name, tuple(FIELDS))}{equals}{value}"
