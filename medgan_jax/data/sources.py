@@ -67,7 +67,7 @@ def open_source(data: "DataConfig") -> ImageSource:
     Raises:
       UserError: it is missing, empty, contradictory, or cannot be read.
     """
-    paths = {field: os.path.expanduser(getattr(data, field)) for field in ("path", "labels")}
+    paths = {field: os.path.expanduser(getattr(data, field)) for field in ("path", "labels_csv")}
     data = dataclasses.replace(data, **paths)
     openers = {"folder": _open_folder, "csv": _open_csv, "tfds": _open_tfds, "phantom": _open_phantoms}
     return openers[data.source](data)
