@@ -69,7 +69,7 @@ def _spline(samples: int, cells: int) -> np.ndarray:
     distance = np.abs(position[:, None] + 1 - np.arange(cells + 3))
     tails = np.clip(2 - distance, 0, None) ** 3
     weights = np.where(distance < 1, 4 - 3 * distance**2 * (2 - distance), tails) / 6
-    return np.float32(weights / np.sqrt(151 / 315))  # 151/315 is their mean sum of squares: unit variance
+    return (weights / np.sqrt(151 / 315)).astype(np.float32)  # 151/315 is their mean sum of squares: unit variance
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
