@@ -164,11 +164,6 @@ def signed_to_uint8(x: Array) -> Array:
     return ((x.astype(np.float32) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
 
 
-def signed_to_unit(x: Array) -> Array:
-    """From [-1, 1] to [0, 1]."""
-    return (x.astype(np.float32) + 1) / 2
-
-
 def unit_to_signed(x: Array) -> Array:
     """From [0, 1] to [-1, 1]."""
     return x.astype(np.float32) * 2 - 1
@@ -177,11 +172,6 @@ def unit_to_signed(x: Array) -> Array:
 def uint8_to_unit(x: Array) -> Array:
     """From 0..255 to [0, 1]."""
     return x.astype(np.float32) / 255
-
-
-def unit_to_uint8(x: Array) -> Array:
-    """From [0, 1] to the nearest of 0..255; values outside are clipped."""
-    return (x.astype(np.float32) * 255).round().clip(0, 255).astype(np.uint8)
 
 
 def image_grid(images: np.ndarray, *, columns: int | None = None, padding: int = 2) -> np.ndarray:

@@ -47,14 +47,12 @@ class CachedImages:
       names: what a person calls each image.
       labels: the class of each image; None if the set is unlabelled.
       digest: identifies pixels, order and labels, wherever the files lie.
-      skipped: images left out because they cannot be read, each as "name (reason)".
     """
 
     images: np.memmap
     names: tuple[str, ...]
     labels: tuple[str, ...] | None
     digest: str
-    skipped: tuple[str, ...]
 
 
 def load_cached(
@@ -99,7 +97,6 @@ def load_cached(
         names=readable.names,
         labels=readable.labels,
         digest=_digest([*recipe, [ids[index] for index in kept], readable.labels]),
-        skipped=tuple(_listing(bad, source)),
     )
 
 
@@ -146,13 +143,9 @@ def _digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 
-def _listing(bad: dict[int, str], source: ImageSource) -> list[str]:
-    return [f"{source.names[index]} ({reason})" for index, reason in bad.items()]
-
-
 def _describe(bad: dict[int, str], source: ImageSource) -> str:
-    listing = abbreviate(_listing(bad, source), limit=20)
-    return f"{len(bad)} of {len(source)} images in {source.root} cannot be read: {listing}"
+    listing = [f"{source.names[index]} ({reason})" for index, reason in bad.items()]
+    return f"{len(bad)} of {len(source)} images in {source.root} cannot be read: {abbreviate(listing, limit=20)}"
 
 
 def _read_index(path: Path, number: int, image_size: int, channels: int) -> dict[int, str] | None:

@@ -182,19 +182,11 @@ def _open_csv(data: "DataConfig") -> FileSource:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TfdsSource(ImageSource):
-    """Records of a prepared TFDS data set, read without TensorFlow.
-
-    Attributes:
-      numbers: of the images, among the records.
-      records: all of the split.
-      feature: the one that holds the image.
-      shards: the files of the split.
-      split: its name, or a slice of it.
-    """
+    """Records of a prepared TFDS data set, read without TensorFlow."""
 
     numbers: tuple[int, ...]
-    records: Sequence[dict[str, Any]]
-    feature: str
+    records: Sequence[dict[str, Any]]  # of the whole split
+    feature: str  # the one that holds the image
     shards: tuple[Path, ...]
     split: str
 
@@ -215,10 +207,7 @@ class TfdsSource(ImageSource):
 
 
 def _open_tfds(data: "DataConfig") -> TfdsSource:
-    try:
-        import tensorflow_datasets as tfds  # slow, and needed here alone
-    except ImportError as error:
-        raise UserError("data.source=tfds needs two packages: pip install tensorflow-datasets array-record") from error
+    import tensorflow_datasets as tfds  # slow, and needed here alone
 
     name = data.tfds_name
     place = f"data.tfds_name={name}"
@@ -232,10 +221,9 @@ def _open_tfds(data: "DataConfig") -> TfdsSource:
             + (f"; did you mean {' or '.join(near)}?" if near else "; give its NAME, or NAME/CONFIG")
         ) from error
     if not builder.is_prepared() or builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        state = f"prepared as {builder.info.file_format.value}" if builder.is_prepared() else "not prepared"
         directory = f", data_dir={data.path!r}" if data.path else ""
         raise UserError(
-            f"{place} is {state} in {builder.data_dir}; prepare it as array_record (this may download it): "
+            f"{place} is not prepared as array_record in {builder.data_dir}; do so (this may download it): "
             f'python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}{directory})'
             ".download_and_prepare(file_format='array_record')\""
         )
