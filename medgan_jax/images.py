@@ -11,15 +11,13 @@ import math
 import os
 import secrets
 import struct
-import threading
-import warnings
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from medgan_jax.errors import naming
 
@@ -33,22 +31,7 @@ VERSION = 1  # raise when decode_image or resize_crop give other pixels: caches 
 
 _LIMIT = f"limit {MAX_PIXELS // 1_000_000} megapixels"
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF")
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_SIDEWAYS = (
-    Image.Transpose.TRANSPOSE,
-    Image.Transpose.ROTATE_270,
-    Image.Transpose.TRANSVERSE,
-    Image.Transpose.ROTATE_90,
-)
-_lock, _decoding, _saved = threading.Lock(), 0, warnings.catch_warnings()
+_SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 
 
 class ImageError(ValueError):
@@ -76,15 +59,15 @@ def decode_image(data: bytes, *, channels: int, min_side: int | None = None) -> 
     if not data:
         raise ImageError("empty file")
     try:
-        with _quiet_pillow(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(f"too large: {image.width} x {image.height} pixels, {_LIMIT}")
             if min_side:
                 image.draft(None, (2 * min_side, 2 * min_side))
             image.load()
-            upright = _UPRIGHT.get(_orientation(image))
-            image = _eight_bit(image)
-            return _as_array(image if upright is None else image.transpose(upright), channels)
+            with contextlib.suppress(Exception):  # damaged tags are no damage to the pixels
+                ImageOps.exif_transpose(image, in_place=True)
+            return _as_array(_eight_bit(image), channels)
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -105,39 +88,16 @@ def image_shape(path: str | os.PathLike) -> tuple[int, int, int]:
       OSError: it cannot be read.
     """
     try:
-        with _quiet_pillow(), Image.open(path, formats=_FORMATS) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             width, height = image.size
-            if (_UPRIGHT.get(_orientation(image)) or 0) in _SIDEWAYS:
-                width, height = height, width
+            with contextlib.suppress(Exception):  # damaged tags are no damage to the pixels
+                # Of a TIFF, Pillow gives the size as it is upright.
+                if image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
+                    width, height = height, width
             grey = image.mode.startswith(("1", "L", "I", "F"))
     except (UnidentifiedImageError, Image.DecompressionBombError, ValueError, SyntaxError):
         raise ImageError("not an image") from None
     return height, width, 1 if grey else 3
-
-
-@contextlib.contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Pillow's warnings off while any thread decodes; `warnings.catch_warnings` alone is not thread-safe."""
-    global _decoding, _saved
-    with _lock:
-        if _decoding == 0:
-            _saved = warnings.catch_warnings()
-            _saved.__enter__()
-            warnings.filterwarnings("ignore", module=r"PIL\.")
-        _decoding += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _decoding -= 1
-            if _decoding == 0:
-                _saved.__exit__(None, None, None)
-
-
-def _orientation(image: Image.Image) -> int | None:
-    """EXIF's orientation of a loaded image; a TIFF has none left, as Pillow turns it while loading."""
-    with contextlib.suppress(Exception):  # damaged tags are no damage to the pixels
-        return image.getexif().get(ExifTags.Base.Orientation)
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -204,11 +164,6 @@ def signed_to_uint8(x: Array) -> Array:
     return ((x.astype(np.float32) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
 
 
-def signed_to_unit(x: Array) -> Array:
-    """From [-1, 1] to [0, 1]."""
-    return (x.astype(np.float32) + 1) / 2
-
-
 def unit_to_signed(x: Array) -> Array:
     """From [0, 1] to [-1, 1]."""
     return x.astype(np.float32) * 2 - 1
@@ -217,11 +172,6 @@ def unit_to_signed(x: Array) -> Array:
 def uint8_to_unit(x: Array) -> Array:
     """From 0..255 to [0, 1]."""
     return x.astype(np.float32) / 255
-
-
-def unit_to_uint8(x: Array) -> Array:
-    """From [0, 1] to the nearest of 0..255; values outside are clipped."""
-    return (x.astype(np.float32) * 255).round().clip(0, 255).astype(np.uint8)
 
 
 def image_grid(images: np.ndarray, *, columns: int | None = None, padding: int = 2) -> np.ndarray:
@@ -272,7 +222,7 @@ def encode_png(image: np.ndarray) -> bytes:
     colour = {1: 0, 3: 2}[channels]
     chunks = {
         b"IHDR": struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0),
-        b"IDAT": packer.compress(filtered) + packer.flush(),
+        b"IDAT": packer.compress(filtered.data) + packer.flush(),
         b"IEND": b"",
     }
     checked = (

@@ -1,1 +1,1 @@
-"""Sources of images, the cache of decoded pixels, and the pipeline that feeds them to the device."""
+"""Image sets: where they come from, the cache of decoded pixels, and the batches that reach the devices."""

@@ -1,14 +1,14 @@
 """From a config to images, the order in which training sees them, and their way to the devices.
 
-The order is a pure function of the seed and the step, so a resumed training needs no iterator state. A data set lies
-on the devices whole, or is streamed to them; the batches are the same.
+The order is a function of the seed and the step alone, so a resumed training needs no state of an iterator. The images
+are either copied to the devices whole, or streamed to them; the batches are the same.
 """
 
+import abc
 import functools
 import os
-from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from medgan_jax.data.cache import CachedImages, content_ids, load_cached
 from medgan_jax.data.classes import check_labels
-from medgan_jax.data.sources import open_source
+from medgan_jax.data.sources import ImageSource, open_source
 from medgan_jax.data.split import hold_out
 from medgan_jax.errors import UserError, naming
 from medgan_jax.sharding import replicated, sharded
@@ -31,7 +31,7 @@ _CHUNK_BYTES = 64 * 2**20  # of streamed images; two chunks are on the devices a
 def load_dataset(
     data: "DataConfig", *, image_size: int, channels: int, conditional: bool = False, progress: bool = True
 ) -> tuple[CachedImages, CachedImages | None]:
-    """Opens the source that the config names, and decodes it or finds it decoded.
+    """Opens the source that the config names, and decodes its images or finds them in the cache.
 
     Args:
       data: which images.
@@ -46,33 +46,29 @@ def load_dataset(
     Raises:
       UserError: the source or its images cannot be read or divided, or the cache cannot be written.
     """
-    load = functools.partial(
-        load_cached,
-        image_size=image_size,
-        channels=channels,
-        cache_dir=data.cache_dir,
-        on_bad_image=data.on_bad_image,
-        progress=progress,
-    )
+    options: dict[str, Any] = {"cache_dir": data.cache_dir, "progress": progress}
+
+    def load(images: ImageSource) -> CachedImages:
+        return load_cached(images, image_size=image_size, channels=channels, on_bad_image=data.on_bad_image, **options)
+
     source = open_source(data)
     if conditional:
         check_labels(source.labels, source.root)
     if not data.holdout_fraction:
         return load(source), None
-    ids = content_ids(source, cache_dir=data.cache_dir, progress=progress)
-    training, held_out = hold_out(source, data.holdout_fraction, ids)
+    training, held_out = hold_out(source, data.holdout_fraction, content_ids(source, **options))
     return load(training), load(held_out)
 
 
 def epoch_permutation(num_images: int, *, seed: int, epoch: int, of_class: int | None = None) -> np.ndarray:
-    """The order of one epoch, or of one round of a class: int32, (num_images,), each of 0 to num_images - 1 once."""
-    entropy = [seed, epoch] if of_class is None else [seed, epoch, of_class + 1]  # to NumPy, a last 0 is none
+    """The order of one epoch, or of one pass over a class: int32, (num_images,), each of 0 to num_images - 1 once."""
+    entropy = [seed, epoch] if of_class is None else [seed, epoch, of_class + 1]  # NumPy ignores a last 0
     generator = np.random.Generator(np.random.PCG64(np.random.SeedSequence(entropy)))
     return generator.permutation(num_images).astype(np.int32)
 
 
 def steps_per_epoch(num_images: int, batch_size: int) -> int:
-    """How many whole batches an epoch has; a last partial batch is dropped.
+    """The number of whole batches in an epoch; a last partial batch is dropped.
 
     Raises:
       UserError: there are fewer images than a batch holds.
@@ -85,9 +81,7 @@ def steps_per_epoch(num_images: int, batch_size: int) -> int:
 
 
 def batch_indices(first_step: int, num_steps: int, *, num_images: int, batch_size: int, seed: int) -> np.ndarray:
-    """The images of consecutive training steps.
-
-    Step s is in epoch s // steps_per_epoch.
+    """The images of consecutive training steps; step s is in epoch s // steps_per_epoch.
 
     Args:
       first_step: from 0.
@@ -102,9 +96,8 @@ def batch_indices(first_step: int, num_steps: int, *, num_images: int, batch_siz
     Raises:
       UserError: there are fewer images than a batch holds.
     """
-    steps = np.arange(first_step, first_step + num_steps)
     steps_in_epoch = steps_per_epoch(num_images, batch_size)
-    epochs, steps = np.divmod(steps, steps_in_epoch)
+    epochs, steps = np.divmod(np.arange(first_step, first_step + num_steps), steps_in_epoch)
     indices = np.empty((num_steps, batch_size), np.int32)
     for epoch in np.unique(epochs):
         order = epoch_permutation(num_images, seed=seed, epoch=int(epoch))
@@ -116,13 +109,14 @@ def batch_indices(first_step: int, num_steps: int, *, num_images: int, batch_siz
 def balanced_indices(first_step: int, num_steps: int, *, classes: np.ndarray, batch_size: int, seed: int) -> np.ndarray:
     """The images of consecutive training steps that see all classes equally often.
 
-    Over all steps, one after the other, classes take turns. So each batch has as many images of each class as can be,
-    and what is left over goes round. Of its class, each image is seen once before any is seen again.
+    The classes take turns, image by image, from one batch to the next: the numbers of images of two classes differ by
+    at most one, in each batch and in all batches since step 0. Each image of a class is seen once before any of that
+    class is seen again.
 
     Args:
       first_step: from 0.
       num_steps: how many steps.
-      classes: int32, (M,), of each image of the data set; each from 0 to the largest has an image.
+      classes: int32, (M,), of each image of the data set; each class from 0 to the largest has an image.
       batch_size: images a step.
       seed: of the training.
 
@@ -133,45 +127,64 @@ def balanced_indices(first_step: int, num_steps: int, *, classes: np.ndarray, ba
     places = np.arange(first_step * batch_size, (first_step + num_steps) * batch_size)
     indices = np.empty(len(places), np.int32)
     for number in range(num_classes):
+        of_class = np.flatnonzero(classes == number)
         here = places % num_classes == number
-        members = np.flatnonzero(classes == number)
-        rounds, turns = np.divmod(places[here] // num_classes, len(members))
+        epochs, turns = np.divmod(places[here] // num_classes, len(of_class))
         drawn = np.empty(len(turns), np.int32)
-        for epoch in np.unique(rounds):
-            order = epoch_permutation(len(members), seed=seed, epoch=int(epoch), of_class=number)
-            drawn[rounds == epoch] = members[order[turns[rounds == epoch]]]
+        for epoch in np.unique(epochs):
+            order = epoch_permutation(len(of_class), seed=seed, epoch=int(epoch), of_class=number)
+            drawn[epochs == epoch] = of_class[order[turns[epochs == epoch]]]
         indices[here] = drawn
     return indices.reshape(num_steps, batch_size)
 
 
-def _order(
-    num_images: int, *, batch_size: int, classes: np.ndarray | None, balanced: bool
-) -> Callable[..., np.ndarray]:
-    """`batch_indices` or `balanced_indices` of a data set; wants first_step, num_steps and seed."""
-    if balanced:
-        return functools.partial(balanced_indices, batch_size=batch_size, classes=classes)
-    return functools.partial(batch_indices, batch_size=batch_size, num_images=num_images)
-
-
-class Batches(Protocol):
-    """The images of a training's steps, in order, on the devices, as `training.step.train_steps` takes them.
+class Batches(abc.ABC):
+    """The batches of a training's steps, in order, on the devices, as `training.step.train_steps` takes them.
 
     Attributes:
-      shapes: of images and indices as `take` returns them, shardings included; they never change, so one compiled
-        program serves all.
+      shapes: of images and indices as `take` returns them, shardings included. They never change, so one compiled
+        program serves all calls.
       labels: the same of labels; None where classes do not matter.
     """
 
     shapes: tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]
     labels: jax.ShapeDtypeStruct | None
 
+    def __init__(
+        self,
+        images: np.ndarray,
+        *,
+        batch_size: int,
+        seed: int,
+        first_step: int,
+        classes: np.ndarray | None = None,
+        balanced: bool = False,
+    ) -> None:
+        """See `open_batches`."""
+        self._num_images, self._batch_size, self._seed = len(images), batch_size, seed
+        self._step = first_step
+        self._classes, self._balanced = classes, balanced
+
+    def _indices(self, first_step: int, num_steps: int) -> np.ndarray:
+        """The images of these steps: int32, (num_steps, batch_size)."""
+        order: dict[str, Any] = {"batch_size": self._batch_size, "seed": self._seed}
+        if self._balanced and self._classes is not None:
+            return balanced_indices(first_step, num_steps, classes=self._classes, **order)
+        return batch_indices(first_step, num_steps, num_images=self._num_images, **order)
+
+    def _label_shape(self, order: tuple[int, int], mesh: Mesh) -> jax.ShapeDtypeStruct | None:
+        if self._classes is None:
+            return None
+        return jax.ShapeDtypeStruct(order, np.int32, sharding=replicated(mesh))
+
+    @abc.abstractmethod
     def take(self, count: int, after: Any = None) -> tuple[jax.Array, np.ndarray, int, np.ndarray | None]:
         """The batches of the next steps.
 
         Args:
           count: for how many steps, at least 1.
-          after: results of the call that was given what was taken last, a pytree; None when that call is over. Memory
-            is not used again before they are there.
+          after: results of the call that was given the last batches, a pytree; None when that call is over. The memory
+            of those batches is not used again before the results are there.
 
         Returns:
           Images and indices, see `train_steps`; for how many steps they are: at least 1, at most `count`; and labels,
@@ -179,64 +192,41 @@ class Batches(Protocol):
 
         Raises:
           OSError: the images cannot be read.
+          UserError: their file is too short.
         """
-        ...
 
-    def close(self) -> None:
-        """Lets go of threads and files."""
-        ...
+    def close(self) -> None:  # noqa: B027 - nothing to do unless there are threads and files
+        """Ends threads and closes files."""
 
 
-class ResidentBatches:
-    """The whole data set on each device; a step's images are picked there."""
+class ResidentBatches(Batches):
+    """The whole data set on each device, which picks the images of a step."""
 
-    def __init__(
-        self,
-        images: np.ndarray,
-        *,
-        batch_size: int,
-        seed: int | Sequence[int],
-        first_step: int,
-        mesh: Mesh,
-        classes: np.ndarray | None = None,
-        balanced: bool = False,
-    ) -> None:
-        """Copies `images`, uint8 (M, H, W, C), to the devices when the first are taken.
-
-        For several seeds there are indices, and labels, of each: (S, K, N). See also `open_batches`.
-        """
-        self._order = _order(len(images), batch_size=batch_size, classes=classes, balanced=balanced)
-        self._seeds = [seed] if isinstance(seed, int) else seed
-        self._classes = classes
-        self._step = first_step
+    def __init__(self, images: np.ndarray, *, batch_size: int, mesh: Mesh, **options: Any) -> None:
+        """Takes what `open_batches` does; the images are copied by the first `take`."""
+        super().__init__(images, batch_size=batch_size, **options)
         self._host_images = images
-        lead = () if isinstance(seed, int) else (len(seed),)
-        order = (*lead, _MAX_STEPS, batch_size)
+        order = (_MAX_STEPS, batch_size)
         self.shapes = (
             jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=replicated(mesh)),
-            jax.ShapeDtypeStruct(order, np.int32, sharding=sharded(mesh, axis=len(order) - 1)),
+            jax.ShapeDtypeStruct(order, np.int32, sharding=sharded(mesh, axis=1)),
         )
-        self.labels = _label_shape(order, classes, mesh)
+        self.labels = self._label_shape(order, mesh)
 
     def take(self, count: int, after: Any = None) -> tuple[jax.Array, np.ndarray, int, np.ndarray | None]:
         """See `Batches`."""
         count = min(count, _MAX_STEPS)
-        indices = np.zeros((len(self._seeds), *self.shapes[1].shape[-2:]), np.int32)
-        for rows, seed in zip(indices, self._seeds, strict=True):
-            rows[:count] = self._order(self._step, count, seed=seed)
+        indices = np.zeros(self.shapes[1].shape, np.int32)
+        indices[:count] = self._indices(self._step, count)
         self._step += count
-        indices = indices.reshape(self.shapes[1].shape)
         return self._images, indices, count, None if self._classes is None else self._classes[indices]
 
     @functools.cached_property
     def _images(self) -> jax.Array:
         return jax.device_put(np.asarray(self._host_images), self.shapes[0].sharding)
 
-    def close(self) -> None:
-        """See `Batches`."""
 
-
-class StreamedBatches:
+class StreamedBatches(Batches):
     """Chunks of batches: while the devices compute on one, a thread reads the next from the cache and sends it.
 
     A process reads only the rows of its own devices. They are read, not mapped: mapped pages would count as this
@@ -244,49 +234,36 @@ class StreamedBatches:
     """
 
     def __init__(
-        self,
-        images: np.memmap,
-        *,
-        batch_size: int,
-        seed: int,
-        first_step: int,
-        mesh: Mesh,
-        classes: np.ndarray | None = None,
-        balanced: bool = False,
+        self, images: np.memmap, *, batch_size: int, mesh: Mesh, chunk_bytes: int = _CHUNK_BYTES, **options: Any
     ) -> None:
-        """Starts to read. `images`, uint8 (M, H, W, C), must fill a file of their own; see also `open_batches`."""
-        self._order = _order(len(images), batch_size=batch_size, classes=classes, balanced=balanced)
-        self._seed = seed
-        self._classes = classes
+        """Takes what `open_batches` does, and starts to read. A chunk has at most `chunk_bytes`, or else one batch."""
+        super().__init__(images, batch_size=batch_size, **options)
         shape = images.shape[1:]
-        steps = max(1, min(_MAX_STEPS, _CHUNK_BYTES // (batch_size * int(np.prod(shape)))))
+        steps = max(1, min(_MAX_STEPS, chunk_bytes // (batch_size * int(np.prod(shape)))))
         self.shapes = (
             jax.ShapeDtypeStruct((steps, batch_size, *shape), images.dtype, sharding=sharded(mesh, axis=1)),
             jax.ShapeDtypeStruct((steps,), np.int32, sharding=replicated(mesh)),
         )
-        self.labels = _label_shape((steps, batch_size), classes, mesh)
-        self._path = images.filename
+        self.labels = self._label_shape((steps, batch_size), mesh)
+        self._path = str(images.filename)
         self._file = open(self._path, "rb")  # noqa: SIM115 - a cache may be deleted at any time
         self._chunk: jax.Array | None = None
         self._taken = steps  # of the chunk at hand
-        self._step = first_step
-        self._next_step = first_step  # of the chunk to read next
+        self._next_step = self._step  # of the chunk to read next
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="read-batches")
         self._next = self._read_ahead(None)
 
     def take(self, count: int, after: Any = None) -> tuple[jax.Array, np.ndarray, int, np.ndarray | None]:
         """See `Batches`."""
         (steps,) = self.shapes[1].shape
-        if self._taken == steps:
-            self._chunk = None  # before the next: two at a time
+        if self._chunk is None or self._taken == steps:
+            self._chunk = None  # before the next comes: two at a time
             self._chunk = self._next.result()
             self._taken = 0
             self._next = self._read_ahead(after)
         count = min(count, steps - self._taken)
         indices = np.minimum(self._taken + np.arange(steps, dtype=np.int32), steps - 1)
-        labels = None
-        if self._classes is not None:
-            labels = self._classes[self._order(self._step, steps, seed=self._seed)]
+        labels = None if self._classes is None else self._classes[self._indices(self._step, steps)]
         self._taken += count
         self._step += count
         return self._chunk, indices, count, labels
@@ -303,7 +280,7 @@ class StreamedBatches:
 
     def _send(self, first_step: int, after: Any) -> jax.Array:
         chunk = self.shapes[0]
-        indices = self._order(first_step, chunk.shape[0], seed=self._seed)
+        indices = self._indices(first_step, chunk.shape[0])
         places = chunk.sharding.addressable_devices_indices_map(chunk.shape)
         parts = {device: self._read(indices[place[:2]]) for device, place in places.items()}
         jax.block_until_ready(after)
@@ -316,13 +293,9 @@ class StreamedBatches:
         rows = images.reshape(indices.size, -1)
         with naming(self._path):
             for row, index in zip(rows, indices.flat, strict=True):
-                if os.preadv(self._file.fileno(), [row], int(index) * row.nbytes) < row.nbytes:
+                if os.preadv(self._file.fileno(), [row.data], int(index) * row.nbytes) < row.nbytes:
                     raise UserError(f"{self._path}: ends too early; delete it, and run the same command again")
         return images
-
-
-def _label_shape(shape: tuple[int, ...], classes: np.ndarray | None, mesh: Mesh) -> jax.ShapeDtypeStruct | None:
-    return None if classes is None else jax.ShapeDtypeStruct(shape, np.int32, sharding=replicated(mesh))
 
 
 def open_batches(
@@ -330,7 +303,7 @@ def open_batches(
     *,
     device_budget_mb: int,
     batch_size: int,
-    seed: int | Sequence[int],
+    seed: int,
     first_step: int,
     mesh: Mesh,
     classes: np.ndarray | None = None,
@@ -342,23 +315,14 @@ def open_batches(
       images: uint8, (M, H, W, C), filling a file of their own.
       device_budget_mb: the room on each device, in MiB.
       batch_size: images a step.
-      seed: of the training; or several, of trainings that go on together.
+      seed: of the training.
       first_step: where the training goes on.
       mesh: the devices.
       classes: int32, (M,), of each image; None where classes do not matter.
       balanced: whether each batch draws the classes equally, see `balanced_indices`, instead of as often as they are.
-
-    Raises:
-      UserError: there are several seeds, and no room.
     """
     several_processes = len({device.process_index for device in mesh.devices.flat}) > 1
     resident = images.nbytes <= device_budget_mb * 2**20 and not several_processes
-    if not resident and not isinstance(seed, int):
-        needed = -(-images.nbytes // 2**20)
-        raise UserError(
-            f"data.device_budget_mb={device_budget_mb}: several seeds share images that lie on the device, and these "
-            f"need {needed} MiB; raise it to {needed}, or train each seed by itself"
-        )
     kind = ResidentBatches if resident else StreamedBatches
-    order = {"batch_size": batch_size, "seed": seed, "classes": classes, "balanced": balanced}
-    return kind(images, first_step=first_step, mesh=mesh, **order)
+    options: dict[str, Any] = {"seed": seed, "first_step": first_step, "classes": classes, "balanced": balanced}
+    return kind(images, batch_size=batch_size, mesh=mesh, **options)

@@ -14,13 +14,15 @@ import logging
 import os
 import secrets
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import platformdirs
 
 from medgan_jax import images
 from medgan_jax.data.sources import ImageSource
@@ -32,6 +34,9 @@ _RACY_NS = 2_000_000_000  # a file this young can change again and keep its time
 _UNREADABLE = "unreadable"
 _ABANDONED_S = 24 * 3600  # a temporary file that nobody has written to for so long
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
 
 @dataclasses.dataclass(frozen=True)
 class CachedImages:
@@ -42,14 +47,12 @@ class CachedImages:
       names: what a person calls each image.
       labels: the class of each image; None if the set is unlabelled.
       digest: identifies pixels, order and labels, wherever the files lie.
-      skipped: images left out because they cannot be read, each as "name (reason)".
     """
 
-    images: np.ndarray
+    images: np.memmap
     names: tuple[str, ...]
     labels: tuple[str, ...] | None
     digest: str
-    skipped: tuple[str, ...]
 
 
 def load_cached(
@@ -69,7 +72,7 @@ def load_cached(
       source: the images.
       image_size: height and width in pixels.
       channels: 1 (grey) or 3 (RGB).
-      cache_dir: where caches are kept; by default medgan_jax in the user's cache folder.
+      cache_dir: where caches are kept; by default `default_cache_dir()`.
       on_bad_image: what to do about images that cannot be read: "refuse", or "skip" and log them.
       progress: whether to show progress bars on stderr.
 
@@ -88,13 +91,12 @@ def load_cached(
     if bad:
         logging.getLogger(__name__).warning("%s; they are left out", _describe(bad, source))
     kept = [index for index in range(len(source)) if index not in bad]
-    labels = source.labels and tuple(source.labels[index] for index in kept)
+    readable = source.select(kept)
     return CachedImages(
         images=np.memmap(path, np.uint8, "r", shape=(len(kept), image_size, image_size, channels)),
-        names=tuple(source.names[index] for index in kept),
-        labels=labels,
-        digest=_digest([*recipe, [ids[index] for index in kept], labels]),
-        skipped=tuple(_listing(bad, source)),
+        names=readable.names,
+        labels=readable.labels,
+        digest=_digest([*recipe, [ids[index] for index in kept], readable.labels]),
     )
 
 
@@ -119,8 +121,8 @@ def content_ids(source: ImageSource, *, cache_dir: str | os.PathLike = "", progr
 
 
 def default_cache_dir() -> Path:
-    """The folder of this package in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "medgan_jax"
+    """The folder of this package in the user's cache folder; on Linux that is $XDG_CACHE_HOME or else ~/.cache."""
+    return platformdirs.user_cache_path("medgan_jax", appauthor=False)
 
 
 @contextlib.contextmanager
@@ -141,15 +143,9 @@ def _digest(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value).encode(), digest_size=16).hexdigest()
 
 
-def _listing(bad: dict[int, str], source: ImageSource) -> list[str]:
-    return [f"{source.names[index]} ({reason})" for index, reason in bad.items()]
-
-
 def _describe(bad: dict[int, str], source: ImageSource) -> str:
-    return (
-        f"{len(bad)} of {len(source)} images in {source.root} cannot be read: "
-        f"{abbreviate(_listing(bad, source), limit=20)}"
-    )
+    listing = [f"{source.names[index]} ({reason})" for index, reason in bad.items()]
+    return f"{len(bad)} of {len(source)} images in {source.root} cannot be read: {abbreviate(listing, limit=20)}"
 
 
 def _read_index(path: Path, number: int, image_size: int, channels: int) -> dict[int, str] | None:
@@ -180,7 +176,8 @@ def _write(
     bad: dict[int, str] = {}
     temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
     try:
-        with open(temporary, "xb") as file:
+        with open(temporary, "xb") as file, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")  # whatever is wrong with an image is said below
             for index, image in enumerate(_map_threaded(decode, range(len(source)), "decoding images", progress)):
                 if isinstance(image, str):
                     bad[index] = image
@@ -205,22 +202,24 @@ def _remove_abandoned(folder: Path) -> None:
                 temporary.unlink()
 
 
-def _map_threaded(function: Callable, items: Sequence, title: str, progress: bool) -> Iterator:
+def _map_threaded(
+    function: Callable[[_Item], _Result], items: Sequence[_Item], title: str, progress: bool
+) -> Iterator[_Result]:
     """Maps in order, in threads (Pillow and blake2b release the GIL), a bounded number of items ahead."""
     workers = os.cpu_count() or 1
+    pending: deque[Future[_Result]] = deque()
     with (
         progress_bar(len(items), desc=title, unit="image", disable=not progress) as bar,
         ThreadPoolExecutor(workers) as pool,
     ):
-        pending: deque = deque()
         for item in items:
             pending.append(pool.submit(function, item))
             if len(pending) > 4 * workers:
                 yield pending.popleft().result()
-                bar.update()
+                bar.update(1)
         while pending:
             yield pending.popleft().result()
-            bar.update()
+            bar.update(1)
 
 
 def _digest_files(paths: Sequence[Path], *, memo_path: Path, progress: bool) -> list[str]:
@@ -240,8 +239,9 @@ def _digest_files(paths: Sequence[Path], *, memo_path: Path, progress: bool) -> 
     if changed:
         digests = dict(zip(changed, _map_threaded(_digest_file, changed, "reading files", progress), strict=True))
         for path, digest in digests.items():
-            if digest != _UNREADABLE and stamps[path] and now - max(stamps[path][1:3]) > _RACY_NS:
-                memo[str(path)] = [stamps[path], digest]
+            stamp = stamps[path]
+            if digest != _UNREADABLE and stamp and now - max(stamp[1:3]) > _RACY_NS:
+                memo[str(path)] = [stamp, digest]
         with contextlib.suppress(OSError):  # the memo only saves time
             images.replace_file(memo_path, json.dumps(memo).encode())
     return [digests.get(path) or memo[str(path)][1] for path in paths]

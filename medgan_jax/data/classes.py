@@ -34,27 +34,24 @@ class Classes:
         """One line: how many images each class has, and how they are drawn."""
         counts = self.counts
         shown = [f"{name} {count}" for name, count in zip(self.names, counts, strict=True)]
-        start = f"classes: {abbreviate(shown, _SHOWN)}; "
+        start = f"classes: {abbreviate(shown, _SHOWN)}; batches draw them "
         if not balanced:
-            return start + "batches draw them in these proportions"
+            return start + "in these proportions"
         few, many = counts.argmin(), counts.argmax()
         times = counts[many] / counts[few]
         weight = f", so a {self.names[few]} image is seen {times:.1f} times as often as a {self.names[many]} one"
-        return start + "batches draw them equally" + (weight if times > 1 else "")
+        return start + "equally" + (weight if times > 1 else "")
 
 
 def check_labels(labels: Sequence[str] | None, place: str) -> tuple[str, ...]:
-    """The classes that there are to learn.
+    """The names of the classes to learn, sorted.
 
     Args:
       labels: of the images to train on; None where they have none.
       place: where the images lie, for messages.
 
-    Returns:
-      Their names, sorted.
-
     Raises:
-      UserError: there are fewer than two.
+      UserError: there are fewer than two classes.
     """
     if labels is None:
         raise UserError(
@@ -88,8 +85,11 @@ def number_classes(training: Sequence[str] | None, held_out: Sequence[str] | Non
             f"conditional=True: images of {abbreviate(list(map(repr, unseen)))} are held out of {place}, and none are "
             "left to train on; add images of it, or set data.holdout_fraction=0"
         )
-    sides = (labels and np.array([numbers[label] for label in labels], np.int32) for labels in (training, held_out))
-    return Classes(names, *sides)
+
+    def numbered(labels: Sequence[str]) -> np.ndarray:
+        return np.array([numbers[label] for label in labels], np.int32)
+
+    return Classes(names, numbered(training or ()), None if held_out is None else numbered(held_out))
 
 
 def class_number(label: str, names: Sequence[str]) -> int:
@@ -118,15 +118,15 @@ def in_proportion(number: int, counts: Sequence[int]) -> np.ndarray:
 
     Args:
       number: how many to draw.
-      counts: (C,), 0 or more and not all 0, to which the proportions are to come.
+      counts: (C,), 0 or more and not all 0, the proportions.
 
     Returns:
       int32, (number,), each from 0 to C - 1. A larger number begins with the same ones.
     """
-    counts = np.asarray(counts, np.int64)
-    total, drawn = counts.sum(), np.zeros(len(counts), np.int64)
+    shares = np.asarray(counts, np.int64)
+    drawn = np.zeros_like(shares)
     classes = np.empty(number, np.int32)
     for i in range(number):
-        classes[i] = np.argmax((i + 1) * counts - drawn * total)
+        classes[i] = np.argmax((i + 1) * shares - drawn * shares.sum())
         drawn[classes[i]] += 1
     return classes

@@ -28,20 +28,22 @@ def read_labels(
       path: the table.
       image_column: the column of image names, where there is a header.
       label_column: the column of labels, where there is a header.
-      prefix: what stands before the names of these settings in messages.
-      field: what the setting of the column of labels is called.
+      prefix: what stands before the names of settings in messages: "data." for fields of the config, "--" for the
+        flags of a command.
+      field: the name of the setting that `label_column` comes from.
       needs_header: whether to refuse a table without a header.
 
     Returns:
       Labels by image name, as the table writes it, in the table's order.
 
     Raises:
-      UserError: the table is missing or malformed, lacks a column or a header that it needs, or labels an image twice
-        and differently.
+      UserError: the table is missing or malformed, lacks a column or a header that it needs, or gives an image two
+        labels.
     """
-    place = f"{prefix}labels={path}"
+    setting = "data.labels_csv" if prefix == "data." else f"{prefix}labels"
+    place = f"{setting}={path}"
     if not path:
-        raise UserError(f"{prefix}labels is empty: give the table of labels")
+        raise UserError(f"{setting} is empty: give the table of labels")
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -81,7 +83,6 @@ def read_labels(
         )
 
     labels: dict[str, str] = {}
-    conflicts = []
     for number, row in rows:
         if len(row) != len(header) or not row[image_at] or not row[label_at]:
             raise UserError(
@@ -89,23 +90,18 @@ def read_labels(
                 f"{delimiter.join(row)!r}"
             )
         if labels.setdefault(row[image_at], row[label_at]) != row[label_at]:
-            conflicts.append(row[image_at])
-    if conflicts:
-        raise UserError(f"{place} gives two labels to {len(conflicts)} images: {abbreviate(conflicts)}; keep one each")
+            raise UserError(f"{place} gives two labels to {row[image_at]}, the second in row {number}; keep one")
     return labels
 
 
 def match_labels(names: Sequence[str], table: dict[str, str], *, folder: str, table_path: str) -> list[str]:
-    """Finds the label of each image file; the table may name files with or without folder and extension.
+    """The label of each image file; the table may name files with or without folder and extension.
 
     Args:
       names: the files, as `list_images` gives them.
       table: the labels, as `read_labels` gives them.
       folder: where the files lie, for messages.
       table_path: where the labels lie, for messages.
-
-    Returns:
-      A label for each of `names`.
 
     Raises:
       UserError: table and folder do not match one to one.
@@ -124,15 +120,13 @@ def match_labels(names: Sequence[str], table: dict[str, str], *, folder: str, ta
             f"{abbreviate(missing)}; add those images, or remove their rows"
             + (hint if missing[0] == next(iter(table)) else "")
         )
-    ambiguous = [image for image in table if len(files[image]) > 1]
-    if ambiguous:
-        twins = sorted(files[ambiguous[0]])
-        raise UserError(
-            f"{table_path}: {len(ambiguous)} names fit several files in {folder}, as {ambiguous[0]} fits "
-            f"{abbreviate(twins)}; name files by path and extension"
-        )
     found: dict[str, str] = {}
     for image, label in table.items():
+        if len(files[image]) > 1:
+            raise UserError(
+                f"{table_path}: {image} fits several files in {folder}: {abbreviate(sorted(files[image]))}; name files "
+                "by path and extension"
+            )
         (name,) = files[image]
         if found.setdefault(name, label) != label:
             raise UserError(f"{table_path} gives two labels to {name} in {folder}; keep one")

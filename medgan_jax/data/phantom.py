@@ -40,6 +40,8 @@ _ABSORBANCE = np.array(
 _WHITE = np.array((250.0, 243.0, 234.0), np.float32)  # what bare, bloodless tissue returns
 _FLARE = 0.04  # share of the light that strays within the lens: black is never quite black
 
+_MALIGNANT = 0.2  # share of the images, as in ISIC 2016
+
 # Share of images with hairs, with gel bubbles, in a round field of view.
 _HAIRY, _BUBBLY, _CIRCULAR = 0.12, 0.08, 0.12
 
@@ -69,7 +71,7 @@ def _spline(samples: int, cells: int) -> np.ndarray:
     distance = np.abs(position[:, None] + 1 - np.arange(cells + 3))
     tails = np.clip(2 - distance, 0, None) ** 3
     weights = np.where(distance < 1, 4 - 3 * distance**2 * (2 - distance), tails) / 6
-    return np.float32(weights / np.sqrt(151 / 315))  # 151/315 is their mean sum of squares: unit variance
+    return (weights / np.sqrt(151 / 315)).astype(np.float32)  # 151/315 is their mean sum of squares: unit variance
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -182,56 +184,37 @@ def _artefacts(canvas: _Canvas, density: np.ndarray) -> None:
         shade += 4 * _sigmoid(rim / 0.012)
 
 
-def _begin(index: int, seed: int, malignant_fraction: float) -> tuple[np.random.Generator, str]:
+def _begin(index: int, seed: int) -> tuple[np.random.Generator, str]:
     """The generator of one phantom, and its first draw: the label."""
-    if index < 0 or seed < 0:
-        raise ValueError(f"index and seed must not be negative, got index={index}, seed={seed}")
-    if not 0 <= malignant_fraction <= 1:
-        raise ValueError(f"malignant_fraction must lie in [0, 1], got {malignant_fraction}")
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
-    return rng, LABELS[int(rng.random() < malignant_fraction)]
+    return rng, LABELS[int(rng.random() < _MALIGNANT)]
 
 
-def phantom_label(index: int, *, seed: int, malignant_fraction: float = 0.2) -> str:
-    """Returns the label of phantom `index`, drawn once for (seed, index).
-
-    Args:
-        index: which phantom, from 0.
-        seed: which data set, from 0.
-        malignant_fraction: probability of malignant, in [0, 1]; the default is the share in ISIC 2016.
-
-    Returns:
-        One of `LABELS`.
-
-    Raises:
-        ValueError: an argument is out of range.
-    """
-    return _begin(index, seed, malignant_fraction)[1]
+def phantom_label(index: int, *, seed: int) -> str:
+    """The label of phantom `index` of data set `seed`, one of `LABELS`."""
+    return _begin(index, seed)[1]
 
 
-def phantom_image(
-    index: int, *, seed: int, image_size: int, label: str | None = None, malignant_fraction: float = 0.2
-) -> np.ndarray:
+def phantom_image(index: int, *, seed: int, image_size: int, label: str | None = None) -> np.ndarray:
     """Renders phantom `index` of data set `seed`; the size changes its sampling, not the lesion.
 
     Args:
-        index: which phantom, from 0.
-        seed: which data set, from 0.
-        image_size: height and width in pixels, 16 to 512.
-        label: one of `LABELS`; by default, what `phantom_label` says.
-        malignant_fraction: as for `phantom_label`; unused where a label is given.
+      index: which phantom, from 0.
+      seed: which data set, from 0.
+      image_size: height and width in pixels, 16 to 512.
+      label: one of `LABELS`; by default, what `phantom_label` says.
 
     Returns:
-        RGB image, uint8, of shape (image_size, image_size, 3).
+      RGB image, uint8, (image_size, image_size, 3).
 
     Raises:
-        ValueError: an argument is out of range, or the label unknown.
+      ValueError: an argument is out of range, or the label unknown.
     """
     if not MIN_SIZE <= image_size <= MAX_SIZE:
         raise ValueError(f"image_size must lie in [{MIN_SIZE}, {MAX_SIZE}], got {image_size}")
     if label not in (None, *LABELS):
         raise ValueError(f"label must be one of {LABELS}, got {label!r}")
-    rng, drawn = _begin(index, seed, malignant_fraction)
+    rng, drawn = _begin(index, seed)
 
     # 128 samples across resolve the finest structures; below 256 px a pixel must also average several.
     factor = max(2 if image_size < 256 else 1, -(-128 // image_size))

@@ -1,9 +1,9 @@
 """Where images come from: a folder, a folder with a table of labels, a TFDS data set, or phantoms.
 
-All are read through one small protocol, `ImageSource`, and opened by `open_source`. Opening lists and labels the
-images; no pixel is read.
+Each is an `ImageSource`, opened by `open_source`. Opening lists and labels the images; no pixel is read.
 """
 
+import abc
 import dataclasses
 import difflib
 import hashlib
@@ -11,7 +11,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -27,7 +27,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".
 PHANTOM_SEED = 0  # the phantoms are one fixed data set, whatever the seed of the training
 
 
-class ImageSource(Protocol):
+@dataclasses.dataclass(frozen=True)
+class ImageSource(abc.ABC):
     """Images in a stable order.
 
     Attributes:
@@ -35,24 +36,37 @@ class ImageSource(Protocol):
       names: what a person calls each image: its path below `root`, or its place among the records.
       labels: the class of each image; None if the set is unlabelled.
       groups: the patient or lesion that each image shows; None where that is unknown.
+      numbers: of each image among the records or phantoms; None for files.
     """
 
     root: str
     names: tuple[str, ...]
-    labels: tuple[str, ...] | None
-    groups: tuple[str, ...] | None
+    labels: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
+    numbers: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         """The number of images."""
+        return len(self.names)
 
+    def select(self, indices: Sequence[int]) -> Self:
+        """Some of the images, in the order of `indices`."""
+        columns = {name: getattr(self, name) for name in ("names", "labels", "groups", "numbers")}
+        kept: dict[str, Any] = {
+            name: tuple(column[index] for index in indices) for name, column in columns.items() if column
+        }
+        return dataclasses.replace(self, **kept)
+
+    @abc.abstractmethod
     def read(self, index: int, image_size: int, channels: int) -> np.ndarray:
         """Decodes one image, resized and cropped: uint8, (image_size, image_size, channels). Thread-safe.
 
         Raises:
           ImageError: its bytes are not a usable image.
-          OSError: its bytes cannot be had.
+          OSError: its bytes cannot be read.
         """
 
+    @abc.abstractmethod
     def content_ids(self, digest_files: Callable[[Sequence[Path]], list[str]]) -> list[str]:
         """What each image is made from: equal ids promise equal pixels, wherever the files lie.
 
@@ -67,42 +81,26 @@ def open_source(data: "DataConfig") -> ImageSource:
     Raises:
       UserError: it is missing, empty, contradictory, or cannot be read.
     """
-    paths = {field: os.path.expanduser(getattr(data, field)) for field in ("path", "labels")}
+    paths = {field: os.path.expanduser(getattr(data, field)) for field in ("path", "labels_csv")}
     data = dataclasses.replace(data, **paths)
     openers = {"folder": _open_folder, "csv": _open_csv, "tfds": _open_tfds, "phantom": _open_phantoms}
-    return openers[data.source](data)
-
-
-def _select(number: int, labels: Sequence[str] | None, label: str, place: str) -> Sequence[int]:
-    """The indices of the images of class `label`, or of all if that is empty."""
+    source = openers[data.source](data)
+    label = data.class_filter
     if not label:
-        return range(number)
-    if labels is None:
+        return source
+    if source.labels is None:
         raise UserError(
-            f"data.class_filter={label!r}, but the images of {place} have no labels: leave it empty, sort them "
+            f"data.class_filter={label!r}, but the images of {source.root} have no labels: leave it empty, sort them "
             "into a folder per class, or use data.source=csv"
         )
-    if label not in labels:
-        counts = ", ".join(f"{name} ({count})" for name, count in sorted(Counter(labels).items()))
-        raise UserError(f"data.class_filter={label!r} is not a label of {place}; there are: {counts}")
-    return [index for index, name in enumerate(labels) if name == label]
+    if label not in source.labels:
+        counts = ", ".join(f"{name} ({count})" for name, count in sorted(Counter(source.labels).items()))
+        raise UserError(f"data.class_filter={label!r} is not a label of {source.root}; there are: {counts}")
+    return source.select([index for index, name in enumerate(source.labels) if name == label])
 
 
-# Files.
-
-
-@dataclasses.dataclass(frozen=True)
-class FileSource:
-    """Image files below one folder."""
-
-    root: str
-    names: tuple[str, ...]
-    labels: tuple[str, ...] | None = None
-    groups: tuple[str, ...] | None = None
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.names)
+class FileSource(ImageSource):
+    """Image files below the folder `root`."""
 
     def read(self, index: int, image_size: int, channels: int) -> np.ndarray:
         """See `ImageSource`."""
@@ -114,14 +112,6 @@ class FileSource:
         return digest_files([Path(self.root, name) for name in self.names])
 
 
-def _file_source(
-    root: str, names: Sequence[str], labels: Sequence[str] | None, label: str, groups: Sequence[str] | None = None
-) -> FileSource:
-    kept = _select(len(names), labels, label, root)
-    columns = (column and tuple(column[i] for i in kept) for column in (names, labels, groups))
-    return FileSource(root, *columns)
-
-
 def _open_folder(data: "DataConfig") -> FileSource:
     """A flat folder of images, or a subfolder for each class, as torchvision's ImageFolder has it."""
     names = list_images(data.path)
@@ -131,12 +121,11 @@ def _open_folder(data: "DataConfig") -> FileSource:
             f"data.path={data.path} holds images ({abbreviate(flat)}) beside folders of images, so their classes "
             "are unclear: move the loose images into a class folder, or elsewhere"
         )
-    labels = None if flat else [name.split("/")[0] for name in names]
-    return _file_source(data.path, names, labels, data.class_filter)
+    return FileSource(data.path, tuple(names), None if flat else tuple(name.split("/")[0] for name in names))
 
 
 def list_images(folder: str, field: str = "data.path") -> list[str]:
-    """Lists the image files anywhere below a folder, by extension, as sorted relative paths; hidden ones aside.
+    """Lists the image files anywhere below a folder, by extension, as sorted relative paths; hidden ones are left out.
 
     Args:
       folder: where to look.
@@ -176,7 +165,7 @@ def _open_csv(data: "DataConfig") -> FileSource:
     """A folder of images, and a table that labels each of them."""
     names = list_images(data.path)
 
-    def column(field: str, *, needs_header: bool) -> list[str]:
+    def column(field: str, *, needs_header: bool) -> tuple[str, ...]:
         table = read_labels(
             data.labels_csv,
             image_column=data.image_column,
@@ -184,39 +173,27 @@ def _open_csv(data: "DataConfig") -> FileSource:
             field=field,
             needs_header=needs_header,
         )
-        return match_labels(names, table, folder=data.path, table_path=data.labels_csv)
+        return tuple(match_labels(names, table, folder=data.path, table_path=data.labels_csv))
 
     # Without a header the second column holds the labels, whatever is asked for.
     groups = column("group_column", needs_header=True) if data.group_column else None
-    labels = column("label_column", needs_header=False)
-    return _file_source(data.path, names, labels, data.class_filter, groups)
+    return FileSource(data.path, tuple(names), column("label_column", needs_header=False), groups)
 
 
-# TensorFlow Datasets, without TensorFlow.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TfdsSource(ImageSource):
+    """Records of a prepared TFDS data set, read without TensorFlow."""
 
-
-@dataclasses.dataclass(frozen=True)
-class TfdsSource:
-    """Records of a prepared TFDS data set."""
-
-    root: str
-    names: tuple[str, ...]
-    labels: tuple[str, ...] | None
-    groups: None
-    records: Sequence[dict[str, Any]]
-    indices: tuple[int, ...]  # of the images, among the records
+    numbers: tuple[int, ...]
+    records: Sequence[dict[str, Any]]  # of the whole split
     feature: str  # the one that holds the image
     shards: tuple[Path, ...]
     split: str
 
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.names)
-
     def read(self, index: int, image_size: int, channels: int) -> np.ndarray:
         """See `ImageSource`."""
         try:
-            image = self.records[self.indices[index]][self.feature]
+            image = self.records[self.numbers[index]][self.feature]
         except (RuntimeError, ValueError) as error:
             raise ImageError("damaged record") from error
         if isinstance(image, bytes):
@@ -226,14 +203,11 @@ class TfdsSource:
     def content_ids(self, digest_files: Callable[[Sequence[Path]], list[str]]) -> list[str]:
         """See `ImageSource`."""
         shards = hashlib.blake2b(" ".join(digest_files(self.shards)).encode(), digest_size=16).hexdigest()
-        return [f"{shards} {self.split} {self.feature} {index}" for index in self.indices]
+        return [f"{shards} {self.split} {self.feature} {number}" for number in self.numbers]
 
 
 def _open_tfds(data: "DataConfig") -> TfdsSource:
-    try:
-        import tensorflow_datasets as tfds  # slow, and needed here alone
-    except ImportError as error:
-        raise UserError("data.source=tfds needs two packages: pip install tensorflow-datasets array-record") from error
+    import tensorflow_datasets as tfds  # slow, and needed here alone
 
     name = data.tfds_name
     place = f"data.tfds_name={name}"
@@ -241,18 +215,15 @@ def _open_tfds(data: "DataConfig") -> TfdsSource:
         builder = tfds.builder(name, data_dir=data.path or None)
     except ValueError as error:  # DatasetNotFoundError among them
         near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False))
-        infos = Path(data.path).glob("*/**/dataset_info.json") if data.path else ()
-        prepared = sorted({str(info.parent.parent.relative_to(data.path)) for info in infos})
         raise UserError(
             f"{place} is not a data set of TFDS"
-            + (f", nor one in data.path={data.path}: it has {abbreviate(prepared) or 'none'}" if data.path else "")
-            + (f"; did you mean {' or '.join(near)}?" if near else "")
+            + (f", nor one that was prepared in data.path={data.path}" if data.path else "")
+            + (f"; did you mean {' or '.join(near)}?" if near else "; give its NAME, or NAME/CONFIG")
         ) from error
     if not builder.is_prepared() or builder.info.file_format != tfds.core.FileFormat.ARRAY_RECORD:
-        state = f"prepared as {builder.info.file_format.value}" if builder.is_prepared() else "not prepared"
         directory = f", data_dir={data.path!r}" if data.path else ""
         raise UserError(
-            f"{place} is {state} in {builder.data_dir}; prepare it as array_record (this may download it): "
+            f"{place} is not prepared as array_record in {builder.data_dir}; do so (this may download it): "
             f'python -c "import tensorflow_datasets as tfds; tfds.builder({name!r}{directory})'
             ".download_and_prepare(file_format='array_record')\""
         )
@@ -261,12 +232,10 @@ def _open_tfds(data: "DataConfig") -> TfdsSource:
     image = next((key for key, feature in features.items() if _holds_image(tfds, feature)), None)
     if image is None:
         raise UserError(f"{place} has no image; its features are {', '.join(features)}")
-    still_encoded = isinstance(features[image], tfds.features.Image)
+    encoded = isinstance(features[image], tfds.features.Image)
     try:
         shards = builder.info.splits[data.split].filepaths
-        records = builder.as_data_source(
-            data.split, decoders={image: tfds.decode.SkipDecoding()} if still_encoded else None
-        )
+        records = builder.as_data_source(data.split, decoders={image: tfds.decode.SkipDecoding()} if encoded else None)
     except (KeyError, ValueError) as error:
         splits = list(builder.info.splits)
         raise UserError(
@@ -277,14 +246,12 @@ def _open_tfds(data: "DataConfig") -> TfdsSource:
         labels = _tfds_labels(tfds, features, records)
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(f"{place} in {builder.data_dir} is damaged ({error}): prepare it again") from error
-    indices = _select(len(records), labels, data.class_filter, name)
     return TfdsSource(
         root=str(builder.data_dir),
-        names=tuple(f"{data.split}[{index}]" for index in indices),
-        labels=labels and tuple(labels[index] for index in indices),
-        groups=None,
+        names=tuple(f"{data.split}[{number}]" for number in range(len(records))),
+        labels=labels,
+        numbers=tuple(range(len(records))),
         records=records,
-        indices=tuple(indices),
         feature=image,
         shards=tuple(Path(shard) for shard in shards),
         split=data.split,
@@ -297,46 +264,38 @@ def _holds_image(tfds: Any, feature: Any) -> bool:
     return type(feature) is tfds.features.Tensor and feature.np_dtype == np.uint8 and feature.shape[2:] in [(1,), (3,)]
 
 
-def _tfds_labels(tfds: Any, features: Any, records: Sequence[dict[str, Any]]) -> list[str] | None:
+def _tfds_labels(tfds: Any, features: Any, records: Sequence[dict[str, Any]]) -> tuple[str, ...] | None:
     """Classes by the first ClassLabel feature, or else by a text called "label"."""
     for key, feature in features.items():
         if isinstance(feature, tfds.features.ClassLabel):
             numbers = [int(records[index][key]) for index in range(len(records))]
-            return [feature.int2str(number) if number >= 0 else "unknown" for number in numbers]
+            return tuple(feature.int2str(number) if number >= 0 else "unknown" for number in numbers)
     if "label" in features and isinstance(features["label"], tfds.features.Text):
-        return [records[index]["label"].decode() for index in range(len(records))]
+        return tuple(records[index]["label"].decode() for index in range(len(records)))
     return None
 
 
-# Phantoms.
-
-
-@dataclasses.dataclass(frozen=True)
-class PhantomSource:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PhantomSource(ImageSource):
     """Phantoms of the fixed data set `PHANTOM_SEED`."""
 
-    names: tuple[str, ...]
-    labels: tuple[str, ...]
-    indices: tuple[int, ...]
-    groups: None = None
-    root: str = "the phantoms"
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.names)
+    numbers: tuple[int, ...]
 
     def read(self, index: int, image_size: int, channels: int) -> np.ndarray:
         """See `ImageSource`."""
-        image = phantom.phantom_image(self.indices[index], seed=PHANTOM_SEED, image_size=image_size)
+        image = phantom.phantom_image(self.numbers[index], seed=PHANTOM_SEED, image_size=image_size)
         return convert_channels(image, channels)
 
     def content_ids(self, digest_files: Callable[[Sequence[Path]], list[str]]) -> list[str]:
         """See `ImageSource`."""
-        return [f"phantom {phantom.VERSION} {PHANTOM_SEED} {index}" for index in self.indices]
+        return [f"phantom {phantom.VERSION} {PHANTOM_SEED} {number}" for number in self.numbers]
 
 
 def _open_phantoms(data: "DataConfig") -> PhantomSource:
-    labels = [phantom.phantom_label(index, seed=PHANTOM_SEED) for index in range(data.num_phantoms)]
-    indices = tuple(_select(data.num_phantoms, labels, data.class_filter, PhantomSource.root))
-    names = tuple(f"phantom_{index:05d}" for index in indices)
-    return PhantomSource(names, tuple(labels[index] for index in indices), indices)
+    numbers = tuple(range(data.num_phantoms))
+    return PhantomSource(
+        "the phantoms",
+        tuple(f"phantom_{number:05d}" for number in numbers),
+        tuple(phantom.phantom_label(number, seed=PHANTOM_SEED) for number in numbers),
+        numbers=numbers,
+    )

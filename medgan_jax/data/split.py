@@ -1,58 +1,17 @@
-"""Holding images out of training, for evaluation: by class, and whole patients or lesions at a time."""
+"""Holding images out of training, for evaluation: by class, and whole patients or lesions at a time.
 
-import dataclasses
+scikit-learn's StratifiedGroupKFold divides groups too, but by a random order of all of them: one more patient changes
+the whole division. Here a group's name alone decides.
+"""
+
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
-from pathlib import Path
-
-import numpy as np
+from collections.abc import Sequence
 
 from medgan_jax.data.sources import ImageSource
 from medgan_jax.errors import UserError
 
 _ORDERS = 100  # of the groups, tried until each class is on both sides
-
-
-@dataclasses.dataclass(frozen=True)
-class SubsetSource:
-    """Some of the images of another source."""
-
-    source: ImageSource
-    indices: tuple[int, ...]
-    ids: tuple[str, ...]  # what each image is made from
-
-    @property
-    def root(self) -> str:
-        """See `ImageSource`."""
-        return self.source.root
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """See `ImageSource`."""
-        return tuple(self.source.names[index] for index in self.indices)
-
-    @property
-    def labels(self) -> tuple[str, ...] | None:
-        """See `ImageSource`."""
-        return self.source.labels and tuple(self.source.labels[index] for index in self.indices)
-
-    @property
-    def groups(self) -> tuple[str, ...] | None:
-        """See `ImageSource`."""
-        return self.source.groups and tuple(self.source.groups[index] for index in self.indices)
-
-    def __len__(self) -> int:
-        """The number of images."""
-        return len(self.indices)
-
-    def read(self, index: int, image_size: int, channels: int) -> np.ndarray:
-        """See `ImageSource`."""
-        return self.source.read(self.indices[index], image_size, channels)
-
-    def content_ids(self, digest_files: Callable[[Sequence[Path]], list[str]]) -> list[str]:
-        """See `ImageSource`."""
-        return list(self.ids)  # known: files are read once
 
 
 def hold_out(source: ImageSource, fraction: float, ids: Sequence[str]) -> tuple[ImageSource, ImageSource]:
@@ -76,18 +35,17 @@ def hold_out(source: ImageSource, fraction: float, ids: Sequence[str]) -> tuple[
       UserError: a class has a single group, so that it cannot be divided; or groups of several classes leave no way
         to have each class on both sides.
     """
-    labels = source.labels or ("",) * len(source)
     group_of = _groups(source.groups or source.names, ids)
-    groups: dict[str, Counter[str]] = defaultdict(Counter)
-    for group, label in zip(group_of, labels, strict=True):
+    groups: dict[str, Counter[str]] = defaultdict(Counter)  # the number of images of each class
+    for group, label in zip(group_of, source.labels or ("",) * len(source), strict=True):
         groups[group][label] += 1
 
     setting = f"data.holdout_fraction={fraction:g}"
-    holders: dict[str, list[str]] = defaultdict(list)
+    groups_with: dict[str, list[str]] = defaultdict(list)
     for group, counts in groups.items():
         for label in counts:
-            holders[label].append(group)
-    for label, names in sorted(holders.items()):
+            groups_with[label].append(group)
+    for label, names in sorted(groups_with.items()):
         if len(names) < 2:
             what = f"the images of class {label!r}" if label else "the images"
             raise UserError(
@@ -101,25 +59,26 @@ def hold_out(source: ImageSource, fraction: float, ids: Sequence[str]) -> tuple[
             f"{setting}: the {len(groups)} groups in {source.root} hold images of several classes, and no division "
             "was found that leaves each class on both sides; set it to 0, or add images"
         )
-    sides = [[i for i, group in enumerate(group_of) if (group in held_out) == side] for side in (False, True)]
-    training, apart = (SubsetSource(source, tuple(side), tuple(ids[i] for i in side)) for side in sides)
+    training, apart = (
+        source.select([i for i, group in enumerate(group_of) if (group in held_out) == side]) for side in (False, True)
+    )
     return training, apart
 
 
 def _groups(names: Sequence[str], ids: Sequence[str]) -> list[str]:
     """The group of each image; groups that share content are one, called by the least of their names."""
-    above = {name: name for name in names}
+    parent = {name: name for name in names}
 
     def find(name: str) -> str:
-        while above[name] != name:
-            above[name] = above[above[name]]
-            name = above[name]
+        while parent[name] != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
         return name
 
     first: dict[str, str] = {}
     for name, content in zip(names, ids, strict=True):
         least, other = sorted((find(name), find(first.setdefault(content, name))))
-        above[other] = least
+        parent[other] = least
     return [find(name) for name in names]
 
 
@@ -129,40 +88,39 @@ def _choose(groups: dict[str, Counter[str]], fraction: float, salt: int) -> set[
     Returns:
       Their names; None if some class would then be on one side only.
     """
-    totals: Counter[str] = Counter()
-    in_training: Counter[str] = Counter()  # groups that hold a class
+    totals: Counter[str] = Counter()  # images of a class
+    groups_left: Counter[str] = Counter()  # in training, with images of a class
     for counts in groups.values():
         totals.update(counts)
-        in_training.update(counts.keys())
+        groups_left.update(counts.keys())
     held: Counter[str] = Counter()  # images of a class
     chosen = set()
 
-    def spare(group: str) -> bool:
-        return all(in_training[label] > 1 for label in groups[group])
+    def can_leave(group: str) -> bool:
+        return all(groups_left[label] > 1 for label in groups[group])
 
-    def take(group: str) -> None:
+    def choose(group: str) -> None:
         chosen.add(group)
         held.update(groups[group])
-        in_training.subtract(groups[group].keys())
+        groups_left.subtract(groups[group].keys())
 
-    def cover(candidates: list[str]) -> None:
+    def choose_for_missing_classes(candidates: list[str]) -> None:
         for label in sorted(totals, key=lambda label: (totals[label], label)):
             if not held[label]:
-                fitting = (group for group in candidates if label in groups[group] and spare(group))
-                group = next(fitting, None)
-                if group is not None:
-                    take(group)
+                fitting = (group for group in candidates if label in groups[group] and can_leave(group))
+                if (group := next(fitting, None)) is not None:
+                    choose(group)
 
     order = sorted(groups, key=lambda group: _hash(group, salt))
-    if salt:  # filling up first has led nowhere
-        cover(order)
-    # Scarce classes first: the others can fill up from groups without them.
+    if salt:  # the first try, which begins with the shares, left a class out
+        choose_for_missing_classes(order)
+    # Scarce classes first: the others can reach their share with groups that lack them.
     for group in sorted(order, key=lambda group: min(totals[label] for label in groups[group])):
         counts = groups[group]
         fits = all(held[label] + count / 2 <= fraction * totals[label] for label, count in counts.items())
-        if fits and group not in chosen and spare(group):
-            take(group)
-    cover(sorted(order, key=lambda group: groups[group].total()))
+        if fits and group not in chosen and can_leave(group):
+            choose(group)
+    choose_for_missing_classes(sorted(order, key=lambda group: groups[group].total()))
     return chosen if all(held[label] for label in totals) else None
 
 
