@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from configs import default
 from medgan_jax.compat.medimagegan.control_file import load
+from medgan_jax.config import default_config
 from medgan_jax.errors import UserError
 
 
@@ -19,4 +19,4 @@ def get_config(path: str = "") -> ConfigDict:
     """The training, or the sampling, that the control file describes."""
     if not path:
         raise UserError("configs/control_file.py: give the control file too, as configs/control_file.py:FILE.yaml")
-    return load(Path(path), default.get_config())
+    return load(Path(path), default_config())

@@ -12,30 +12,30 @@ from medgan_jax.images import image_grid, replace_file, write_png
 from medgan_jax.report import plots
 from medgan_jax.workdir import read_lines
 
-_FILES = ("loss_plot.png", "real_fake_grid.png", "metrics_report.out")  # in the order in which they are written
+_PLOT, _GRID, _REPORT = "loss_plot.png", "real_fake_grid.png", "metrics_report.out"
 _GRID_IMAGES = 64
 _GRID_SIDE = 400  # px at least, so that titles fit above small images
 _DPI = 100
 
 
 def prepare(prefix: str, *, new: bool) -> None:
-    """Makes the folder of `prefix`, before a training is spent on it.
+    """Makes the folder of `prefix`, before time is spent on training.
 
     Args:
       prefix: folder and first part of every name.
-      new: the training has not begun, so what is there already is another's.
+      new: whether the training has not begun, so that files already there are another training's.
 
     Raises:
       UserError: the folder cannot be written to, a name that begins with `prefix` is too long, or another training's
         files are there.
     """
-    present = [name for name in _FILES if _path(prefix, name).exists()]
+    present = [path for path in (_path(prefix, name) for name in (_PLOT, _GRID, _REPORT)) if path.exists()]
     if new and present:
         raise UserError(
-            f"output_prefix={prefix}: {_path(prefix, present[0])} is there already, of another training; move it, or "
-            "give another prefix (in a control file, another run)"
+            f"output_prefix={prefix}: {present[0]} is there already, of another training; move it, or give another "
+            "prefix (in a control file, another run)"
         )
-    path = _path(prefix, "real_fake_grid.png")  # the longest name
+    path = _path(prefix, _GRID)  # the longest name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}"):
@@ -45,15 +45,12 @@ def prepare(prefix: str, *, new: bool) -> None:
 
 
 def missing(prefix: str, *, epoch: int, step: int, num_images: int) -> bool:
-    """Whether any file that `write_outputs` would write is not there, or of another step."""
-    names = [*_FILES, *(_image_name(epoch, j) for j in range(num_images))]
-    if not all(_path(prefix, name).exists() for name in names):
+    """Whether a file that `write_outputs` would write is not there, or is of another step."""
+    paths = [_path(prefix, name) for name in (_PLOT, _GRID, _REPORT)]
+    paths += [_image_path(prefix, epoch, j) for j in range(num_images)]
+    if not all(path.exists() for path in paths):
         return True
-    return not _path(prefix, _FILES[-1]).read_text(errors="replace").startswith(_title(step))
-
-
-def _title(step: int) -> str:
-    return f"The generator of step {step} and the "
+    return not _path(prefix, _REPORT).read_text(errors="replace").startswith(_title(step))
 
 
 def fakes_needed(num_reals: int, num_images: int) -> int:
@@ -66,7 +63,7 @@ def write_outputs(
 ) -> None:
     """Writes PREFIX_loss_plot.png, _real_fake_grid.png, _metrics_report.out, and images PREFIX_EPOCH_J_img.png.
 
-    Each is replaced whole.
+    Each file is replaced whole.
 
     Args:
       prefix: folder and first part of every name.
@@ -75,47 +72,45 @@ def write_outputs(
       fakes: uint8, (N, H, H, C), of the fixed latents; see `fakes_needed`.
       num_images: how many of them become files.
       epoch: the last one, from 0, for the names.
-      step: at which the generator stood.
+      step: of the generator.
       seed: decides which reals are shown and compared with.
 
     Raises:
       OSError: a file cannot be written.
     """
     for j, image in enumerate(fakes[:num_images]):
-        write_png(_path(prefix, _image_name(epoch, j)), image)
+        write_png(_image_path(prefix, epoch, j), image)
     if curves := plots.losses(list(read_lines(log))):
-        replace_file(_path(prefix, "loss_plot.png"), curves)
+        replace_file(_path(prefix, _PLOT), curves)
     shown = np.random.default_rng(seed).permutation(len(reals))[:_GRID_IMAGES]  # classes lie together
-    replace_file(_path(prefix, "real_fake_grid.png"), _side_by_side(np.asarray(reals[shown]), fakes[:_GRID_IMAGES]))
-    report = published_report(
-        published_scores(fakes, reals, seed=seed),
-        title=f"{_title(step)}{len(reals)} images it was trained on",
-    )
-    replace_file(_path(prefix, "metrics_report.out"), report.encode())
+    replace_file(_path(prefix, _GRID), _side_by_side(np.asarray(reals[shown]), fakes[:_GRID_IMAGES]))
+    title = f"{_title(step)}{len(reals)} images it was trained on"
+    report = published_report(published_scores(fakes, reals, seed=seed), title=title)
+    replace_file(_path(prefix, _REPORT), report.encode())
+
+
+def _title(step: int) -> str:
+    return f"The generator of step {step} and the "
 
 
 def _path(prefix: str, name: str) -> Path:
     return Path(os.path.expanduser(f"{prefix}_{name}"))
 
 
-def _image_name(epoch: int, number: int) -> str:
-    return f"{epoch}_{number}_img.png"
+def _image_path(prefix: str, epoch: int, number: int) -> Path:
+    return _path(prefix, f"{epoch}_{number}_img.png")
 
 
 def _side_by_side(reals: np.ndarray, fakes: np.ndarray) -> bytes:
     from matplotlib.figure import Figure
 
-    grids = [_enlarged(image_grid(images)) for images in (reals, fakes)]
+    grids = [image_grid(images) for images in (reals, fakes)]
+    factors = [-(-_GRID_SIDE // min(grid.shape[:2])) for grid in grids]
+    grids = [grid.repeat(factor, 0).repeat(factor, 1) for grid, factor in zip(grids, factors, strict=True)]
     height, width = (max(grid.shape[axis] for grid in grids) / _DPI for axis in (0, 1))
     figure = Figure(figsize=(2 * width + 0.6, height + 0.4), layout="constrained")
-    titles = ("Real images", "Fake images")
-    for axes, title, grid in zip(figure.subplots(1, 2), titles, grids, strict=True):
+    for axes, title, grid in zip(figure.subplots(1, 2), ("Real images", "Fake images"), grids, strict=True):
         axes.imshow(np.broadcast_to(grid, (*grid.shape[:2], 3)), interpolation="nearest")
         axes.set_title(title)
         axes.set_axis_off()
     return plots.png(figure, dpi=_DPI)
-
-
-def _enlarged(grid: np.ndarray) -> np.ndarray:
-    factor = -(-_GRID_SIDE // min(grid.shape[:2]))
-    return grid.repeat(factor, axis=0).repeat(factor, axis=1)

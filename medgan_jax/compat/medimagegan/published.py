@@ -1,9 +1,9 @@
-"""The five figures that MedImageGAN published of each experiment, and what must stand beside them to read them.
+"""The five scores that MedImageGAN published of each experiment, and the references needed to read them.
 
 Its protocol compares the i-th fake with the i-th real of a shuffled batch, each stretched to its own range. The two
-have nothing to do with one another, so its figures tell how much two images of the data set have in common, and little
-of the generator. Beside them stand the same metrics of each fake and the real that it is nearest to, and beside both
-their floor: what other reals get in the place of the fakes.
+images are unrelated, so the scores tell how much two images of the data set have in common, and little of the
+generator. Beside them stand the same metrics of each fake and its nearest real. Both have a real reference: the scores
+of other reals in place of the fakes.
 """
 
 import dataclasses
@@ -16,37 +16,31 @@ from medgan_jax.metrics.paired import METRICS
 
 PUBLISHED = ("psnr", "ssim", "ms_gmsd", "mdsi", "haarpsi")  # in the published order
 COLUMNS = {  # of `PublishedScores`, and their titles
-    "as_published": "fakes, original's protocol",
-    "as_published_floor": "reals, original's protocol",
-    "nearest": "fakes, nearest real",
-    "nearest_floor": "reals, nearest real",
+    "fakes_original": "fakes, original's protocol",
+    "reals_original": "reals, original's protocol",
+    "fakes_nearest": "fakes, nearest real",
+    "reals_nearest": "reals, nearest real",
 }
-MAX_AS_PUBLISHED = 64  # pairs; published were those of one batch, less one
+MAX_PAIRS = 64  # under the original's protocol; published were those of one batch, less one
 MAX_IMAGES = 500  # of each set, for the nearest pairs
 _MIN_REALS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class PublishedScores:
-    """Means over pairs by name of metric, in the published order; a column that could not be taken is empty.
+    """Scores of fakes and of reals in their place.
 
     Attributes:
-      as_published: of fakes, under the original's protocol.
-      as_published_floor: of other reals in the place of the fakes, and the reference.
-      nearest: of fakes, each with the real of the reference that it is nearest to.
-      nearest_floor: of the other reals, paired with the same reference in the same way.
-      num_as_published: pairs in the first column; in the second, as far as there are `num_each` reals.
-      num_each: fakes in the third column, and other reals in the fourth.
-      num_reference: reals that both were compared with.
+      means: over pairs, by name of metric, for each of `COLUMNS`; a column that could not be computed is empty.
+      num_pairs: under the original's protocol, of fakes; of reals, at most `num_each`.
+      num_each: fakes, and other reals, that were compared with their nearest real.
+      num_reference: reals among which the nearest was searched.
       seed: of the order of the reals, and of their halves.
-      skipped: what could not be taken, each as "WHAT: reason".
+      skipped: what could not be computed, each as "WHAT: reason".
     """
 
-    as_published: dict[str, float]
-    as_published_floor: dict[str, float]
-    nearest: dict[str, float]
-    nearest_floor: dict[str, float]
-    num_as_published: int
+    means: dict[str, dict[str, float]]
+    num_pairs: int
     num_each: int
     num_reference: int
     seed: int
@@ -55,14 +49,14 @@ class PublishedScores:
 
 def num_fakes(num_reals: int) -> int:
     """How many fakes `published_scores` can use."""
-    return max(MAX_AS_PUBLISHED, min(num_reals // 2, MAX_IMAGES))
+    return max(MAX_PAIRS, min(num_reals // 2, MAX_IMAGES))
 
 
 def published_scores(fakes: np.ndarray, reals: np.ndarray, *, seed: int) -> PublishedScores:
-    """Scores fakes as MedImageGAN did, and so that the scores can be read.
+    """Scores fakes as MedImageGAN did, and beside a real reference.
 
-    The reals are put in an order by `seed`. The original's protocol takes them in that order. For the nearest pairs the
-    first half of them is the reference, and the floor comes from the other half: as many others as fakes.
+    The reals are put in an order by `seed`. The original's protocol takes them in that order. The nearest reals are
+    searched in the first half of them; reals of the other half, as many as fakes, are the real reference.
 
     Args:
       fakes: uint8, (N, H, H, C); `num_fakes` of them are enough.
@@ -76,78 +70,65 @@ def published_scores(fakes: np.ndarray, reals: np.ndarray, *, seed: int) -> Publ
         for name in PUBLISHED
         if name not in names
     ]
-    order = np.random.default_rng(seed).permutation(len(reals))
+    means: dict[str, dict[str, float]] = {column: {} for column in COLUMNS}
 
-    def means(images: np.ndarray, partners: np.ndarray, pairing: str) -> dict[str, float]:
+    def score(column: str, images: np.ndarray, partners: np.ndarray, pairing: str) -> None:
         scores = paired_scores(images, partners, names, pairing=pairing)
-        return {name: float(values.mean()) for name, values in scores.items()}
+        means[column] = {name: float(values.mean()) for name, values in scores.items()}
 
-    def some(chosen: np.ndarray) -> np.ndarray:
-        return np.asarray(reals[np.sort(chosen)])
-
-    num_as_published = min(len(fakes), len(reals), MAX_AS_PUBLISHED)
-    as_published, as_published_floor, nearest, nearest_floor = {}, {}, {}, {}
-    if num_as_published and names:
-        partners = np.asarray(reals[order[:num_as_published]])  # unsorted: classes lie together
-        as_published = means(fakes[:num_as_published], partners, "medimagegan")
+    order = np.random.default_rng(seed).permutation(len(reals))
+    num_pairs = min(len(fakes), len(reals), MAX_PAIRS)
+    if num_pairs and names:  # the partners are not sorted, as classes lie together
+        score("fakes_original", fakes[:num_pairs], np.asarray(reals[order[:num_pairs]]), "medimagegan")
     else:
         skipped.append(f"the original's protocol: of {len(fakes)} fakes and {len(reals)} reals there are no pairs")
 
     first, second = np.array_split(order, 2)
     num_each, num_reference = min(len(fakes), len(second), MAX_IMAGES), min(len(first), MAX_IMAGES)
     if len(reals) >= _MIN_REALS and num_each and names:
-        reference = some(first[:num_reference])
-        nearest = means(fakes[:num_each], reference, "nearest")
-        nearest_floor = means(some(second[:num_each]), reference, "nearest")
-        paired = [np.asarray(reals[half[: min(num_as_published, num_each)]]) for half in (second, first)]
-        as_published_floor = means(*paired, "medimagegan")
+        reference, others = (np.asarray(reals[np.sort(i)]) for i in (first[:num_reference], second[:num_each]))
+        score("fakes_nearest", fakes[:num_each], reference, "nearest")
+        score("reals_nearest", others, reference, "nearest")
+        paired, partners = (np.asarray(reals[half[: min(num_pairs, num_each)]]) for half in (second, first))
+        score("reals_original", paired, partners, "medimagegan")
     else:
         num_each = num_reference = 0
         skipped.append(
             f"nearest pairs: {len(fakes)} fakes and {len(reals)} reals are too few, 1 and {_MIN_REALS} are needed"
         )
-    return PublishedScores(
-        as_published=as_published,
-        as_published_floor=as_published_floor,
-        nearest=nearest,
-        nearest_floor=nearest_floor,
-        num_as_published=num_as_published,
-        num_each=num_each,
-        num_reference=num_reference,
-        seed=seed,
-        skipped=tuple(skipped),
-    )
+    return PublishedScores(means, num_pairs, num_each, num_reference, seed, tuple(skipped))
 
 
 def published_report(scores: PublishedScores, *, title: str) -> str:
-    """The scores as a small table in plain text, with what must be known to read it; ends in a newline."""
+    """The scores as a small table in plain text, with how to read it; ends in a newline."""
     rows = [("", *COLUMNS.values())]
     for name in PUBLISHED:
         metric = METRICS[name]
         label = metric.title + (f", {metric.unit}" if metric.unit else "")
-        cells = (format_score(getattr(scores, column), name) for column in COLUMNS)
-        rows.append((label + (" (higher is better)" if metric.higher_is_better else " (lower is better)"), *cells))
+        better = "higher" if metric.higher_is_better else "lower"
+        cells = (format_score(scores.means[column], name) for column in COLUMNS)
+        rows.append((f"{label} ({better} is better)", *cells))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
         for row in rows
     ]
-    notes = [f"Reals in an order, and in two halves, by seed {scores.seed}. Figures are means over pairs."]
-    if scores.as_published:
+    notes = [f"Reals in an order, and in two halves, by seed {scores.seed}. Scores are means over pairs."]
+    if scores.means["fakes_original"]:
         notes.append(
-            f"Original's protocol: {scores.num_as_published} pairs, {PAIRINGS['medimagegan']}. The two images "
-            "of a pair are unrelated: these figures measure little; compare them with those of two reals."
+            f"Original's protocol: {scores.num_pairs} pairs, {PAIRINGS['medimagegan']}. The two images of a pair are "
+            "unrelated: these scores measure little; compare them with those of two reals."
         )
-    if scores.nearest:
+    if scores.means["fakes_nearest"]:
         notes += [
             f"Nearest real: {scores.num_each} fakes, {PAIRINGS['nearest']}, of {scores.num_reference}.",
-            f"Reals: {scores.num_each} others in the place of the fakes, as a perfect generator would score. "
-            "Fakes beyond it may be copies, or without detail.",
+            f"Reals: {scores.num_each} others in place of the fakes, as a perfect generator would score. "
+            "Better fakes may be memorized, or without detail.",
         ]
     notes += [f"Skipped: {reason}." for reason in scores.skipped]
     return "\n".join([title, "", *(line.rstrip() for line in lines), "", *notes]) + "\n"
 
 
-def format_score(column: Mapping[str, float], name: str) -> str:
+def format_score(means: Mapping[str, float], name: str) -> str:
     """A score for a table, or a dash where there is none."""
-    return f"{column[name]:.2f}" if name in column else "-"
+    return f"{means[name]:.2f}" if name in means else "-"
