@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 
-.PHONY: quickstart test lint bench clean
+.PHONY: quickstart test test-fast lint bench clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN)
@@ -16,12 +16,20 @@ quickstart: $(VENV)/installed
 	@echo "  $(RUN)/samples/reals.png       the phantoms it learned from"
 	@echo "  $(RUN)/samples/step_*.png      the same latents over the training"
 
+PYTEST = $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+
 test: $(VENV)/installed-test lint
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+	$(PYTEST)
+
+# For daily work: below a minute, without what trains or starts processes.
+test-fast: $(VENV)/installed-test
+	$(PYTEST) -m "not slow"
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache > $(VENV)/lint-imports.log || (cat $(VENV)/lint-imports.log; exit 1)
+	$(BIN)/mypy
 
 # Prints this machine's figures beside PyTorch's; BENCH="--quick", BENCH="--rows=step64" for less.
 bench: $(VENV)/installed-bench

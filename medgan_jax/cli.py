@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import functools
 import importlib
 import io
 import logging
@@ -14,10 +13,9 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from absl import flags
-from ml_collections import ConfigDict
 
 from medgan_jax.config import FIELDS, config_path, current_name
 from medgan_jax.errors import UserError, reported
@@ -140,25 +138,25 @@ def resolve_config(argv: Sequence[str], fields: Sequence[str] = tuple(FIELDS)) -
             config, colon, argument = (value if equals else next(arguments, "")).partition(":")
             resolved.append(f"--config={config_path(config)}{colon}{argument}")
         elif name.startswith("--config."):
-            field = resolve_field("config", name.removeprefix("--config."), fields)
+            field = resolve_field("--config.", name.removeprefix("--config."), fields)
             resolved.append(f"--config.{field}{equals}{value}")
         else:
             resolved.append(argument)
     return resolved
 
 
-def resolve_field(flag: str, name: str, fields: Sequence[str]) -> str:
-    """The present name of the field that --FLAG.NAME sets. Raises UserError where there is none."""
+def resolve_field(prefix: str, name: str, fields: Sequence[str]) -> str:
+    """The present name of the field that the flag PREFIXNAME sets. Raises UserError where there is none."""
     field = current_name(name)
     if field not in fields:
         near = difflib.get_close_matches(field, fields, n=1)
         hint = f"did you mean {near[0]}?" if near else "train.py --help lists the fields"
-        raise UserError(f"--{flag}.{name}: there is no such field; {hint}")
+        raise UserError(f"{prefix}{name}: there is no such field; {hint}")
     return field
 
 
 def given(name: str, value: str | None) -> str:
-    """The value of a flag. Raises UserError where there is none, or it is empty, as an unset shell variable leaves it."""
+    """The value of a flag. Raises UserError where it is missing or empty, as an unset shell variable leaves it."""
     if not value:
         raise UserError(f"give --{name}=...")
     return value

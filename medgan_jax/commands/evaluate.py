@@ -78,4 +78,4 @@ def _present_name(argument: str) -> str:
     if not argument.startswith("--data."):
         return argument
     name, equals, value = argument.removeprefix("--").partition("=")
-    return f"--{cli.resolve_field('', name, tuple(FIELDS))}{equals}{value}"
+    return f"--{cli.resolve_field('--', name, tuple(FIELDS))}{equals}{value}"

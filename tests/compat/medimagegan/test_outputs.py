@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
+from medgan_jax.training.loop import train
 from PIL import Image
 
 from medgan_jax.compat.medimagegan.outputs import fakes_needed, missing, prepare, write_outputs
 from medgan_jax.errors import UserError
-from medgan_jax.training.loop import train
 
 FILES = {"run_loss_plot.png", "run_metrics_report.out", "run_real_fake_grid.png"}
 
@@ -51,7 +51,10 @@ def test_the_same_command_writes_what_is_missing_and_nothing_else(tiny_config, t
     folder = tmp_path / "out"
     files = {path: path.read_bytes() for path in folder.iterdir()}
     assert {path.name for path in files} == FILES | {f"run_1_{j}_img.png" for j in range(4)}  # step 6, 3 an epoch
-    with Image.open(tmp_path / "workdir/samples/step_00000006.png") as grid, Image.open(folder / "run_1_0_img.png") as i:
+    with (
+        Image.open(tmp_path / "workdir/samples/step_00000006.png") as grid,
+        Image.open(folder / "run_1_0_img.png") as i,
+    ):
         np.testing.assert_array_equal(np.asarray(i), np.asarray(grid)[2:18, 2:18])
     (folder / "run_1_2_img.png").unlink()
     for _ in range(2):
