@@ -210,7 +210,7 @@ def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
 def encode_png(image: np.ndarray) -> bytes:
     """PNG (ISO/IEC 15948) of a uint8 image: each row less the one above, then run lengths and Huffman codes.
 
-    Pillow takes three times as long for the same bytes, and keeps all other threads waiting meanwhile.
+    Pillow takes about twice as long for as many bytes, and keeps all other threads waiting meanwhile.
     """
     height, width, channels = image.shape
     rows = image.reshape(height, -1)

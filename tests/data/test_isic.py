@@ -1,15 +1,14 @@
-"""The ISIC archive as TFDS: prepared from a folder and a table, and read back, every record of it."""
+"""`medgan isic`: a folder and a table become a TFDS data set, which is read back, every record of it."""
 
 import io
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from medgan_jax.data import isic
+from medgan_jax.commands import isic
 from medgan_jax.data.sources import open_source
 from medgan_jax.errors import UserError
 from medgan_jax.images import decode_image, resize_crop
@@ -62,12 +61,12 @@ def test_records_carry_file_names_and_bytes(downloads, prepared):
 
 def test_a_process_without_the_builder_reads_it_without_tensorflow(prepared):
     code = (
-        "import dataclasses, sys, types\n"
+        "import sys\n"
         "from configs import default\n"
         "from medgan_jax.config import parse_config\n"
         "from medgan_jax.data.sources import open_source\n"
         "c = default.get_config()\n"
-        f"c.data.update(source='tfds', tfds_name='isic/2016', path={str(prepared)!r}, label='malignant')\n"
+        f"c.data.update(source='tfds', tfds_name='isic/2016', path={str(prepared)!r}, class_filter='malignant')\n"
         "print(len(open_source(parse_config(c).data)))\n"
         "print('tensorflow' in sys.modules, 'medgan_jax.data.isic' in sys.modules)\n"
     )
@@ -76,12 +75,7 @@ def test_a_process_without_the_builder_reads_it_without_tensorflow(prepared):
     assert done.stdout.split() == ["12", "False", "False"]
 
 
-def test_a_second_preparation_is_refused(downloads, prepared):
-    with pytest.raises(UserError, match=r"--out=\S+ already holds \S+isic/2016/1.0.0"):
-        isic.main([f"--images={downloads}/images", f"--labels={downloads}/labels.csv", f"--out={prepared}"])
-
-
-def test_the_columns_of_later_years(downloads, tmp_path, tiny_config):
+def test_the_columns_of_later_years(downloads, tmp_path, tiny_config, capsys):
     table = tmp_path / "truth.csv"
     rows = [f"ISIC_{index:07d},{float(index < 3)},0.0\n" for index in range(COUNT)]
     table.write_text("image_id,melanoma,seborrheic_keratosis\n" + "".join(rows))
@@ -89,20 +83,24 @@ def test_the_columns_of_later_years(downloads, tmp_path, tiny_config):
     with pytest.raises(UserError, match="set --image_column and --label_column to two of image_id, melanoma"):
         isic.main(command)
     isic.main([*command, "--image_column=image_id", "--label_column=melanoma"])
+    shown = capsys.readouterr().out
+    assert f"{COUNT} images in" in shown and "--config.data.tfds_name=isic/2017" in shown
     config = tiny_config(
         data_source="tfds", data_tfds_name="isic/2017", data_path=f"{tmp_path}/tfds", data_class_filter="1.0"
     )
     assert len(open_source(config.data)) == 3
 
 
-def test_the_command_line(downloads, tmp_path):
+def test_what_cannot_be_prepared_is_refused_before_anything_is_written(downloads, prepared, tmp_path):
     (tmp_path / "short.csv").write_text("ISIC_0000000,benign\n")
-    command = [sys.executable, "-m", "medgan_jax.data.isic", f"--images={downloads}/images", f"--out={tmp_path}/tfds"]
-    root = Path(isic.__file__).parents[2]
-    done = subprocess.run([*command, f"--labels={tmp_path}/short.csv"], cwd=root, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert f"error: {COUNT - 1} of {COUNT} images in" in done.stderr and "Traceback" not in done.stderr
-    done = subprocess.run([*command, f"--labels={downloads}/labels.csv"], cwd=root, capture_output=True, text=True)
-    assert done.returncode == 0
-    assert f"{COUNT} images in" in done.stdout and "--config.data.tfds_name=isic/2016" in done.stdout
-    assert not np.any([path.name.startswith("incomplete") for path in Path(tmp_path, "tfds").rglob("*")])
+    given = {"images": f"{downloads}/images", "labels": f"{downloads}/labels.csv", "out": f"{tmp_path}/tfds"}
+    for changed, message in [
+        ({"labels": f"{tmp_path}/short.csv"}, f"{COUNT - 1} of {COUNT} images in .* have no label"),
+        ({"labels": f"{tmp_path}/no.csv"}, r"--labels=\S+no.csv: no such file"),
+        ({"images": f"{tmp_path}/no"}, r"--images=\S+no: no such file"),
+        ({"out": str(prepared)}, r"--out=\S+ already holds \S+isic/2016/1.0.0"),
+        ({"year": "1999"}, "--year: invalid choice"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            isic.main([f"--{name}={value}" for name, value in {**given, **changed}.items()])
+    assert not (tmp_path / "tfds").exists()

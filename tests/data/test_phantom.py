@@ -18,23 +18,29 @@ def test_an_image_is_a_function_of_seed_and_index():
 
 
 def test_the_label_decides_what_is_drawn():
-    for index in range(8):
-        label = phantom_label(index, seed=0, malignant_fraction=0.5)
-        image = phantom_image(index, seed=0, image_size=32, malignant_fraction=0.5)
+    for index in range(4):
+        label = phantom_label(index, seed=0)
+        image = phantom_image(index, seed=0, image_size=32)
         np.testing.assert_array_equal(image, phantom_image(index, seed=0, image_size=32, label=label))
     benign, malignant = (phantom_image(0, seed=0, image_size=32, label=label) for label in LABELS)
     assert not np.array_equal(benign, malignant)
 
 
-@pytest.mark.parametrize("fraction", [0.0, 0.2, 0.5, 1.0])
-def test_about_the_asked_fraction_is_malignant(fraction):
-    labels = [phantom_label(index, seed=1, malignant_fraction=fraction) for index in range(1000)]
-    assert set(labels) <= set(LABELS)
-    malignant = labels.count("malignant") / len(labels)
-    assert malignant == pytest.approx(fraction, abs=0.04)  # 2.5 standard deviations at 0.5
+def test_a_fifth_is_malignant():
+    labels = [phantom_label(index, seed=1) for index in range(1000)]
+    assert set(labels) == set(LABELS)
+    assert labels.count("malignant") / 1000 == pytest.approx(0.2, abs=0.04)
 
 
-@pytest.mark.parametrize("size", [MIN_SIZE, 33, 64, 100, 128, 256, MAX_SIZE])
+def test_pixels_never_change():
+    """Else VERSION must be raised: caches are keyed by it. Other hardware may move a pixel by one grey level."""
+    assert VERSION == 1
+    image = phantom_image(3, seed=0, image_size=16)
+    expected = [[209, 186, 174], [198, 176, 164], [151, 98, 67], [216, 193, 179]]
+    assert np.abs(image[8, ::4].astype(int) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("size", [MIN_SIZE, 33, 100, MAX_SIZE])
 def test_shape_type_and_contrast(size):
     image = phantom_image(0, seed=0, image_size=size, label="benign")
     assert image.shape == (size, size, 3)
@@ -43,10 +49,10 @@ def test_shape_type_and_contrast(size):
 
 
 @pytest.mark.parametrize("label", LABELS)
-@pytest.mark.parametrize(("small", "large"), [(16, 128), (64, 256), (128, 512)])
+@pytest.mark.parametrize(("small", "large"), [(16, 128), (64, 256)])
 def test_a_small_picture_is_the_large_one_seen_from_afar(label, small, large):
     shrink = large // small
-    for index in range(4):
+    for index in range(3):
         fine = phantom_image(index, seed=2, image_size=large, label=label).astype(float)
         coarse = phantom_image(index, seed=2, image_size=small, label=label)
         shrunk = fine.reshape(small, shrink, small, shrink, 3).mean((1, 3))
@@ -105,19 +111,12 @@ def test_the_lesion_stands_out_near_the_centre():
         assert (contrast > 20).mean() >= 0.9
 
 
-def test_the_version_is_part_of_a_cache_key():
-    assert isinstance(VERSION, int) and VERSION > 0
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"label": "melanoma"}, "label must be one of"),
         ({"image_size": MIN_SIZE - 1}, "image_size must lie in"),
         ({"image_size": MAX_SIZE + 1}, "image_size must lie in"),
-        ({"index": -1}, "must not be negative"),
-        ({"seed": -1}, "must not be negative"),
-        ({"malignant_fraction": 1.5}, "malignant_fraction must lie in"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):
