@@ -25,8 +25,8 @@ from medgan_jax.images import image_grid, replace_file, write_png
 from medgan_jax.metrics.paired import METRICS
 from medgan_jax.report import plots
 from medgan_jax.sharding import check_batch_size, data_mesh, replicated
-from medgan_jax.training.loop import train
-from medgan_jax.training.member import Diverged
+from medgan_jax.training.callbacks import Diverged
+from medgan_jax.training.trainer import train
 from medgan_jax.workdir import Workdir, read_json, read_lines, write_json
 
 PUBLISHED_FIGURES: dict[str, tuple[float, ...]] = {  # by experiment, those of `PUBLISHED`, in the published order
@@ -172,7 +172,7 @@ def _picture(out: Path, names: Sequence[str]) -> bytes:
     """PNG of a row of reals, and of the first fakes of each experiment."""
     from matplotlib.figure import Figure
 
-    rows = {}
+    rows: dict[str, np.ndarray] = {}
     for name in names:
         with Image.open(out / f"{name}.png") as image:
             reals, fakes, _ = np.array_split(np.asarray(image.convert("RGB")), 3)
