@@ -3,12 +3,10 @@
 import dataclasses
 import importlib
 import json
-from pathlib import Path
 
 import pytest
 
 from configs import default
-from medgan_jax.compat.medimagegan.experiments import PUBLISHED_FIGURES
 from medgan_jax.config import (
     CHANGEABLE,
     AugmentConfig,
@@ -54,36 +52,6 @@ def test_shipped_configs_are_valid(name):
         assert config.arch == name[:5]
         assert config.image_size == int(name[5:])
         assert config.latent_dim == (256 if name.startswith("sngan") else 100)
-
-
-BATCH = {"batch_128": 128, "batch_64": 64, "long_training": 128, "matlab": 128}
-LATENT = {"batch_128": 100, "batch_64": 100, "batch_16": 100, "long_training": 100, "latent_128": 128, "matlab": 100}
-EPOCHS = {"long_training": 800, "rate_100x_300_epochs": 300, "sngan_128px": 500, "sngan_256px": 500, "matlab": 600}
-RATE = {"rate_10x": 10, "rate_100x": 100, "rate_100x_300_epochs": 100, "sngan_128px": 100, "sngan_256px": 100}
-SMOOTHED = {"label_smoothing", "spectral_norm", *RATE}
-
-
-@pytest.mark.parametrize("name", PUBLISHED_FIGURES)
-def test_experiments_are_the_published_ones(name):
-    c = parse_config(plain(f"experiments.{name}"))
-    assert c.batch_size == BATCH.get(name, 16)
-    assert c.latent_dim == LATENT.get(name, 256)
-    assert c.num_epochs == EPOCHS.get(name, 200)
-    assert (c.lr_gen, c.lr_dis) == (2e-4, pytest.approx(2e-4 * RATE.get(name, 1)))
-    assert c.real_label == (0.9 if name in SMOOTHED else 1)
-    assert c.arch == ("sngan" if name in SMOOTHED - {"label_smoothing"} else "dcgan")
-    assert c.image_size == {"sngan_128px": 128, "sngan_256px": 256}.get(name, 64)
-    assert c.simultaneous == c.data.horizontal_flip == (name == "matlab")
-    assert (c.label_flip, c.dis_dropout) == ((0.3, 0.5) if name == "matlab" else (0, 0))
-    assert (c.num_sample_images, c.sample_every_steps) == ((25, 100) if name == "matlab" else (64, 500))
-    if figures := PUBLISHED_FIGURES[name]:
-        said = "Published: PSNR {:.2f} dB, SSIM {:.2f}, MS-GMSD {:.2f}, MDSI {:.2f}, HaarPSI {:.2f}.".format(*figures)
-        assert said in importlib.import_module(f"configs.experiments.{name}").__doc__
-
-
-def test_every_experiment_has_its_place():
-    names = {path.stem for path in Path(default.__file__).parent.glob("experiments/*.py")}
-    assert names == set(PUBLISHED_FIGURES)
 
 
 def test_defaults_are_the_published_ones():

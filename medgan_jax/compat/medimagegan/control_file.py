@@ -1,11 +1,9 @@
 """Control files of MedImageGAN, the PyTorch system re-created here: YAML with its keys, for our configs.
 
-`load` reads one, for a training or, with arch: 'Generator', for sampling; `plan_sampling` joins the latter with the
-flags of sample.py. Messages name the keys of the file.
+`load` reads one, for a training or, with arch: 'Generator', for sampling. Messages name the keys of the file.
 """
 
 import contextlib
-import dataclasses
 import difflib
 import functools
 import math
@@ -89,82 +87,28 @@ def load(path: Path, training: ConfigDict) -> ConfigDict:
     return config
 
 
-@dataclasses.dataclass(frozen=True)
-class SamplingPlan:
-    """What sample.py is to do.
-
-    Attributes:
-      checkpoint: of the generator.
-      out: the folder for the images; None where a movie is wanted instead of them.
-      num_images: how many; None where nobody said.
-      seed: decides the latents.
-      prefix: what the names of the files begin with; "" for nothing.
-      image_size: what the control file says that the images have, in px; None without one.
-    """
-
-    checkpoint: Path
-    out: Path | None
-    num_images: int | None
-    seed: int
-    prefix: str = ""
-    image_size: int | None = None
-
-    def check_size(self, image_size: int) -> None:
-        """Compares the size of the generator's images, in px. Raises UserError when the control file has another."""
-        if self.image_size not in (None, image_size):
-            raise UserError(
-                f"image_size={self.image_size} in the control file, but the images of {self.checkpoint} have "
-                f"{image_size} px: correct image_size, or give another path"
-            )
-
-
-def plan_sampling(
-    config: ConfigDict | None,
-    *,
-    checkpoint: str | None,
-    out: str | None,
-    num_images: int | None,
-    seed: int | None,
-    movie: bool = False,
-) -> SamplingPlan:
-    """Joins a control file for sampling with the flags of sample.py.
+def check_sampling(config: ConfigDict, *, checkpoint: str | None, out: str | None) -> ConfigDict:
+    """Checks what is to be sampled, once flags have changed fields and others may contradict them.
 
     Args:
-      config: from `load`, or None.
-      checkpoint: the flag in place of the file's path; None where it was not given, as for the others.
-      out: the flag in place of the file's out.
-      num_images: comes before the file's quantity.
-      seed: comes before the file's seed; 0 where nobody says.
-      movie: a movie is wanted, not a folder of images: `out`, and the file's out and quantity, mean nothing.
+      config: from `load`.
+      checkpoint: the flag that stands for the file's path; None where it was not given.
+      out: the flag that stands for the file's out; None where it was not given.
+
+    Returns:
+      `config`.
 
     Raises:
-      UserError: checkpoint and out are missing, or are given beside a control file or a movie; or what the file says
-        was overridden by something impossible.
+      UserError: the file is for training, one of the flags was given, or a field was set to something impossible.
     """
-    if movie and out is not None:
-        raise UserError(f"--out={out}: --interpolate writes its movie only; leave out one of them")
-    places = {"checkpoint": checkpoint, "out": out}
-    if config is None:
-        for name, value in places.items():
-            if not value and not (movie and name == "out"):
-                raise UserError(f"give --{name}=..., or --config=configs/control_file.py:FILE.yaml")
-        values: Mapping[str, Any] = {"path": checkpoint, "out": out, "run": "", "quantity": None, "image_size": None}
-        seed = seed or 0
-    else:
-        for name, value in places.items():
-            if value is not None:
-                raise UserError(f"--{name}={value}: the control file says that; leave out --{name} or --config")
-        if problems := _place_problems(config) + _sampling_problems(config):
-            raise UserError("; ".join(problems))
-        values = config
-    return SamplingPlan(
-        checkpoint=Path(values["path"]).expanduser(),
-        out=None if movie else Path(values["out"]).expanduser(),
-        num_images=values["quantity"] if num_images is None and not movie else num_images,
-        seed=values["seed"] if seed is None else seed,
-        prefix=values["run"],
-        image_size=values["image_size"],
-    )
+    if "quantity" not in config:
+        raise UserError("--config: is for training; run train.py, or medgan train, with it")
+    for name, value in (("checkpoint", checkpoint), ("out", out)):
+        if value is not None:
+            raise UserError(f"--{name}={value}: the control file says that; leave out --{name} or --config")
+    if problems := _place_problems(config) + _sampling_problems(config):
+        raise UserError("; ".join(problems))
+    return config
 
 
 class _Loader(yaml.SafeLoader):

@@ -3,19 +3,47 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from medgan_jax.compat.medimagegan.published import num_fakes, published_report, published_scores
+from medgan_jax.config import Config
+from medgan_jax.distributed import from_leader, is_leader
 from medgan_jax.errors import UserError
 from medgan_jax.images import image_grid, replace_file, write_png
 from medgan_jax.report import plots
+from medgan_jax.training.callbacks import Callback
+from medgan_jax.training.state import GANState
 from medgan_jax.workdir import read_lines
+
+if TYPE_CHECKING:
+    from medgan_jax.training.trainer import Run
 
 _PLOT, _GRID, _REPORT = "loss_plot.png", "real_fake_grid.png", "metrics_report.out"
 _GRID_IMAGES = 64
 _GRID_SIDE = 400  # px at least, so that titles fit above small images
 _DPI = 100
+
+
+class MedImageGANOutputs(Callback):
+    """Writes the files that `config.output_prefix` names, when the run reaches its last step."""
+
+    def check(self, config: Config, *, is_new: bool) -> None:
+        """Raises UserError as `prepare`."""
+        if is_leader():
+            prepare(config.output_prefix, new=is_new)
+
+    def on_end(self, run: "Run", state: GANState) -> None:
+        """Writes them, unless all are there."""
+        c, prefix, reals = run.config, run.config.output_prefix, run.data.training.images
+        end = {"epoch": run.epoch(run.step), "step": run.step, "num_images": c.num_sample_images}
+        if run.step < run.total_steps or not from_leader(missing(prefix, **end)):
+            return
+        variables = run.generator_to_sample(state)
+        if run.files.writes:
+            fakes = run.sample(variables, fakes_needed(len(reals), c.num_sample_images), as_reals=True)
+            write_outputs(prefix, log=run.files.metrics, reals=reals, fakes=fakes, seed=c.seed, **end)
 
 
 def prepare(prefix: str, *, new: bool) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from configs.control_file import get_config
-from medgan_jax.compat.medimagegan.control_file import SamplingPlan, load, plan_sampling
+from medgan_jax.compat.medimagegan.control_file import check_sampling, load
 from medgan_jax.config import default_config, parse_config
 from medgan_jax.errors import UserError
 
@@ -42,7 +42,6 @@ quantity: 100
 
 image_size: 64
 """
-NO_FLAGS = {"checkpoint": None, "out": None, "num_images": None, "seed": None}
 
 
 def changed(text, *, without=(), **values):
@@ -123,10 +122,6 @@ def test_unused_keys_are_reported_once(read, capsys):
 def test_home_folders(read, monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     assert read(changed(TRAINING, out="~/results")).output_prefix == "/home/someone/results/melanoma"
-    by_file = plan_sampling(read(changed(SAMPLING, path="~/g", out="~/i")), **NO_FLAGS)
-    by_flags = plan_sampling(None, **NO_FLAGS | {"checkpoint": "~/g", "out": "~/i"})
-    for plan in (by_file, by_flags):
-        assert (str(plan.checkpoint), str(plan.out)) == ("/home/someone/g", "/home/someone/i")
 
 
 @pytest.mark.parametrize(
@@ -211,39 +206,14 @@ def test_a_missing_file(tmp_path):
         get_config()
 
 
-def test_flags_without_a_control_file():
-    assert plan_sampling(None, **NO_FLAGS | {"checkpoint": "/a", "out": "/b"}).seed == 0
-    for name in ("checkpoint", "out"):
-        with pytest.raises(UserError, match=f"give --{name}="):
-            plan_sampling(None, **NO_FLAGS | {"checkpoint": "/a", "out": "/b", name: ""})
-
-
-def test_flags_beside_a_control_file(read, tmp_path):
-    config = read(changed(SAMPLING, seed=7))
-    plan = plan_sampling(config, **NO_FLAGS)
-    assert (plan.num_images, plan.seed, plan.prefix, plan.image_size) == (100, 7, "dummy", 64)
-    plan = plan_sampling(config, **NO_FLAGS | {"num_images": 3, "seed": 0})
-    assert (plan.num_images, plan.seed) == (3, 0)
+def test_sampling_is_checked_against_flags(read):
+    config = read(SAMPLING)
+    assert check_sampling(config, checkpoint=None, out=None) is config
     for name in ("checkpoint", "out"):
         with pytest.raises(UserError, match=f"--{name}=x: the control file says that"):
-            plan_sampling(config, **NO_FLAGS | {name: "x"})
+            check_sampling(config, **{"checkpoint": None, "out": None, name: "x"})
     config.update(quantity=0, run="a/b")  # by --config.quantity=0
     with pytest.raises(UserError, match=r"run='a/b' must be .*; quantity=0 must be"):
-        plan_sampling(config, **NO_FLAGS)
-
-
-def test_a_movie_needs_no_folder(read):
-    config = read(changed(SAMPLING, seed=7))
-    by_file = plan_sampling(config, **NO_FLAGS, movie=True)
-    assert (by_file.out, by_file.num_images, by_file.seed, by_file.image_size) == (None, None, 7, 64)
-    by_flags = plan_sampling(None, **NO_FLAGS | {"checkpoint": "/a", "num_images": 3}, movie=True)
-    assert (str(by_flags.checkpoint), by_flags.out, by_flags.num_images) == ("/a", None, 3)
-    with pytest.raises(UserError, match="--out=b: --interpolate writes its movie only"):
-        plan_sampling(config, **NO_FLAGS | {"out": "b"}, movie=True)
-
-
-def test_the_images_must_have_the_size_that_the_file_says(tmp_path):
-    plan = SamplingPlan(tmp_path / "netG.pth", tmp_path, 3, 0, image_size=128)
-    plan.check_size(128)
-    with pytest.raises(UserError, match=r"image_size=128 in the control file, but .*netG\.pth have 64 px"):
-        plan.check_size(64)
+        check_sampling(config, checkpoint=None, out=None)
+    with pytest.raises(UserError, match="is for training; run train.py"):
+        check_sampling(read(TRAINING), checkpoint=None, out=None)

@@ -1,219 +1,172 @@
-"""The door that runs the published experiments: what it runs, keeps, refuses and prints."""
+"""MedImageGAN's experiments: their configs, what the command runs, keeps, refuses and prints."""
 
+import dataclasses
 import json
+import os
 import re
+import signal
+import threading
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from medgan_jax.checkpoint import load_generator
-from medgan_jax.compat.medimagegan import experiments
-from medgan_jax.compat.medimagegan.experiments import PUBLISHED_FIGURES, RECORD, main, table
-from medgan_jax.compat.medimagegan.published import PUBLISHED, published_scores
+from medgan_jax.commands.experiments import main
+from medgan_jax.compat.medimagegan.experiments import PUBLISHED_FIGURES, run_experiments, table
+from medgan_jax.compat.medimagegan.published import COLUMNS, PUBLISHED, published_scores
+from medgan_jax.config import Config, changed_fields, named_config, parse_config
+from medgan_jax.data.batches import load_dataset
 from medgan_jax.data.phantom import phantom_image
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation.image_sets import sampled
 from medgan_jax.images import write_png
 from medgan_jax.sharding import data_mesh, replicated
-from medgan_jax.training import loop, member
 
-CONFIG = """
-from configs import default
+SETTINGS = {"data": "phantoms", "class_filter": "", "scale": 0.5, "seed": 0, "features": 4}
 
 
-def get_config():
-    c = default.get_config()
-    c.update(arch="sngan", image_size=16, latent_dim=8, batch_size={batch}, num_epochs={epochs})
-    return c
-"""
+def test_configs_are_the_published_ones():
+    configs = {name: named_config("medimagegan", name) for name in PUBLISHED_FIGURES}
+    for c in configs.values():
+        c.data.path = "somewhere"
+    configs = {name: parse_config(c) for name, c in configs.items()}
+    sngan = dataclasses.replace(configs["rate_100x_300_epochs"], num_epochs=200)
+    assert changed_fields(Config().to_dict(), sngan) == [
+        "arch: 'dcgan' -> 'sngan'", "latent_dim: 100 -> 256", "lr_dis: 0.0002 -> 0.02", "real_label: 1.0 -> 0.9",
+    ]  # fmt: skip
+    c = configs["matlab"]
+    assert (c.batch_size, c.num_epochs, c.label_flip, c.dis_dropout, c.arch) == (128, 600, 0.3, 0.5, "dcgan")
+    assert c.simultaneous and c.data.horizontal_flip
+    assert [c.batch_size for c in configs.values()] == [128, 64, 16, 128] + 9 * [16] + [128]
+    assert [c.num_epochs for c in configs.values()] == 3 * [200] + [800] + 6 * [200] + [300, 500, 500, 600]
+
+
+@pytest.mark.parametrize("name", ["", "batch_15"])
+def test_an_unknown_config_names_the_known_ones(name):
+    with pytest.raises(UserError) as refused:
+        named_config("medimagegan", name)
+    says = str(refused.value)
+    assert f"medimagegan.py:{name}: give one of these after the colon: batch_128, batch_64, " in says
+    assert says.endswith(", sngan_256px, matlab")
+
+
+def test_from_training_to_table(tiny_config, tmp_path, capsys):
+    tiny = {"num_steps": 0, "num_epochs": 2}
+    experiments = {
+        "batch_64": tiny_config(**tiny, batch_size=64),  # more than the data has
+        "batch_16": tiny_config(**tiny),
+        "rate_100x": tiny_config(**tiny, lr_dis=1e38),  # diverges
+    }
+    assert run_experiments(experiments, tmp_path, SETTINGS) == 0
+    printed = capsys.readouterr().out
+    assert "batch_64: batch_size=64 is more than the 12 images" in printed
+    refused, finished, diverged = json.loads((tmp_path / "table.json").read_text())["experiments"]
+    assert refused["problem"].startswith("not run: batch_size=64")
+    assert re.match("training diverged at step [123]: ", diverged["problem"])
+    assert "scores" not in refused and "scores" not in diverged
+    assert (finished["steps"], finished["epochs"], finished["images"], finished["problem"]) == (3, 1, 12, "")
+    assert finished["published"] == list(PUBLISHED_FIGURES["batch_16"])
+    log = [json.loads(line) for line in (tmp_path / "batch_16/metrics.jsonl").read_text().splitlines()]
+    assert finished["seconds"] == pytest.approx(4 * (2 / log[0]["images_per_s"] + 1 / log[1]["images_per_s"]))
+
+    mesh = data_mesh()
+    generator = load_generator(tmp_path / "batch_16", replicated(mesh))
+    fakes = sampled(generator, 64, seed=0, mesh=mesh, title="", progress=False).images
+    c = experiments["batch_16"]
+    reals = load_dataset(c.data, image_size=c.image_size, channels=3)[0].images
+    expected = published_scores(fakes, reals, seed=0).means
+    for column in COLUMNS:
+        assert finished["scores"]["means"][column] == pytest.approx(expected[column])
+    with Image.open(tmp_path / "batch_16.png") as picture:
+        assert picture.size == (8 * 18 + 2, 3 * 18 + 2)
+        np.testing.assert_array_equal(np.asarray(picture)[20:36, 2:18], fakes[0])
+    with Image.open(tmp_path / "table.png") as picture:
+        assert picture.width > picture.height
+    markdown = (tmp_path / "table.md").read_text()
+    for text in ("12 images (phantoms)", "scale 0.5, seed 0", "CPU cores", "Not the full experiments", "jax "):
+        assert text in markdown
+    assert "| rate_100x | PSNR | 12.03 | - | - | - | - |" in markdown
+
+    # Again: nothing is trained; other settings or images are refused.
+    files = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/*")}
+    assert run_experiments({name: experiments[name] for name in ("batch_16", "rate_100x")}, tmp_path, SETTINGS) == 0
+    assert capsys.readouterr().out == "batch_16: was run before\nrate_100x: was run before\n"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/**/*")} == files
+    assert (tmp_path / "table.md").read_text() == markdown
+    with pytest.raises(UserError, match=r"holds experiments with --scale=0.5; give that, or another --out"):
+        run_experiments(experiments, tmp_path, SETTINGS | {"scale": 0.25})
+    with pytest.raises(UserError, match=r"batch_16: .*the images: 12 with digest"):
+        run_experiments({"batch_16": tiny_config(**tiny, data_num_phantoms=13)}, tmp_path, SETTINGS)
+
+
+def test_a_signal_ends_all(tiny_config, tmp_path):
+    log = tmp_path / "batch_16/metrics.jsonl"
+
+    def interrupt():
+        while not log.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    config = tiny_config(num_steps=10**6, checkpoint_every_steps=10**6)
+    assert run_experiments({"batch_16": config, "latent_128": config}, tmp_path, SETTINGS) == 128 + signal.SIGINT
+    assert not (tmp_path / "batch_16/experiment.json").exists()
+    assert not (tmp_path / "latent_128").exists()
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """12 images of 16 px, and configs: one published name, one of our own, one that the data cannot run."""
-    folder = tmp_path_factory.mktemp("experiments")
+    """12 images."""
+    folder = tmp_path_factory.mktemp("images")
     for i in range(12):
-        write_png_in(folder / "images", f"{i}.png", phantom_image(i, seed=1, image_size=16))
-    (folder / "configs").mkdir()
-    for name, fields in {
-        "ours": {"batch": 4, "epochs": 4},
-        "batch_64": {"batch": 64, "epochs": 2},
-        "batch_16": {"batch": 4, "epochs": 2},
-    }.items():
-        (folder / "configs" / f"{name}.py").write_text(CONFIG.format(**fields))
+        write_png(folder / f"{i}.png", phantom_image(i, seed=1, image_size=16))
     return folder
 
 
-def write_png_in(folder, name, image):
-    folder.mkdir(exist_ok=True)
-    write_png(folder / name, image)
-
-
-@pytest.fixture
-def run(folder, tmp_path, monkeypatch):
-    """Calls the door; `trained` are the workdirs of the trainings it started."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    train = loop.train
-
-    def call(*arguments, out=tmp_path / "out"):
-        call.out = out
-        return main(
-            [f"--data={folder}/images", f"--configs={folder}/configs", f"--out={out}", "--features=4", *arguments]
-        )
-
-    def counted(config, workdir):
-        call.trained.append(workdir.name)
-        return train(config, workdir)
-
-    call.trained = []
-    monkeypatch.setattr(loop, "train", counted)
-    return call
-
-
-def test_experiments_from_folder_to_table(run, folder, capsys):
-    assert run("--scale=0.5") == 0
-    assert run.trained == ["batch_16", "ours"]  # in the published order, those of our own last
+def test_the_command_on_too_few_images(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert main([f"--data={folder}", f"--out={tmp_path}/out", "--only=batch_16, batch_128", "--features=3"]) == 0
     printed = capsys.readouterr().out
-    markdown = (run.out / "table.md").read_text()
-    assert printed.endswith(markdown + "\n")
-    for text in ("12 images (images)", "scale 0.5, seed 0", "CPU cores", "Not the full experiments", "jax "):
-        assert text in markdown
-    assert "batch_64: batch_size=64 is more than the 12 images" in printed
-
-    saved = json.loads((run.out / "table.json").read_text())
-    assert [row["name"] for row in saved["experiments"]] == ["batch_64", "batch_16", "ours"]
-    refused, published, ours = saved["experiments"]
-    assert "scores" not in refused
-    assert refused["problem"].startswith("not run: batch_size=64")
-    assert published["published"] == list(PUBLISHED_FIGURES["batch_16"])
-    assert ours["published"] == []
-    for row, steps in ((published, 3), (ours, 6)):
-        assert (row["steps"], row["epochs"], row["images"]) == (steps, steps / 3, 12)
-        mesh = data_mesh()
-        generator = load_generator(run.out / row["name"], replicated(mesh))
-        assert (generator.step, generator.module.features) == (steps, 4)
-        fakes = sampled(generator, 64, seed=0, mesh=mesh, title="", progress=False).images
-        names = sorted((folder / "images").iterdir(), key=lambda path: path.name)
-        reals = np.stack([np.asarray(Image.open(name)) for name in names])
-        expected = published_scores(fakes, reals, seed=0)
-        assert row["scores"]["nearest"] == pytest.approx(expected.nearest)
-        assert row["scores"]["as_published"] == pytest.approx(expected.as_published)
-        with Image.open(run.out / f"{row['name']}.png") as picture:
-            assert picture.size == (8 * 18 + 2, 3 * 18 + 2)
-            np.testing.assert_array_equal(np.asarray(picture)[20:36, 2:18], fakes[0])
-
-    with Image.open(run.out / "table.png") as picture:  # reals, and two experiments
-        assert picture.width > picture.height > 200
-
-    # Again: nothing is trained; what has other settings is refused.
-    assert run("--scale=0.5") == 0
-    assert run.trained == ["batch_16", "ours"]
-    assert (run.out / "table.md").read_text() == markdown
-    with pytest.raises(UserError, match=r"holds experiments with --scale=0.5; give that"):
-        run("--scale=0.25")
-    with pytest.raises(UserError, match=r"holds experiments with --seed=0; give that"):
-        run("--scale=0.5", "--seed=1")
-    with pytest.raises(UserError, match=r"holds experiments with --data=images; give that"):
-        run("--scale=0.5", f"--data={folder}")
-    (folder / "configs/other.py").write_text(CONFIG.format(batch=4, epochs=6))
-    record = json.loads((run.out / "ours" / RECORD).read_text())
-    (run.out / "other").mkdir()
-    (run.out / "other" / RECORD).write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"other: .* differs in steps: 6 -> 9"):
-        run("--scale=0.5", "--only=other")
-    (run.out / "other" / RECORD).write_text("{}")
-    with pytest.raises(UserError, match=r"other/experiment.json: is no record of an experiment"):
-        run("--scale=0.5", "--only=other")
-    (folder / "configs/other.py").unlink()
-
-
-def test_a_stop_and_a_divergence(run, monkeypatch, capsys):
-    """The first ends all with the signal's exit code, the second only its experiment; neither is scored."""
-    answers = {"batch_16": 0, "ours": 130}
-
-    def train(config, workdir):
-        run.trained.append(workdir.name)
-        workdir.mkdir(exist_ok=True)
-        if workdir.name == "batch_16":
-            raise member.Diverged("training diverged at step 2: loss_gen is nan; no checkpoint. Lower the rate")
-        return answers[workdir.name]
-
-    monkeypatch.setattr(loop, "train", train)
-    assert run("--only=ours, batch_16") == 130
-    assert run.trained == ["batch_16", "ours"]
-    assert not (run.out / "ours" / RECORD).exists()
-    text = (run.out / "table.md").read_text()
-    assert re.search(r"\| batch_16 \| 6 \| 2 \| 12 \| 0 s \| training diverged at step 2: loss_gen is nan \|", text)
-    assert "| batch_16 | PSNR | 12.76 | - | - | - | - |" in text
-    assert run("--only=ours,batch_16") == 130
-    assert run.trained == ["batch_16", "ours", "ours"]  # what diverged would diverge again
-
-
-def test_other_errors_end_it(run, tmp_path, monkeypatch):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out/settings.json").write_text('{"scale": 9}')  # of a start that began nothing, and binds nobody
-
-    def train(config, workdir):
-        raise UserError("the disk is full")
-
-    monkeypatch.setattr(loop, "train", train)
-    with pytest.raises(UserError, match="the disk is full"):
-        run()
+    assert printed.endswith((tmp_path / "out/table.md").read_text() + "\n")
+    for text in (f"12 images ({folder.name})", "both networks have 3 feature maps", "nothing was run", "| batch_128 |"):
+        assert text in printed
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--only=batch_15"], "--only=batch_15: there is no such experiment; did you mean batch_16?"),
-        (["--scale=0"], "--scale: 0 must be a number above 0"),
-        (["--scale=nan"], "--scale: nan must be a number above 0"),
-        (["--scale=half"], "--scale: half must be a number above 0"),
-        (["--features=0"], "--features: 0 must be a whole number, at least 1"),
-        (["--label=mel"], "'mel'"),
+        (["--only=batch_15"], "--only=batch_15: there is no such experiment; give some of batch_128,"),
+        (["--scale=0"], "--scale=0: must be a number above 0"),
+        (["--scale=nan"], "--scale=nan: must be a number above 0"),
+        (["--scale=half"], "--scale: invalid float value: 'half'"),
+        (["--features=0"], "gen_features=0 must be at least 1"),
+        (["--class_filter=mel"], "data.class_filter='mel'"),
         (["--out="], "give --out="),
         (["--seed=-1"], "seed=-1 must be"),
-        (["--data=no/such"], "--data=no/such"),
-        (["--labels=no/such.csv"], "--labels=no/such.csv"),
-        (["--configs=no/such"], "--configs=no/such: holds no config files"),
+        (["--data=no/such"], "data.path=no/such"),
+        (["--labels=no/such.csv"], "no/such.csv: no such file"),
         (["--scael=1"], "unrecognized arguments: --scael=1"),
     ],
 )
-def test_bad_input_is_refused_before_anything_is_written(run, arguments, says):
+def test_bad_input_is_refused_before_anything_is_written(folder, tmp_path, arguments, says):
     with pytest.raises(UserError) as refused:
-        run(*arguments)
+        main([f"--data={folder}", f"--out={tmp_path}/out", *arguments])
     assert says in str(refused.value)
-    assert not run.out.exists()
-
-
-def test_a_broken_config_is_named(run, tmp_path):
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "configs/batch_16.py").write_text("def get_config(): return 1 / 0")
-    with pytest.raises(UserError, match=r"batch_16.py is not a working config file \(division by zero\)"):
-        run(f"--configs={tmp_path}/configs")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_table_of_full_runs_says_nothing_of_scale():
-    column = dict(zip(PUBLISHED, (12.345, 0.5, 0.25, 0.4, 0.3), strict=True))
-    scores = {
-        "as_published": column, "as_published_floor": column | {"psnr": 15}, "nearest": column,
-        "nearest_floor": column | {"psnr": 20}, "num_as_published": 64,
-        "num_each": 70, "num_reference": 71, "skipped": [],
-    }  # fmt: skip
+    means = dict.fromkeys(COLUMNS, dict(zip(PUBLISHED, (12.345, 0.5, 0.25, 0.4, 0.3), strict=True)))
+    scores = {"means": means, "num_pairs": 64, "num_each": 70, "num_reference": 71, "skipped": []}
+    settings = {"data": "lesions", "scale": 1.0, "seed": 3, "class_filter": "malignant", "features": None}
     run = {"steps": 1600, "epochs": 200, "seconds": 90, "device": "a", "versions": {"jax": "1"}, "images": 141}
-    records = [{"name": "batch_64", "problem": "", "scores": scores, **run}]
-    text = table(records, {"data": "lesions", "scale": 1.0, "seed": 3, "label": "malignant", "features": None})
+    text = table([{"name": "batch_64", "problem": "", "settings": settings, "scores": scores, **run}])
     assert "Not the full" not in text
-    assert (
-        "| batch_64 | PSNR | 12.46 | 12.35 | 15.00 | 12.35 | 20.00 |\n|  | SSIM | 0.23 | 0.50 | 0.50 | 0.50 | 0.50 |"
-        in text
-    )
-    assert "| batch_64 | 1600 | 200 | 141 | 90 s | finished |" in text
-    for words in ("141 images (lesions, malignant)", "seed 3", "64 fakes and", "nearest of 71", "Reals: 70 other"):
+    for words in (
+        "| batch_64 | PSNR | 12.46 | 12.35 | 12.35 | 12.35 | 12.35 |\n|  | SSIM | 0.23 | 0.50 | 0.50 | 0.50 | 0.50 |",
+        "| batch_64 | 1600 | 200 | 141 | 90 s | finished |",
+        "141 images (lesions, malignant)", "seed 3", "64 fakes and", "nearest of 71", "Reals: 70 other",
+    ):  # fmt: skip
         assert words in text
-
-
-def test_time_is_read_from_the_log(tmp_path):
-    lines = [{"step": 10, "images_per_s": 20.0}, {"step": 15, "images_per_s": 40.0}]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    assert experiments._seconds(tmp_path, 4) == 10 * 4 / 20 + 5 * 4 / 40

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from medgan_jax.training.loop import train
 from PIL import Image
 
-from medgan_jax.compat.medimagegan.outputs import fakes_needed, missing, prepare, write_outputs
+from medgan_jax.compat.medimagegan.outputs import MedImageGANOutputs, fakes_needed, missing, prepare, write_outputs
 from medgan_jax.errors import UserError
+from medgan_jax.training.trainer import train
 
 FILES = {"run_loss_plot.png", "run_metrics_report.out", "run_real_fake_grid.png"}
 
@@ -47,7 +47,7 @@ def test_fakes_needed():
 
 def test_the_same_command_writes_what_is_missing_and_nothing_else(tiny_config, tmp_path):
     config = tiny_config(data_cache_dir=str(tmp_path / "cache"), num_steps=6, output_prefix=f"{tmp_path}/out/run")
-    train(config, tmp_path / "workdir")
+    train(config, tmp_path / "workdir", callbacks=[MedImageGANOutputs()])
     folder = tmp_path / "out"
     files = {path: path.read_bytes() for path in folder.iterdir()}
     assert {path.name for path in files} == FILES | {f"run_1_{j}_img.png" for j in range(4)}  # step 6, 3 an epoch
@@ -58,9 +58,9 @@ def test_the_same_command_writes_what_is_missing_and_nothing_else(tiny_config, t
         np.testing.assert_array_equal(np.asarray(i), np.asarray(grid)[2:18, 2:18])
     (folder / "run_1_2_img.png").unlink()
     for _ in range(2):
-        train(config, tmp_path / "workdir")
+        train(config, tmp_path / "workdir", callbacks=[MedImageGANOutputs()])
         times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    train(config, tmp_path / "workdir")
+    train(config, tmp_path / "workdir", callbacks=[MedImageGANOutputs()])
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
     assert {path: path.read_bytes() for path in folder.iterdir()} == files
 
@@ -69,7 +69,7 @@ def test_files_of_another_training_are_not_overwritten(tiny_config, tmp_path):
     prefix = f"{tmp_path}/run"
     (tmp_path / "run_metrics_report.out").write_text("theirs")
     with pytest.raises(UserError, match=r"output_prefix=.*run_metrics_report.out is there already"):
-        train(tiny_config(output_prefix=prefix), tmp_path / "workdir")
+        train(tiny_config(output_prefix=prefix), tmp_path / "workdir", callbacks=[MedImageGANOutputs()])
     assert [path.name for path in tmp_path.iterdir()] == ["run_metrics_report.out"]
     prepare(prefix, new=False)
 
