@@ -80,7 +80,7 @@ def test_classes_are_drawn_equally(batch_size):
 def test_each_image_is_seen_once_before_any_of_its_class_is_seen_again():
     indices = balanced_indices(0, 100, classes=CLASSES, batch_size=8, seed=1).ravel()
     for number in range(3):
-        of_class = np.flatnonzero(CLASSES == number)
+        of_class = np.flatnonzero(number == CLASSES)
         drawn = indices[CLASSES[indices] == number]
         passes = drawn[: len(drawn) // len(of_class) * len(of_class)].reshape(-1, len(of_class))
         assert len(passes) > 10

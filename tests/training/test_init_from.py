@@ -13,9 +13,9 @@ from medgan_jax.compat.torch.convert import to_state_dict
 from medgan_jax.compat.torch.write import write_state_dict
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
-from medgan_jax.training.init_from import begin_with
-from medgan_jax.training.loop import train
+from medgan_jax.training.init_from import load
 from medgan_jax.training.state import build_networks, initial_state
+from medgan_jax.training.trainer import train
 from medgan_jax.workdir import Workdir
 
 same = np.testing.assert_array_equal
@@ -45,7 +45,7 @@ def fresh(config, num_classes=0):
 def test_all_layers_are_taken_from_an_equal_training(trained, tiny_config):
     path, gen, dis = trained
     state = fresh(tiny_config(seed=1, ema_decay=0.5))
-    begun, lines = begin_with(state, str(path), replicated(data_mesh()))
+    begun, lines = load(state, str(path), replicated(data_mesh()))
     assert lines == [f"{title}: all layers from {path} at step 3" for title in ("generator", "discriminator")]
     jax.tree.map(same, (begun.gen.variables, begun.dis.variables), (gen, dis))
     jax.tree.map(same, begun.ema_params, gen["params"])
@@ -58,7 +58,7 @@ def test_what_does_not_fit_is_left_out_and_named(trained, tiny_config):
     """Longer latents, grey images: the first and last layers differ, the others are taken."""
     path, gen, dis = trained
     state = fresh(tiny_config(seed=1, latent_dim=9, channels=1))
-    begun, lines = begin_with(state, str(path), replicated(data_mesh()))
+    begun, lines = load(state, str(path), replicated(data_mesh()))
     assert lines == [
         f"generator: conv_1, norm_0, norm_1 from {path} at step 3; left out, as they differ: "
         "conv_0 ((4, 4, 8, 8) there, (4, 4, 9, 8) here), conv_2 ((4, 4, 4, 3) there, (4, 4, 4, 1) here)",
@@ -79,7 +79,7 @@ def test_what_does_not_fit_is_left_out_and_named(trained, tiny_config):
 def test_without_spectral_norm_the_same_is_computed(trained, tiny_config):
     path, _, dis = trained
     plain, config = tiny_config(arch="dcgan", seed=1), tiny_config()
-    begun, _ = begin_with(fresh(plain), str(path), replicated(data_mesh()))
+    begun, _ = load(fresh(plain), str(path), replicated(data_mesh()))
     assert set(begun.dis.stats) == {"batch_stats"}
     images = jax.random.uniform(jax.random.key(0), (3, 16, 16, 3))
     ours = build_networks(plain).discriminator.apply(begun.dis.variables, images, training=False)
@@ -91,7 +91,7 @@ def test_one_network_of_pytorchs(tiny_config, tmp_path):
     """The imported generator generates as before; the discriminator starts anew."""
     path = FOLDER / "netG16.pth"
     state = fresh(tiny_config(channels=1, latent_dim=4, gen_features=2))
-    begun, lines = begin_with(state, str(path), replicated(data_mesh()))
+    begun, lines = load(state, str(path), replicated(data_mesh()))
     assert lines == [f"generator: all layers from {path}", f"discriminator: none in {path}, so it starts anew"]
     (found,) = load_networks(path, replicated(data_mesh()))
     jax.tree.map(same, begun.gen.variables, found.variables)
@@ -103,7 +103,7 @@ def test_spectral_norm_fits_a_kernel_that_came_without(tiny_config, tmp_path):
     plain, config = (tiny_config(arch=arch, loss="wgan-gp", seed=seed) for arch, seed in (("dcgan", 1), ("sngan", 2)))
     networks, origin = build_networks(plain), fresh(plain)
     write_state_dict(tmp_path / "netD.pth", to_state_dict(networks.discriminator, origin.dis.variables))
-    begun, _ = begin_with(fresh(config), str(tmp_path / "netD.pth"), replicated(data_mesh()))
+    begun, _ = load(fresh(config), str(tmp_path / "netD.pth"), replicated(data_mesh()))
     for layer, spectral in begun.dis.stats["spectral"].items():
         kernel = np.asarray(origin.dis.params[layer]["kernel"])
         matrix = kernel.reshape(-1, kernel.shape[-1])
@@ -128,11 +128,11 @@ def test_residual_networks_are_taken_by_layers(tiny_config, tmp_path):
     """All of them from an equal one; by one of other latents and grey images, what fits."""
     small = {"arch": "resnet", "image_size": 32, "gen_features": 2, "dis_features": 2}
     origin = saved(tiny_config(**small), tmp_path)
-    begun, lines = begin_with(fresh(tiny_config(**small, seed=1)), str(tmp_path), replicated(data_mesh()))
+    begun, lines = load(fresh(tiny_config(**small, seed=1)), str(tmp_path), replicated(data_mesh()))
     assert lines == [f"{title}: all layers from {tmp_path} at step 1" for title in ("generator", "discriminator")]
     jax.tree.map(same, (begun.gen.variables, begun.dis.variables), (origin.gen.variables, origin.dis.variables))
     own = fresh(tiny_config(**small | {"latent_dim": 9, "channels": 1}, seed=1))
-    begun, lines = begin_with(own, str(tmp_path), replicated(data_mesh()))
+    begun, lines = load(own, str(tmp_path), replicated(data_mesh()))
     left = [line.split("left out, as they differ: ")[1] for line in lines]
     assert left[0].startswith("conv_4 ((3,) and (3, 3, 2, 3) there, (1,) and (3, 3, 2, 1) here), dense_0 (")
     assert left[1].startswith("block_0/conv_0 (")
@@ -145,7 +145,7 @@ def test_residual_networks_are_taken_by_layers(tiny_config, tmp_path):
 
 def test_a_conditional_training_takes_the_layers_without_classes(trained, tiny_config):
     path, gen, _ = trained
-    begun, lines = begin_with(fresh(tiny_config(seed=1), 2), str(path), replicated(data_mesh()))
+    begun, lines = load(fresh(tiny_config(seed=1), 2), str(path), replicated(data_mesh()))
     assert lines == [
         f"generator: conv_0, conv_1, conv_2 from {path} at step 3; left out, as they differ: "
         "norm_0 ((8,) and (8,) there, (2, 8) and (2, 8) here), norm_1 ((4,) and (4,) there, (2, 4) and (2, 4) here)",
@@ -158,7 +158,7 @@ def test_a_conditional_training_takes_the_layers_without_classes(trained, tiny_c
 
 def test_nothing_that_fits_is_refused(trained, tiny_config):
     with pytest.raises(UserError, match=r"no layer there has the shape.*conv_0 \(\(4, 4, 8, 8\) there.*set image_size"):
-        begin_with(fresh(tiny_config(gen_features=5, dis_features=5)), str(trained[0]), replicated(data_mesh()))
+        load(fresh(tiny_config(gen_features=5, dis_features=5)), str(trained[0]), replicated(data_mesh()))
 
 
 def test_a_training_begins_with_them_and_resumes_without(trained, tiny_config, tmp_path, capsys):

@@ -1,0 +1,276 @@
+"""A run as a whole: its files, resuming to the bit, callbacks that stop it or roll it back, and what is refused."""
+
+import json
+import os
+import shutil
+import signal
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from medgan_jax.checkpoint import Checkpoints, load_generator
+from medgan_jax.errors import UserError
+from medgan_jax.sharding import data_mesh, replicated
+from medgan_jax.training.callbacks import Callback, RollBack, Stop
+from medgan_jax.training.state import build_networks, initial_state
+from medgan_jax.training.step import METRICS
+from medgan_jax.training.trainer import STOPPED_BY_ALARM, train
+from medgan_jax.workdir import Workdir, read_lines
+
+
+@pytest.fixture
+def config(tiny_config, tmp_path_factory):
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    return lambda **overrides: tiny_config(data_cache_dir=str(cache), **overrides)
+
+
+class At(Callback):
+    """Does `what(run, state)` at one step, once."""
+
+    def __init__(self, step, what):
+        self.step, self.what = step, what
+
+    def every(self, config):
+        return self.step
+
+    def on_step(self, run, state):
+        if self.what and run.step == self.step:
+            what, self.what = self.what, None
+            return what(run, state)
+        return None
+
+
+def final_state(workdir, config, num_classes=0):
+    checkpoints = Checkpoints(Workdir(workdir).checkpoints, keep=None)
+    like = jax.eval_shape(lambda: initial_state(build_networks(config, num_classes), config))
+    return checkpoints.restore(checkpoints.latest_step(), like, replicated(data_mesh()))
+
+
+def assert_same(*states):
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def metrics(workdir):
+    return [{k: v for k, v in line.items() if k != "images_per_s"} for line in read_lines(Workdir(workdir).metrics)]
+
+
+def generator_of(path):
+    return load_generator(path, replicated(data_mesh()))
+
+
+def picture(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_run_leaves_its_files(config, tmp_path, capsys):
+    c = config(ema_decay=0.5, num_steps=9, keep_checkpoints=2)
+    assert train(c, tmp_path / "run") == 0
+    files = Workdir(tmp_path / "run")
+    assert json.loads(files.config.read_text()) == c.to_dict()
+    described = json.loads(files.dataset.read_text())
+    assert described["num_images"] == 12 == sum(described["labels"].values())
+    lines = list(read_lines(files.metrics))
+    assert [(line["step"], line["epoch"]) for line in lines] == [(2, 0), (4, 1), (6, 1), (8, 2), (9, 2)]
+    assert all(tuple(line) == ("step", "epoch", *METRICS, "images_per_s") for line in lines)
+    assert all(0 < line[key] < 1 for line in lines for key in METRICS if key.startswith("score"))
+    assert {path.name for path in files.samples.iterdir()} == {
+        "reals.png", *(f"step_{step:08d}.png" for step in (0, 4, 8, 9))
+    }  # fmt: skip
+    assert picture(files.picture(9)).shape == picture(files.reals).shape == (38, 38, 3)  # 2 x 2 images of 16 px
+    assert sorted(int(path.name) for path in files.checkpoints.iterdir() if path.name.isdigit()) == [8, 9]
+    generator, state = generator_of(files.path), final_state(files.path, c)
+    assert (generator.step, int(state.step)) == (9, 9)
+    assert_same(generator.variables["params"], state.ema_params)
+    assert str(files.picture(9)) in capsys.readouterr().out
+
+    before = contents(files.path)
+    assert train(c, files.path) == 0
+    assert "already at step 9 of 9" in capsys.readouterr().out
+    assert contents(files.path) == before
+
+
+def test_resuming_is_exact(config, tmp_path):
+    """In one go, and in three, stopped between two intervals, one part streamed; and with other intervals."""
+    options = {"ema_decay": 0.5, "ema_rampup": 0.3, "label_flip": 0.3, "data_horizontal_flip": True, "dis_steps": 2}
+    options |= {"augment_color": 1.0, "augment_adaptive_target": 0.01, "augment_adaptive_images": 100}
+    options |= {"lecam_weight": 0.3, "r1_weight": 1.0, "r1_every_steps": 5, "dis_dropout": 0.1}
+    whole = config(num_steps=12, **options)
+    train(whole, tmp_path / "whole")
+    for num_steps, budget in ((3, 1), (7, 0), (12, 1)):
+        train(config(num_steps=num_steps, data_device_budget_mb=budget, **options), tmp_path / "parts")
+    train(config(num_steps=12, log_every_steps=5, checkpoint_every_steps=7, **options), tmp_path / "other")
+    expected = final_state(tmp_path / "whole", whole)
+    for name in ("parts", "other"):
+        assert_same(final_state(tmp_path / name, whole), expected)
+    assert [line for line in metrics(tmp_path / "parts") if line["step"] % 2 == 0] == metrics(tmp_path / "whole")
+    assert (
+        picture(Workdir(tmp_path / "parts").picture(12)).tobytes()
+        == picture(Workdir(tmp_path / "whole").picture(12)).tobytes()
+    )
+
+
+@pytest.mark.parametrize("end", ["error", "signal"])
+def test_what_was_trained_is_saved_when_a_run_ends_early(config, tmp_path, capsys, end):
+    def fail(run, state):
+        raise UserError("the disk is gone")
+
+    def terminate(run, state):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    if end == "error":  # right after the checkpoint of step 4, which is on its way to the disk
+        with pytest.raises(UserError, match="the disk is gone"):
+            train(config(), tmp_path / "run", callbacks=[At(5, fail)])
+    else:
+        assert train(config(), tmp_path / "run", callbacks=[At(5, terminate)]) == 128 + signal.SIGTERM
+        assert "stopped at step 5 of 8, saved" in capsys.readouterr().out
+    step = 4 if end == "error" else 5
+    assert int(final_state(tmp_path / "run", config()).step) == generator_of(tmp_path / "run").step == step
+    train(config(), tmp_path / "run")
+    train(config(), tmp_path / "whole")
+    assert_same(final_state(tmp_path / "run", config()), final_state(tmp_path / "whole", config()))
+
+
+def test_a_callback_can_stop_a_run(config, tmp_path, capsys):
+    code = train(config(), tmp_path / "run", callbacks=[At(6, lambda run, state: Stop())])
+    assert code == STOPPED_BY_ALARM == 3
+    assert "stopped by an alarm at step 6" in capsys.readouterr().out
+    assert int(final_state(tmp_path / "run", config()).step) == 6
+
+
+def test_a_rollback_goes_on_from_a_checkpoint_with_other_learning_rates(config, tmp_path):
+    """As a run that got them when it stood there; also resumed after that."""
+    c = config(num_steps=11)
+    rates = {"lr_gen": c.lr_gen, "lr_dis": c.lr_dis / 4}
+    train(c, tmp_path / "back", callbacks=[At(7, lambda run, state: RollBack(6, rates))])
+    train(config(num_steps=5), tmp_path / "there", callbacks=[At(4, lambda run, state: RollBack(4, rates))])
+    train(c, tmp_path / "there")
+    train(c, tmp_path / "never")
+    states = [final_state(tmp_path / name, c) for name in ("back", "there", "never")]
+    assert_same(*states[:2])
+    assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (states[1], states[2])), strict=True))
+    (line,) = read_lines(Workdir(tmp_path / "back").rollbacks)
+    assert line == {"step": 7, "to_step": 4, "alarm": "", **rates}
+    for name in ("metrics", "health"):
+        steps = [entry["step"] for entry in read_lines(getattr(Workdir(tmp_path / "back"), name))]
+        assert steps == sorted(set(steps))
+    assert list(Workdir(tmp_path / "back").pictures()) == [0, 4, 8, 11]
+
+
+def test_divergence_rolls_back_as_often_as_it_may_and_is_never_saved(config, tmp_path):
+    """To the start, as there is no checkpoint."""
+    c = config(arch="dcgan", lr_gen=1e38, lr_dis=1e38, monitor_every_steps=9, on_alarm="rollback", max_rollbacks=1)
+    with pytest.raises(UserError, match=r"diverged at step .*; no checkpoint was written yet. In a new workdir, lower"):
+        train(c, tmp_path / "run")
+    files = Workdir(tmp_path / "run")
+    (back,) = read_lines(files.rollbacks)
+    assert (back["to_step"], back["lr_dis"], back["lr_gen"]) == (0, pytest.approx(5e37), 1e38)
+    assert [line["action"].split()[0] for line in read_lines(files.alarms)] == ["rolled", "stopped"]
+    assert {line["alarm"] for line in read_lines(files.alarms)} == {"divergence"}
+    assert Checkpoints(files.checkpoints, keep=None).latest_step() is None
+
+
+def test_an_alarm_warns_or_stops(config, tmp_path, capsys):
+    """The fakes of an untrained generator are nearly the same."""
+    options = {"monitor_every_steps": 1, "alarm_patience": 1}
+    assert train(config(**options), tmp_path / "warned") == 0
+    files = Workdir(tmp_path / "warned")
+    assert [line["step"] for line in read_lines(files.health)] == list(range(9))
+    alarm = next(read_lines(files.alarms))
+    assert (alarm["alarm"], alarm["action"]) == ("mode_collapse", "warned")
+    out = capsys.readouterr().out
+    assert f"ALARM at step {alarm['step']}, warned: Mode collapse." in out
+    assert "alarms:   Mode collapse" in out
+    c = config(on_alarm="stop", **options)
+    assert train(c, tmp_path / "stopped") == STOPPED_BY_ALARM
+    assert int(final_state(tmp_path / "stopped", c).step) == alarm["step"]
+    assert train(c, tmp_path / "stopped") == 0  # it is not raised again
+    assert_same(final_state(tmp_path / "stopped", c), final_state(tmp_path / "warned", c))
+
+
+def test_a_step_updates_the_state_in_place(config, tmp_path):
+    """A second copy would cost as much memory as parameters and moments do."""
+    seen = []
+    train(config(), tmp_path / "run", callbacks=[At(4, lambda run, state: seen.extend(jax.tree.leaves(state)))])
+    assert seen and all(leaf.is_deleted() for leaf in seen)
+
+
+def test_grey_images_in_bfloat16(config, tmp_path):
+    options = {"r1_weight": 1.0, "lecam_weight": 0.3, "upsample": "bilinear", "augment_color": 1.0}
+    c = config(dtype="bfloat16", channels=1, num_steps=2, **options)
+    train(c, tmp_path / "run")
+    assert np.isfinite(metrics(tmp_path / "run")[-1]["loss_gen"])
+    assert picture(Workdir(tmp_path / "run").picture(2)).ndim == 2
+    state = final_state(tmp_path / "run", c)
+    kept = state.gen.params, state.dis.params, state.gen.stats, state.dis.stats
+    assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {np.dtype("float32")}
+
+
+def evaluated(**options):
+    return {"data_num_phantoms": 100, "data_holdout_fraction": 0.3, "evaluate_every_steps": 3, **options}
+
+
+def test_the_best_generator_is_kept_and_evaluation_changes_nothing(config, tmp_path, capsys):
+    c = config(num_steps=8, **evaluated())
+    train(c, tmp_path / "run")
+    lines = list(read_lines(Workdir(tmp_path / "run").evaluations))
+    assert [line["step"] for line in lines] == [3, 6, 8]
+    assert all(0 < line["swd_reals"] < line["swd"] for line in lines)  # eight steps teach little
+    best = min(lines, key=lambda line: line["swd"])["step"]
+    kept = generator_of(Workdir(tmp_path / "run").best)
+    assert (kept.step, kept.about["best_by"]) == (best, "swd")
+    assert f"best by swd: of step {best}, in {Workdir(tmp_path / 'run').best}" in capsys.readouterr().out
+    for num_steps in (5, 8):  # resumed, by another measure
+        train(config(num_steps=num_steps, **evaluated(best_measure="kid")), tmp_path / "parts")
+    parts = {line["step"]: line for line in read_lines(Workdir(tmp_path / "parts").evaluations)}
+    assert all(parts[line["step"]] | {"best_by": "swd"} == line for line in lines)
+    assert generator_of(Workdir(tmp_path / "parts").best).step == min(parts, key=lambda step: parts[step]["kid"])
+    train(config(num_steps=8, **evaluated(evaluate_every_steps=0)), tmp_path / "never")
+    for name in ("parts", "never"):
+        assert_same(final_state(tmp_path / name, c), final_state(tmp_path / "run", c))
+
+
+def test_a_conditional_run(config, tmp_path, capsys):
+    """Resident in one go, and streamed in two."""
+    options = {"conditional": True, "data_num_phantoms": 60, "data_holdout_fraction": 0.4, "ema_decay": 0.5}
+    whole = config(num_steps=6, **options)
+    train(whole, tmp_path / "whole")
+    assert "classes: benign " in capsys.readouterr().out
+    assert generator_of(tmp_path / "whole").classes == ("benign", "malignant")
+    for num_steps in (3, 6):
+        train(config(num_steps=num_steps, data_device_budget_mb=0, **options), tmp_path / "parts")
+    assert_same(*(final_state(tmp_path / name, whole, num_classes=2) for name in ("whole", "parts")))
+
+
+def test_a_crash_between_state_and_networks_is_mended(config, tmp_path):
+    train(config(), tmp_path / "run")
+    expected = generator_of(tmp_path / "run").digest
+    shutil.rmtree(tmp_path / "run/generator")
+    train(config(), tmp_path / "run")
+    assert generator_of(tmp_path / "run").digest == expected
+    shutil.rmtree(tmp_path / "run/checkpoints")  # a generator alone cannot be resumed from, and is not overwritten
+    before = contents(tmp_path / "run")
+    with pytest.raises(UserError, match="no checkpoint to go on from"):
+        train(config(num_steps=20), tmp_path / "run")
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"batch_size": 14}, "batch_size=14 is more than the 12 images"),
+        (evaluated(data_holdout_fraction=0.15), "needs 20 images or more, and 1. are held out; raise data.holdout"),
+        ({"data_num_phantoms": 2, "conditional": True, "batch_size": 2}, "conditional=True learns several classes"),
+        ({"init_from": "nowhere"}, "init_from=nowhere: no such folder or file"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(config, tmp_path, fields, says):
+    with pytest.raises(UserError, match=says):
+        train(config(**fields), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
