@@ -1,1 +1,1 @@
-"""Health checks: what goes wrong in a training, and what to do about it."""
+"""Health checks: measure a training, recognise known failures, and suggest which config fields to change."""

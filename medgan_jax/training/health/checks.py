@@ -1,4 +1,4 @@
-"""The six signs of a training that goes wrong, each with what may mend it. docs/alarms.md explains them."""
+"""The six health checks. Each recognises one kind of failure and suggests remedies; docs/alarms.md explains them."""
 
 import dataclasses
 import math
@@ -9,136 +9,151 @@ import numpy as np
 
 from medgan_jax.config import Config
 
-_WON = 0.98  # of the target for reals, and 1 - _WON for fakes: the discriminator is next to certain
-_WON_HINGE, _LOST_HINGE = 0.02, 1.9  # the hinge loss, which is 2 where nothing is told apart
-_LOST = 0.05  # of the target, between reals and fakes: the discriminator guesses
-_VANISHED = 1e-3  # of the generator's first gradients
-_ALIKE = 0.07  # of the reals' diversity; a young training that is sound has about 0.15
-_FALLEN = 0.4  # of the training's own best diversity
+# Non-convergence: the discriminator is nearly always right, or hardly better than chance.
+_DIS_WINS, _DIS_WINS_HINGE = 0.98, 0.02  # D(x) as a share of its target; the hinge loss
+_DIS_GUESSES, _DIS_GUESSES_HINGE = 0.05, 1.9  # D(x) - D(G(z)) as a share of the target; the hinge loss, 2 for guesses
+_VANISHED_GRADIENT = 1e-3  # of the generator's first gradient norms
+# Mode collapse.
+_LOW_DIVERSITY = 0.07  # of the training images' diversity; sound trainings have about 0.15 early on
+_LOST_DIVERSITY = 0.4  # of the training's own best diversity
 _NEAR_DUPLICATES = 0.5  # share of the fakes
-_DRIFT = 1.0  # of the reals' diversity, from one look to the next
-_RUNAWAY = 100.0  # a loss, in nats
-_GROWN = 8.0  # times the first weights, layer by layer; 1 to 3 in ten thousand steps that are sound
-_OVERFITTED = 0.6  # r_v of Karras et al. 2020 (arXiv:2006.06676), who keep theirs below it
-_CERTAIN = 1.0  # logits between reals and fakes, below which r_v is noise
-_USUAL_RATE = 2e-4  # of the published networks
-_DROPOUT = 0.2  # that remedies speak of
-_COPIES = 0.25  # share of the fakes
+# Oscillation.
+_DRIFT = 1.0  # of the training images' diversity
+# Divergence.
+_LARGE_LOSS = 100.0  # nats
+_GROWTH = 8.0  # of the kernels' norms since the first check; 1 to 3 in 10,000 sound steps
+# Overfitting: the heuristic r_v of Karras et al. 2020 (arXiv:2006.06676), who keep theirs below this value.
+_OVERFITTED = 0.6
+_MIN_LOGIT_GAP = 1.0  # between training images and fakes; r_v is noise below it
+# Memorization.
+_MEMORIZED = 0.25  # share of the fakes, above that of the training images
+
+_USUAL_LR = 2e-4  # of the published networks
+_DROPOUT = 0.2  # suggested by remedies
 
 
 @dataclasses.dataclass(frozen=True)
-class Look:
-    """What a sign is judged by: the window of each log, empty while the training is too young."""
+class HealthWindow:
+    """The recent lines of both logs, which the checks are evaluated on."""
 
-    config: Config
+    config: Config  # with the current learning rates
     step: int
-    metrics: list[dict[str, Any]]
-    health: list[dict[str, Any]]
-    first_gradient: float
-    first_health: dict[str, Any]
-    best_diversity: float
+    metrics: list[dict[str, Any]]  # lines of metrics.jsonl; empty while there are too few steps
+    health: list[dict[str, Any]]  # lines of health.jsonl; empty while there are too few steps
+    first_gradient: float  # norm of the generator's gradient at the start of the training
+    first_health: dict[str, Any]  # the first line of health.jsonl
+    best_diversity: float  # the highest median so far
 
     @property
     def since(self) -> int:
-        """The step after which the evidence lies."""
-        return max(
-            0, min(self.step - self.config.alarm_patience, *(w[0]["step"] for w in (self.metrics, self.health) if w))
-        )
+        """The step after which all the evidence lies."""
+        first_steps = (lines[0]["step"] for lines in (self.metrics, self.health) if lines)
+        return max(0, min(self.step - self.config.alarm_patience, *first_steps))
+
+    def median(self, name: str) -> float:
+        """The median of a value of either log; NaN, for which every comparison is false, where it was not measured."""
+        return median(self.metrics if any(name in line for line in self.metrics) else self.health, name)
 
     def growth(self, network: str) -> float:
-        """Of the largest singular values of "gen" or "dis" since the first look: the median over layers; 1 at first."""
+        """How much the kernels' norms of "gen" or "dis" grew since the first check: a ratio, median over the layers."""
         if not self.health:
             return 1.0
-        now, first = (np.asarray(line.get(f"norms_{network}", [])) for line in (self.health[-1], self.first_health))
-        return float(np.median(now / first)) if len(now) and now.shape == first.shape else 1.0
-
-    def of(self, name: str) -> float:
-        """The median of a figure over its window; NaN where it was not measured, of which no comparison is true."""
-        return median(self.metrics if any(name in line for line in self.metrics) else self.health, name)
+        now, first = (np.asarray(line[f"norms_{network}"]) for line in (self.health[-1], self.first_health))
+        return float(np.median(now / first))
 
 
 def median(lines: Sequence[dict[str, Any]], name: str) -> float:
-    """Of a figure over lines of a log; NaN where none has it."""
-    values = [line[name] for line in lines if isinstance(line.get(name), int | float)]
+    """The median of a value over the lines of a log that have it; NaN where none has."""
+    values = [line[name] for line in lines if name in line]
     return float(np.median(values)) if values else math.nan
 
 
-class Found(NamedTuple):
-    """A sign that is there."""
+class Finding(NamedTuple):
+    """A failure that a check found."""
 
     sentence: str
     evidence: str
-    too_fast: str = "lr_dis"
+    lower_lr: str = "lr_dis"  # the learning rate that a rollback lowers
 
 
-def faster(c: Config) -> str:
-    """The name of the higher rate, `lr_dis` where they are equal."""
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One health check, and what to change where it fails."""
+
+    name: str  # as in alarms.jsonl
+    title: str  # for people
+    find: Callable[[HealthWindow], Finding | None]  # None: nothing is wrong
+    remedies: Callable[[Config, str], Iterator[str]]  # given the learning rate to lower; the most promising first
+
+
+def higher_lr(c: Config) -> str:
+    """The name of the higher learning rate; `lr_dis` where they are equal."""
     return "lr_gen" if c.lr_gen > c.lr_dis else "lr_dis"
 
 
-def _non_convergence(look: Look) -> Found | None:
-    loss, gradient = look.config.loss, look.of("grad_norm_gen")
-    real, before, after = (look.of(f"score_{name}") for name in ("real", "fake_before", "fake_after"))
-    scores = f"D(x) {real:.3g}; D(G(z)) {before:.3g}, and {after:.3g} after the discriminator's update"
-    won = lost = False  # a critic is meant to win
+def _find_non_convergence(window: HealthWindow) -> Finding | None:
+    loss, gradient = window.config.loss, window.median("grad_norm_gen")
+    real, before, after = (window.median(f"score_{name}") for name in ("real", "fake_before", "fake_after"))
+    evidence = f"D(x) {real:.3g}; D(G(z)) {before:.3g}, and {after:.3g} after the discriminator's update"
+    dis_wins = dis_guesses = False  # with wgan-gp the critic is meant to win
     if loss == "bce":
-        target = look.config.real_label * (1 - look.config.label_flip)
-        won = real > _WON * target and max(before, after) < 1 - _WON
-        lost = real - before < _LOST * target
+        target = window.config.real_label * (1 - window.config.label_flip)
+        dis_wins = real > _DIS_WINS * target and max(before, after) < 1 - _DIS_WINS
+        dis_guesses = real - before < _DIS_GUESSES * target
     elif loss == "hinge":
-        dis = look.of("loss_dis")
-        won, lost = dis < _WON_HINGE, dis > _LOST_HINGE
-        scores += f"; its loss {dis:.2g}"
-    if won or gradient < _VANISHED * look.first_gradient:
+        loss_dis = window.median("loss_dis")
+        dis_wins, dis_guesses = loss_dis < _DIS_WINS_HINGE, loss_dis > _DIS_GUESSES_HINGE
+        evidence += f"; its loss {loss_dis:.2g}"
+    if dis_wins or gradient < _VANISHED_GRADIENT * window.first_gradient:
         if not math.isnan(gradient):
-            scores += f"; the norm of the generator's gradient {gradient:.2g}, at first {look.first_gradient:.2g}"
-        return Found("The discriminator overpowers the generator, which learns next to nothing from it.", scores)
-    if lost:
-        return Found(
-            "The discriminator cannot tell fakes from reals, and so teaches nothing: the generator overpowers it, or "
-            "it learns too slowly.",
-            scores,
-            too_fast="lr_gen",
+            evidence += f"; the norm of the generator's gradient {gradient:.2g}, at first {window.first_gradient:.2g}"
+        return Finding("The discriminator is too strong: the generator learns next to nothing from it.", evidence)
+    if dis_guesses:
+        return Finding(
+            "The discriminator cannot tell fakes from reals, so the generator learns nothing from it: the generator is "
+            "too strong, or the discriminator learns too slowly.",
+            evidence,
+            lower_lr="lr_gen",
         )
     return None
 
 
-def _balance(c: Config, too_fast: str) -> Iterator[str]:
-    slow = "lr_dis" if too_fast == "lr_gen" else "lr_gen"
-    if getattr(c, slow) < _USUAL_RATE >= getattr(c, too_fast):
-        yield f"raise {slow}, now {getattr(c, slow):g}, to {_USUAL_RATE:g}"
+def _balance_networks(c: Config, lower_lr: str) -> Iterator[str]:
+    other = "lr_dis" if lower_lr == "lr_gen" else "lr_gen"
+    if getattr(c, other) < _USUAL_LR >= getattr(c, lower_lr):
+        yield f"raise {other}, now {getattr(c, other):g}, to {_USUAL_LR:g}"
     else:
-        yield _lower(c, too_fast)
-    if too_fast == "lr_gen":
+        yield _lower(c, lower_lr)
+    if lower_lr == "lr_gen":
         if c.dis_steps == 1:
-            yield "dis_steps=2, so that the discriminator catches up"
+            yield "dis_steps=2, so that the discriminator learns faster"
         yield f"raise dis_features, now {c.dis_features}"
         return
     if c.dis_steps > 1:
         yield f"lower dis_steps, now {c.dis_steps}, to 1"
     if c.arch == "dcgan":
-        yield "arch=sngan, whose discriminator cannot become steep"
+        yield "arch=sngan, whose spectral normalization limits the discriminator"
     if c.loss == "bce" and c.real_label == 1:
         yield "real_label=0.9, so that the discriminator is never certain"
     if c.dis_dropout < _DROPOUT:
-        yield f"dis_dropout={_DROPOUT:g}, so that it sees less"
+        yield f"dis_dropout={_DROPOUT:g}, which weakens the discriminator"
     yield f"raise gen_features, now {c.gen_features}"
 
 
-def _mode_collapse(look: Look) -> Found | None:
-    fakes, reals, near = look.of("diversity"), look.of("diversity_reals"), look.of("near_duplicates")
+def _find_mode_collapse(window: HealthWindow) -> Finding | None:
+    fakes, reals, near = (window.median(name) for name in ("diversity", "diversity_reals", "near_duplicates"))
     evidence = (
         f"two fakes differ by {fakes:.3g}, two reals by {reals:.3g}, and two fakes at their best by "
-        f"{look.best_diversity:.3g}; {near:.0%} of the fakes have a near-duplicate among 64"
+        f"{window.best_diversity:.3g}; {near:.0%} of the fakes have a near-duplicate among 64"
     )
-    if fakes < _ALIKE * reals or near > _NEAR_DUPLICATES:
-        return Found("The generator makes nearly the same image whatever its input.", evidence)
-    if fakes < min(_FALLEN * look.best_diversity, reals / 2):
-        return Found("The generator makes ever fewer kinds of images.", evidence)
+    if fakes < _LOW_DIVERSITY * reals or near > _NEAR_DUPLICATES:
+        return Finding("The generator makes nearly the same image from every latent.", evidence)
+    if fakes < min(_LOST_DIVERSITY * window.best_diversity, reals / 2):
+        return Finding("The generator makes fewer and fewer kinds of images.", evidence)
     return None
 
 
-def _variety(c: Config, _: str) -> Iterator[str]:
+def _raise_diversity(c: Config, _: str) -> Iterator[str]:
     if c.arch == "dcgan":
         yield "arch=sngan"
     if c.loss != "wgan-gp":
@@ -146,90 +161,86 @@ def _variety(c: Config, _: str) -> Iterator[str]:
         yield f"loss=wgan-gp with dis_steps=5{targets}, which collapses less"
     if c.lr_dis != c.lr_gen:
         yield f"bring lr_gen, now {c.lr_gen:g}, and lr_dis, now {c.lr_dis:g}, nearer to each other"
-    elif c.lr_gen < _USUAL_RATE / 10:
-        yield f"raise lr_gen and lr_dis, now {c.lr_gen:g}, to {_USUAL_RATE:g}"
+    elif c.lr_gen < _USUAL_LR / 10:
+        yield f"raise lr_gen and lr_dis, now {c.lr_gen:g}, to {_USUAL_LR:g}"
     yield f"raise batch_size, now {c.batch_size}, so that a batch shows the discriminator how alike fakes are"
     yield "ema_decay=0.999, to sample from an average of generators" if not c.ema_decay else "another seed"
 
 
-def _oscillation(look: Look) -> Found | None:
-    drift, reals, fakes = look.of("drift"), look.of("diversity_reals"), look.of("diversity")
+def _find_oscillation(window: HealthWindow) -> Finding | None:
+    drift, reals, fakes = (window.median(name) for name in ("drift", "diversity_reals", "diversity"))
     if not drift > _DRIFT * reals:
         return None
-    return Found(
-        "The networks chase each other: the generator changes all its images again and again, and settles on none.",
-        f"from one look to the next the image of a latent changed by {drift:.3g}; two fakes differ by {fakes:.3g}, two "
-        f"reals by {reals:.3g}",
+    return Finding(
+        "The training oscillates: the generator changes all its images again and again and does not settle.",
+        f"from one health check to the next the image of a latent changed by {drift:.3g}; two fakes differ by "
+        f"{fakes:.3g}, two reals by {reals:.3g}",
     )
 
 
-def _steadier(c: Config, _: str) -> Iterator[str]:
+def _damp_oscillation(c: Config, _: str) -> Iterator[str]:
     yield f"lower lr_gen, now {c.lr_gen:g}, and lr_dis, now {c.lr_dis:g}"
     if c.adam_beta1 > 0.5:
         yield f"lower adam_beta1, now {c.adam_beta1:g}, to 0.5 or 0"
     if c.simultaneous:
         yield "simultaneous=False"
     if not c.ema_decay:
-        yield "ema_decay=0.999, to sample from an average that does not swing"
-    yield f"raise batch_size, now {c.batch_size}, for steadier gradients"
+        yield "ema_decay=0.999, to sample from an average that does not oscillate"
+    yield f"raise batch_size, now {c.batch_size}, for less noisy gradients"
 
 
-def _divergence(look: Look) -> Found | None:
-    losses = {name: look.of(name) for name in ("loss_dis", "loss_gen")}
+def _find_divergence(window: HealthWindow) -> Finding | None:
+    losses = {name: window.median(name) for name in ("loss_dis", "loss_gen")}
     values = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
-    if look.config.loss != "wgan-gp" and max(map(abs, losses.values())) > _RUNAWAY:
-        sentence = "The losses run away: the networks' answers grow without end."
-        return Found(sentence, values, too_fast=faster(look.config))
+    if window.config.loss != "wgan-gp" and max(map(abs, losses.values())) > _LARGE_LOSS:
+        return Finding("The losses grow without limit.", values, lower_lr=higher_lr(window.config))
     for network, title in (("dis", "discriminator"), ("gen", "generator")):
-        growth = look.growth(network)
-        if growth > _GROWN:
-            return Found(
-                f"The {title}'s weights run away: its steps are too long, and each undoes what the one before taught.",
+        growth = window.growth(network)
+        if growth > _GROWTH:
+            return Finding(
+                f"The {title}'s weights grow without limit: its updates are too large.",
                 f"the largest singular values of its kernels are {growth:.3g} times the first ones (median over the "
                 f"layers); {values}",
-                too_fast=f"lr_{network}",
+                lower_lr=f"lr_{network}",
             )
     return None
 
 
-def _slower(c: Config, too_fast: str) -> Iterator[str]:
-    yield _lower(c, too_fast)
+def _smaller_updates(c: Config, lower_lr: str) -> Iterator[str]:
+    yield _lower(c, lower_lr)
     if c.adam_beta1 > 0.5:
         yield f"lower adam_beta1, now {c.adam_beta1:g}, to 0.5 or 0"
     if c.dtype != "float32":
         yield "dtype=float32"
     if c.arch == "dcgan":
-        yield "arch=sngan, whose discriminator cannot become steep"
-    yield f"raise batch_size, now {c.batch_size}, for steadier gradients"
+        yield "arch=sngan, whose spectral normalization limits the discriminator"
+    yield f"raise batch_size, now {c.batch_size}, for less noisy gradients"
 
 
-def _lower(c: Config, rate: str) -> str:
-    now = getattr(c, rate)
-    by_itself = "" if c.on_alarm == "rollback" else " (on_alarm=rollback lowers it by itself)"
-    return f"lower {rate}, now {now:g}, to {min(now / 4, _USUAL_RATE):g}{by_itself}"
+def _lower(c: Config, name: str) -> str:
+    now = getattr(c, name)
+    automatic = "" if c.on_alarm == "rollback" else " (on_alarm=rollback lowers it automatically)"
+    return f"lower {name}, now {now:g}, to {min(now / 4, _USUAL_LR):g}{automatic}"
 
 
-def _overfitting(look: Look) -> Found | None:
-    seen, unseen, fakes = (look.of(f"logit_{name}") for name in ("train", "held_out", "fakes"))
-    if not (seen - fakes > _CERTAIN and seen - unseen > _OVERFITTED * (seen - fakes)):
+def _find_overfitting(window: HealthWindow) -> Finding | None:
+    train, held_out, fakes = (window.median(f"logit_{name}") for name in ("train", "held_out", "fakes"))
+    gap = train - fakes
+    if not (gap > _MIN_LOGIT_GAP and train - held_out > _OVERFITTED * gap):
         return None
-    return Found(
-        "The discriminator knows the training images by heart: reals that it has not seen it judges more like fakes.",
-        f"mean logit of training images {seen:.3g}, of held-out images {unseen:.3g}, of fakes {fakes:.3g}: "
-        f"{(seen - unseen) / (seen - fakes):.0%} of the way, where {_OVERFITTED:.0%} is too far",
+    return Finding(
+        "The discriminator has memorized the training images: its logits of held-out reals are closer to those of "
+        "fakes.",
+        f"mean logit of training images {train:.3g}, of held-out images {held_out:.3g}, of fakes {fakes:.3g}: "
+        f"held-out images are {(train - held_out) / gap:.0%} of the way to fakes, and the limit is {_OVERFITTED:.0%}",
     )
 
 
-def _less_by_heart(c: Config, _: str) -> Iterator[str]:
-    yield from _more_images(c)
-    yield _shorter(c)
-
-
-def _more_images(c: Config) -> Iterator[str]:
+def _reduce_overfitting(c: Config, _: str) -> Iterator[str]:
     if not c.augment.translation:
-        yield "augment.translation=0.125, so that the discriminator hardly sees an image twice"
+        yield "augment.translation=0.125, so that the discriminator rarely sees the same image twice"
     elif not c.augment.flips:
-        yield "augment.flips=True, so that the discriminator hardly sees an image twice"
+        yield "augment.flips=True, so that the discriminator rarely sees the same image twice"
     if c.data.class_filter:
         yield "data.class_filter='' with conditional=True, to learn from the other classes too"
     if c.data.holdout_fraction and not c.evaluate_every_steps:
@@ -238,36 +249,39 @@ def _more_images(c: Config) -> Iterator[str]:
             "or more held-out images"
         )
     if c.dis_dropout < _DROPOUT:
-        yield f"dis_dropout={_DROPOUT:g}, so that the discriminator sees less"
+        yield f"dis_dropout={_DROPOUT:g}, which weakens the discriminator"
     yield f"lower dis_features, now {c.dis_features}"
+    yield _fewer_steps(c)
 
 
-def _shorter(c: Config) -> str:
+def _fewer_steps(c: Config) -> str:
     name = "num_steps" if c.num_steps else "num_epochs"
     return f"lower {name}, now {getattr(c, name)}, in a new workdir, to end before this"
 
 
-def _copying(look: Look) -> Found | None:
-    share, reals = look.of("copies"), look.of("copies_reals")
-    if not share > _COPIES + reals:
+def _find_memorization(window: HealthWindow) -> Finding | None:
+    fakes, reals = window.median("memorization"), window.median("memorization_reals")
+    if not fakes > _MEMORIZED + reals:
         return None
-    return Found(
-        "The generator copies training images: look at the closest pairs with evaluate.py before you share any sample.",
-        f"{share:.0%} of the fakes are less than half as far from one training image as from any other; "
+    return Finding(
+        "The generator reproduces training images: inspect the closest pairs with evaluate.py before you share any "
+        "sample.",
+        f"{fakes:.0%} of the fakes are less than half as far from one training image as from any other; "
         f"of the training images themselves {reals:.0%}",
     )
 
 
-def _less_capacity(c: Config, _: str) -> Iterator[str]:
-    yield _shorter(c)
-    yield from _more_images(c)
+def _reduce_memorization(c: Config, lower_lr: str) -> Iterator[str]:
+    yield _fewer_steps(c)
+    yield from _reduce_overfitting(c, lower_lr)
 
 
-SIGNS: dict[str, tuple[str, Callable[[Look], Found | None], Callable[[Config, str], Iterator[str]]]] = {
-    "non_convergence": ("Non-convergence", _non_convergence, _balance),
-    "mode_collapse": ("Mode collapse", _mode_collapse, _variety),
-    "oscillation": ("Oscillation", _oscillation, _steadier),
-    "divergence": ("Divergence", _divergence, _slower),
-    "overfitting": ("Overfitting of the discriminator", _overfitting, _less_by_heart),
-    "copies": ("Copies of training images", _copying, _less_capacity),
-}
+DIVERGENCE = Check("divergence", "Divergence", _find_divergence, _smaller_updates)
+CHECKS = (
+    Check("non_convergence", "Non-convergence", _find_non_convergence, _balance_networks),
+    Check("mode_collapse", "Mode collapse", _find_mode_collapse, _raise_diversity),
+    Check("oscillation", "Oscillation", _find_oscillation, _damp_oscillation),
+    DIVERGENCE,
+    Check("overfitting", "Overfitting of the discriminator", _find_overfitting, _reduce_overfitting),
+    Check("memorization", "Memorization of training images", _find_memorization, _reduce_memorization),
+)

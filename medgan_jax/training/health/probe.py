@@ -1,19 +1,18 @@
-"""A look at a training from outside its step: what its pictures, its judgements and its weights tell of its health.
+"""What the health checks are based on: measurements of fakes, of the discriminator's logits and of the weights.
 
-All of it but the fakes, which are those of the fixed latents, is one compiled program: a look costs about two steps.
+All of it, except drawing the fakes, is one compiled program; a health check costs about two training steps.
 """
 
 import functools
 import math
 import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
-from jax.sharding import Mesh, Sharding
+from jax.sharding import Mesh
 
 from medgan_jax.config import Config
 from medgan_jax.data.classes import Classes
@@ -24,17 +23,17 @@ from medgan_jax.rng import RngStream, rng_key
 from medgan_jax.sharding import local_copy, replicated
 from medgan_jax.training.state import Networks
 
-FAKES = 64  # of a look
-_JUDGED = 64  # of each kind, at most: enough that the mean of the logits is steady
+NUM_FAKES = 64  # of a health check
+_MAX_LOGITS = 64  # of each kind of image: enough for a steady mean
 _MIN_HELD_OUT = 8
-_SIDE = 32  # px, at which images are compared, as in `measures.copies`
-_MAX_TRAINING = 1000  # images that copies are sought among
-_COPY = 0.5  # of the distance to the second nearest training image
-_NEAR = 0.1  # of the usual distance of a real to the one nearest to it: what the eye takes for the same image
+_SIDE = 32  # px, at which images are compared, as in metrics.distribution.memorization
+_MAX_TRAINING = 1000  # training images that fakes are compared with
+_MEMORIZED = 0.5  # of the distance to the second nearest training image
+_NEAR = 0.1  # of the usual distance of a real to the one nearest to it: the same image to the eye
 
 
 class Probe:
-    """Takes the figures of health.jsonl."""
+    """Measures a training at different steps, one line of health.jsonl each time."""
 
     def __init__(
         self,
@@ -46,129 +45,130 @@ class Probe:
         mesh: Mesh,
         classes: Classes | None = None,
     ) -> None:
-        """Measures the reals, to which fakes will be compared.
+        """Chooses the reals to compare with, and measures them.
 
         Args:
-          networks: modules.
+          networks: the modules.
           config: the training.
           training: uint8, (N, H, H, C).
-          held_out: uint8, (M, H, H, C); without, or with less than 8, overfitting is not looked for.
-          mesh: this process's devices; all of them do the same.
-          classes: of the images; None where the discriminator judges without.
+          held_out: uint8, (M, H, H, C). None, or less than 8 images: overfitting is not measured.
+          mesh: the devices of this process; each does the same work.
+          classes: of the images; None for an unconditional discriminator.
         """
-        random = np.random.default_rng(config.seed)  # classes lie together
+        random = np.random.default_rng(config.seed)
 
-        def some(indices: np.ndarray, number: int) -> np.ndarray:
+        def draw(indices: np.ndarray, number: int) -> np.ndarray:
+            """Some indices at random, because images of one class lie together; sorted for fast reading."""
             return np.sort(random.permutation(indices)[:number])
 
-        self._mesh = mesh
-        sought = some(np.arange(len(training)), _MAX_TRAINING)  # read by parts, as all may be a gigabyte
-        parts = (sought[i : i + FAKES] for i in range(0, len(sought), FAKES))
+        compared = draw(np.arange(len(training)), _MAX_TRAINING)
+        parts = (compared[i : i + NUM_FAKES] for i in range(0, len(compared), NUM_FAKES))  # all may be a gigabyte
         thumbnails = np.concatenate([_thumbnails(uint8_to_unit(training[part])) for part in parts])
-        within = np.array(_distances(*2 * [thumbnails[random.permutation(len(sought))[:FAKES]]]))
-        own = np.median(_to_nearest_other(within))
-        kinds = [(training, sought, classes and classes.training)]
-        if held_out is not None and len(held_out) >= _MIN_HELD_OUT:
-            kinds.append((held_out, np.arange(len(held_out)), classes and classes.held_out))
-        batch = min(config.batch_size, *(len(indices) for _, indices, _ in kinds), _JUDGED)
-        batches = _JUDGED // batch
-        judged = [np.resize(some(those, batch * batches), (batches, batch)) for _, those, _ in kinds]
-        reals = np.stack([images[those] for (images, _, _), those in zip(kinds, judged, strict=True)])
-        labels = None
-        if classes:  # of the fakes too, the last kind
-            labels = [numbers[those] for (_, _, numbers), those in zip(kinds, judged, strict=True)]
-            labels.append(np.resize(np.arange(FAKES, dtype=np.int32) % len(classes.names), (batches, batch)))
-            labels = np.stack(labels, axis=2)
+        sample = thumbnails[random.permutation(len(compared))[:NUM_FAKES]]
+        distances = _distances(sample, sample)
+        near = _NEAR * np.median(_to_nearest_other(distances))
         self._reals = {
-            "diversity_reals": float(_mean_distance(within)),
-            "near_duplicates_reals": float(np.mean(_to_nearest_other(within) < _NEAR * own)),
-            "copies_reals": float(_copied_share(thumbnails, thumbnails, themselves=True)),
+            "diversity_reals": float(_mean_distance(distances)),
+            "near_duplicates_reals": float(np.mean(_to_nearest_other(distances) < near)),
+            "memorization_reals": float(_memorized_share(thumbnails, thumbnails, themselves=True)),
         }
-        shared = replicated(mesh)
-        self._constants = jax.device_put(
-            {
-                "thumbnails": thumbnails,
-                "near": np.float32(_NEAR * own),
-                "reals": np.moveaxis(reals, 0, 2),  # (batches, batch, kinds, H, W, C): rows in turns, see Discriminator
-                "labels": labels,
-                "key": jax.random.key_data(rng_key(config.seed, RngStream.DISCRIMINATOR)),
-            },
-            shared,
-        )
-        side = thumbnails.shape[1]
-        before = np.full((FAKES, side, side, config.channels), np.nan, np.float32)
-        self._before = jax.device_put(before, shared)
-        self._look = _jitted_look(networks, shared)
+        reals = [(training, compared, classes and classes.training)]
+        if held_out is not None and len(held_out) >= _MIN_HELD_OUT:
+            reals.append((held_out, np.arange(len(held_out)), classes and classes.held_out))
+        batch = min(config.batch_size, *(len(indices) for _, indices, _ in reals), _MAX_LOGITS)
+        shape = (_MAX_LOGITS // batch, batch)
+        chosen = [np.resize(draw(indices, math.prod(shape)), shape) for _, indices, _ in reals]
+        batches = [images[indices] for (images, _, _), indices in zip(reals, chosen, strict=True)]
+        labels = None
+        if classes:
+            labels = [numbers[indices] for (_, _, numbers), indices in zip(reals, chosen, strict=True)]
+            labels = np.stack([*labels, np.resize(np.arange(NUM_FAKES, dtype=np.int32) % len(classes.names), shape)])
+        constants = {
+            "thumbnails": thumbnails,
+            "near": np.float32(near),
+            "reals": np.stack(batches),  # (kinds, batches, batch, H, H, C)
+            "labels": labels,  # (kinds + 1, batches, batch), of the fakes too
+            "key": jax.random.key_data(rng_key(config.seed, RngStream.DISCRIMINATOR)),
+        }
+        previous = np.full((NUM_FAKES, *thumbnails.shape[1:]), np.nan, np.float32)
+        self._mesh, shared = mesh, replicated(mesh)
+        self._constants, self._previous = jax.device_put((constants, previous), shared)
+        self._measure = jax.jit(functools.partial(_measure, networks), out_shardings=shared)
 
-    def figures(
+    def measure(
         self, fakes: np.ndarray, generator: dict[str, Any], discriminator: dict[str, Any]
     ) -> dict[str, float | list[float]]:
         """One line of health.jsonl, without its step.
 
+        Distances are root mean squared differences at 32 px of values in [0, 1].
+
         Args:
-          fakes: uint8, (`FAKES`, H, H, C), of the same latents at each look, and of all classes in turn.
+          fakes: uint8, (`NUM_FAKES`, H, H, C), of the same latents each time; their classes take turns.
           generator: the variables that they were drawn from.
           discriminator: the variables in training.
 
         Returns:
-          `diversity`, the mean root mean squared difference of two of 64 fakes at 32 px, values in [0, 1];
-          `drift`, the same of a fake and what its latent gave at the look before, absent at the first look;
-          `near_duplicates`, the share of them that another one resembles to a tenth of what is usual among reals;
-          `copies`, the share of them less than half as far from one training image, turned or mirrored as may be, as
-          from any other; the same of reals as `..._reals`; `logit_train`, `logit_fakes` and, where images are held out,
-          `logit_held_out`, mean logits of the discriminator, each kind in batches of its own as in training;
-          `norms_gen` and `norms_dis`, the largest singular value of each kernel, from input to output, before any
-          spectral norm.
+          `diversity`: the mean distance of two fakes.
+          `drift`: the mean distance of a fake and that of the same latent the time before; absent the first time.
+          `near_duplicates`: the share of fakes that are closer to another fake than a tenth of what is usual for reals.
+          `memorization`: the share of fakes that are less than half as far from one training image, in any of its
+          eight orientations, as from every other one.
+          `..._reals`: the same of training images.
+          `logit_train`, `logit_fakes` and, with held-out images, `logit_held_out`: mean logits of the discriminator in
+          training mode, each kind of image in batches of its own.
+          `norms_gen` and `norms_dis`: see `kernel_norms`.
         """
         variables = local_copy((generator["params"], discriminator), self._mesh)
-        found, self._before = self._look(fakes, *variables, self._before, **self._constants)
-        found = {name: np.asarray(value, np.float64).tolist() for name, value in jax.device_get(found).items()}
-        if math.isnan(found["drift"]):
-            del found["drift"]
-        return self._reals | found
+        values, self._previous = self._measure(self._constants, self._previous, fakes, *variables)
+        line = {name: np.asarray(value, np.float64).tolist() for name, value in jax.device_get(values).items()}
+        if math.isnan(line["drift"]):
+            del line["drift"]
+        return self._reals | line
 
 
-@functools.lru_cache(maxsize=1)  # of several seeds with the same networks, the program is compiled once
-def _jitted_look(networks: Networks, sharding: Sharding) -> Callable[..., Any]:
-    return jax.jit(functools.partial(_look, networks=networks), out_shardings=sharding)
+def kernel_norms(params: Any) -> list[jax.Array]:
+    """The largest singular value of each kernel of a network, from input to output, before any spectral norm."""
+
+    def place(item: tuple[str, jax.Array]) -> list[int]:
+        """The numbers in a name: the place of a block in the network, then of a layer in the block."""
+        return [int(number) for number in re.findall(r"\d+", item[0])]
+
+    flat = sorted(traverse_util.flatten_dict(params, sep="/").items())
+    return [largest_singular_value(leaf) for name, leaf in sorted(flat, key=place) if name.endswith("/kernel")]
 
 
-def _look(
+def _measure(
+    networks: Networks,
+    constants: dict[str, jax.Array],
+    previous: jax.Array,
     fakes: jax.Array,
     generator: dict[str, Any],
     discriminator: dict[str, Any],
-    before: jax.Array,
-    *,
-    thumbnails: jax.Array,
-    near: jax.Array,
-    reals: jax.Array,
-    labels: jax.Array | None,
-    key: jax.Array,
-    networks: Networks,
 ) -> tuple[dict[str, Any], jax.Array]:
-    """The figures, and thumbnails of the fakes; `before` are those of the look before."""
-    small = _thumbnails(uint8_to_unit(fakes))
-    within = _distances(small, small)
-    judged = jnp.resize(fakes, (*reals.shape[:2], *fakes.shape[1:]))
-    images = uint8_to_signed(jnp.concatenate([reals, judged[:, :, None]], axis=2))
+    """The values of `Probe.measure`, and the thumbnails of the fakes, which the next call gets as `previous`."""
+    thumbnails, reals = _thumbnails(uint8_to_unit(fakes)), constants["reals"]
+    distances = _distances(thumbnails, thumbnails)
+    images = jnp.concatenate([reals, jnp.resize(fakes, (1, *reals.shape[1:]))])
 
     def logits(batch: tuple[jax.Array, jax.Array | None]) -> jax.Array:
+        images, labels = batch
         mutable = [name for name in discriminator if name != "params"]
-        rngs = {"dropout": jax.random.wrap_key_data(key)}
-        return networks.discriminator.apply(discriminator, *batch, training=True, mutable=mutable, rngs=rngs)[0]
+        rngs = {"dropout": jax.random.wrap_key_data(constants["key"])}
+        inputs = uint8_to_signed(images), labels
+        return networks.discriminator.apply(discriminator, *inputs, training=True, mutable=mutable, rngs=rngs)[0]
 
-    means = jnp.mean(jax.lax.map(logits, (images, labels)), axis=(0, 1))
-    kinds = ("logit_train", "logit_held_out")[: reals.shape[2]] + ("logit_fakes",)
-    figures = {
-        "diversity": _mean_distance(within),
-        "drift": jnp.mean(jnp.sqrt(jnp.mean(jnp.square(small - before), axis=(1, 2, 3)))),
-        "near_duplicates": jnp.mean(_to_nearest_other(within) < near),
-        "copies": _copied_share(small, thumbnails),
-        **dict(zip(kinds, means, strict=True)),
-        "norms_gen": _norms(generator),
-        "norms_dis": _norms(discriminator["params"]),
+    logits_of_kinds = jax.lax.map(functools.partial(jax.lax.map, logits), (images, constants["labels"]))
+    kinds = ("logit_train", "logit_held_out")[: len(reals)] + ("logit_fakes",)
+    values = {
+        "diversity": _mean_distance(distances),
+        "drift": jnp.mean(jnp.sqrt(jnp.mean(jnp.square(thumbnails - previous), axis=(1, 2, 3)))),
+        "near_duplicates": jnp.mean(_to_nearest_other(distances) < constants["near"]),
+        "memorization": _memorized_share(thumbnails, constants["thumbnails"]),
+        **dict(zip(kinds, jnp.mean(logits_of_kinds, axis=(1, 2)), strict=True)),
+        "norms_gen": kernel_norms(generator),
+        "norms_dis": kernel_norms(discriminator["params"]),
     }
-    return figures, small
+    return values, thumbnails
 
 
 def _thumbnails(images: jax.Array) -> jax.Array:
@@ -178,8 +178,8 @@ def _thumbnails(images: jax.Array) -> jax.Array:
 
 @jax.jit
 def _distances(images: jax.Array, others: jax.Array) -> jax.Array:
-    """(N, S, S, C) and (M, S, S, C) to root mean squared differences (N, M)."""
-    centre = jnp.mean(others)  # keeps the products small, and with them their rounding
+    """Root mean squared differences (N, M) of (N, S, S, C) and (M, S, S, C)."""
+    centre = jnp.mean(others)  # keeps the products small, and with them their rounding errors
     a, b = ((x - centre).reshape(len(x), -1) for x in (images, others))
     products = jnp.matmul(a, b.T, precision=jax.lax.Precision.HIGHEST)
     squares = jnp.sum(a**2, axis=1)[:, None] + jnp.sum(b**2, axis=1)[None] - 2 * products
@@ -187,11 +187,12 @@ def _distances(images: jax.Array, others: jax.Array) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnames="themselves")
-def _copied_share(images: jax.Array, others: jax.Array, *, themselves: bool = False) -> jax.Array:
-    """The share of images that are one of the others, much rather than any second one of them.
+def _memorized_share(images: jax.Array, others: jax.Array, *, themselves: bool = False) -> jax.Array:
+    """The share of images that are much closer to one of the others than to any second one.
 
-    Blurred images are near to all; a copy is near to one (Yoon et al. 2023, "Diffusion probabilistic models generalize
-    when they fail to memorize", ask for a third of the distance to the second; generators copy less exactly).
+    A blurred image is close to many images, a memorized one to a single image. Yoon et al. 2023 ("Diffusion
+    probabilistic models generalize when they fail to memorize") ask for a third of the distance to the second; the
+    images of a GAN reproduce less exactly.
 
     Args:
       images: (N, S, S, C).
@@ -208,7 +209,7 @@ def _copied_share(images: jax.Array, others: jax.Array, *, themselves: bool = Fa
     if themselves:
         distances += jnp.diag(jnp.full(len(images), jnp.inf))
     nearest, second = -jax.lax.top_k(-distances, 2)[0].T
-    return jnp.mean((nearest < _COPY * second) & jnp.isfinite(second))
+    return jnp.mean((nearest < _MEMORIZED * second) & jnp.isfinite(second))
 
 
 def _to_nearest_other(distances: jax.Array) -> jax.Array:
@@ -218,12 +219,3 @@ def _to_nearest_other(distances: jax.Array) -> jax.Array:
 def _mean_distance(distances: jax.Array) -> jax.Array:
     number = len(distances)
     return jnp.sum(distances) / (number * (number - 1))
-
-
-def _norms(params: Any) -> list[jax.Array]:
-    def place(item: tuple[str, jax.Array]) -> tuple[list[int], str]:
-        """Names end in the place of a layer within its block, and of that within the network."""
-        return [int(number) for number in re.findall(r"\d+", item[0])], item[0]
-
-    flat = traverse_util.flatten_dict(params, sep="/")
-    return [largest_singular_value(leaf) for path, leaf in sorted(flat.items(), key=place) if path.endswith("/kernel")]
