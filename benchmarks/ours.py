@@ -29,7 +29,7 @@ from medgan_jax.evaluation.protocol import paired_scores
 from medgan_jax.images import write_png
 from medgan_jax.sampling import sample_batches, seeded_latents
 from medgan_jax.sharding import data_mesh, replicated, sharded
-from medgan_jax.training.health.probe import FAKES, Probe
+from medgan_jax.training.health.probe import NUM_FAKES, Probe
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import generator_to_sample, train_steps
 
@@ -102,9 +102,9 @@ class Training:
         start = time.perf_counter()
         generator = generator_to_sample(self.state, networks=self.networks, config=self.config)
         fakes = sample_batches(
-            self.networks.generator, generator, latents, FAKES, batch_size=self.config.batch_size, mesh=self.mesh
+            self.networks.generator, generator, latents, NUM_FAKES, batch_size=self.config.batch_size, mesh=self.mesh
         )
-        self.probe.figures(np.concatenate(list(fakes)), generator, self.state.dis.variables)
+        self.probe.measure(np.concatenate(list(fakes)), generator, self.state.dis.variables)
         return time.perf_counter() - start
 
 
