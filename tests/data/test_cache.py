@@ -286,3 +286,9 @@ def test_pillow_stays_quiet(source, load):
         caught.clear()
         load(source)
     assert not caught
+
+
+def test_progress_is_shown_on_stderr(source, load, capsys):
+    load(source, progress=True)
+    shown = capsys.readouterr()
+    assert "decoding images: 100%" in shown.err and shown.out == ""
