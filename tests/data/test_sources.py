@@ -197,13 +197,8 @@ def test_what_is_wrong_with_a_table(open_csv, table, message):
 def test_groups_are_a_column_that_a_header_names(open_csv):
     source = open_csv(IDS, "image,patient,label\nISIC_3,p,b\nISIC_1,q,a\nISIC_2,p,a\n", group_column="patient")
     assert source.groups == ("q", "p", "p") and source.labels == ("a", "a", "b")
-
-
-@pytest.mark.parametrize("table", ["ISIC_1,a\nISIC_2,a\nISIC_3,b\n", "name,patient,label\nISIC_1,p,a\n"])
-def test_groups_need_a_header(open_csv, table):
-    with pytest.raises(UserError, match="no header with a column 'image': data.group_column='patient' needs") as raised:
-        open_csv(IDS, table, group_column="patient")
-    assert "\n" not in str(raised.value)
+    with pytest.raises(UserError, match="no header with a column 'image': data.group_column='patient' needs"):
+        open_csv(IDS, "ISIC_1,a\nISIC_2,a\nISIC_3,b\n", group_column="patient")
 
 
 def test_an_ambiguous_name_is_refused(open_csv):
@@ -352,6 +347,7 @@ def test_what_is_wrong_with_a_tfds_data_set(open_tfds, tfds_dir, tmp_path):
     info.write_text(before)
 
 
+@pytest.mark.slow
 def test_opening_files_does_not_import_tfds():
     code = "import sys, medgan_jax.data.sources; print('tensorflow_datasets' in sys.modules, 'jax' in sys.modules)"
     root = Path(sources.__file__).parents[2]
