@@ -2,10 +2,9 @@
 
 import io
 import os
+import resource
 import struct
-import warnings
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import numpy as np
@@ -13,7 +12,9 @@ import pytest
 from PIL import Image
 
 from medgan_jax import images
-from medgan_jax.images import ImageError, decode_image, resize_crop
+from medgan_jax.images import ImageError, decode_image, image_shape, resize_crop
+
+pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # about files that are damaged on purpose
 
 _Y, _X = np.mgrid[:24, :40]
 RGB = np.stack([_X * 6, _Y * 10, _X + _Y], -1).astype(np.uint8)  # (24, 40, 3): no symmetry
@@ -73,15 +74,16 @@ FILES = {
     "tiff": encode(RGB, "TIFF"),
     "tiff-lzw": encode(RGB, "TIFF", compression="tiff_lzw"),
     "webp": encode(RGB, "WEBP", lossless=True),
-    "gif": encode(np.repeat(GREY[:, :, None], 3, 2), "GIF"),
+    "gif": encode(GREY, "GIF", save_all=True, append_images=[Image.fromarray(255 - GREY)]),  # an animation
     "16-bit-png": encode(GREY.astype(np.uint16) * 257, "PNG"),
     "16-bit-tiff": tiff16(RGB.astype(np.uint16) * 257, photometric=2),
 }
 
 
-@pytest.mark.parametrize("name", ["png", "bmp", "tiff", "tiff-lzw", "webp"])
+@pytest.mark.parametrize("name", ["png", "bmp", "tiff", "tiff-lzw", "webp", "16-bit-tiff", "gif"])
 def test_lossless_files_decode_exactly(name):
-    np.testing.assert_array_equal(decode_image(FILES[name], channels=3), RGB)
+    expected = np.repeat(GREY[:, :, None], 3, 2) if name == "gif" else RGB
+    np.testing.assert_array_equal(decode_image(FILES[name], channels=3), expected)
 
 
 def test_lossy_files_decode_closely():
@@ -105,11 +107,6 @@ def test_grey_is_luma():
     assert np.abs(grey[:, :, 0] - luma).max() <= 1
     np.testing.assert_array_equal(images.convert_channels(RGB, 1), grey)
     np.testing.assert_array_equal(images.convert_channels(grey, 3), np.repeat(grey, 3, 2))
-
-
-def test_two_colours_of_a_bitmap():
-    bits = Image.fromarray(GREY > 100)
-    np.testing.assert_array_equal(decode_image(encode(bits, "PNG"), channels=1)[:, :, 0], np.where(GREY > 100, 255, 0))
 
 
 def test_transparency_is_laid_over_black():
@@ -138,53 +135,44 @@ def test_palette_with_and_without_transparency():
     assert np.abs(half - seen * np.where(indices == 2, 128 / 255, 1)[:, :, None]).max() <= 1
 
 
-def test_first_frame_of_an_animation():
-    data = encode(GREY, "GIF", save_all=True, append_images=[Image.fromarray(255 - GREY)])
-    np.testing.assert_array_equal(decode_image(data, channels=1)[:, :, 0], GREY)
-
-
 @pytest.mark.parametrize("low_byte", [0, 255])
-@pytest.mark.parametrize(
-    "write",
-    [
-        lambda x: encode(x, "PNG"),
-        lambda x: tiff16(x),
-        lambda x: tiff16(x, order=">"),
-        lambda x: tiff16(~x, photometric=0),
-    ],
-    ids=["png", "tiff", "big-endian-tiff", "white-is-zero-tiff"],
-)
-def test_16_bit_grey_is_scaled_not_clipped(write, low_byte):
-    data = write(GREY.astype(np.uint16) * 256 + low_byte)
-    np.testing.assert_array_equal(decode_image(data, channels=1)[:, :, 0], GREY)
+def test_16_bit_grey_is_scaled_not_clipped(low_byte):
+    samples = GREY.astype(np.uint16) * 256 + low_byte
+    for data in (encode(samples, "PNG"), tiff16(samples), tiff16(samples, order=">"), tiff16(~samples, photometric=0)):
+        np.testing.assert_array_equal(decode_image(data, channels=1)[:, :, 0], GREY)
 
 
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_16_bit_rgb_tiff(order):
-    data = tiff16(RGB.astype(np.uint16) * 257, order=order, photometric=2)
-    np.testing.assert_array_equal(decode_image(data, channels=3), RGB)
+UPRIGHT = {
+    1: RGB,
+    2: RGB[:, ::-1],
+    3: RGB[::-1, ::-1],
+    4: RGB[::-1],
+    5: RGB.swapaxes(0, 1),
+    6: np.rot90(RGB, -1),
+    7: RGB[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90(RGB),
+}
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "TIFF", "WEBP"])
-@pytest.mark.parametrize(
-    ("orientation", "upright"),
-    [
-        (1, RGB),
-        (2, RGB[:, ::-1]),
-        (3, RGB[::-1, ::-1]),
-        (4, RGB[::-1]),
-        (5, RGB.swapaxes(0, 1)),
-        (6, np.rot90(RGB, -1)),
-        (7, RGB[::-1, ::-1].swapaxes(0, 1)),
-        (8, np.rot90(RGB)),
-    ],
-)
-def test_exif_orientation(file_format, orientation, upright):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
+def test_exif_orientation(file_format, tmp_path):
     options = {"lossless": True} if file_format == "WEBP" else {}
-    data = encode(RGB, file_format, exif=exif, **options)
-    np.testing.assert_array_equal(decode_image(data, channels=3), upright)
+    for orientation, upright in UPRIGHT.items():
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        data = encode(RGB, file_format, exif=exif, **options)
+        np.testing.assert_array_equal(decode_image(data, channels=3), upright)
+        (tmp_path / "image").write_bytes(data)
+        assert image_shape(tmp_path / "image") == upright.shape
+
+
+def test_the_shape_of_a_file_is_that_of_the_decoded_image(tmp_path):
+    for name, data in FILES.items():
+        (tmp_path / name).write_bytes(data)
+        assert image_shape(tmp_path / name) == (24, 40, 1 if name == "16-bit-png" else 3)
+    (tmp_path / "text").write_text("no image")
+    with pytest.raises(ImageError, match="not an image"):
+        image_shape(tmp_path / "text")
 
 
 def test_damaged_exif_is_no_damaged_image():
@@ -218,7 +206,7 @@ def test_unusable_bytes_are_refused_with_a_reason(data, reason):
 def test_a_cut_file_is_refused_or_whole(name):
     data = FILES[name]
     whole = decode_image(data, channels=3)
-    for length in np.linspace(1, len(data) - 1, 40).astype(int):
+    for length in np.linspace(1, len(data) - 1, 20).astype(int):
         try:
             np.testing.assert_array_equal(decode_image(data[:length], channels=3), whole)
         except ImageError:
@@ -230,7 +218,7 @@ def test_a_cut_file_is_refused_or_whole(name):
 @pytest.mark.parametrize("name", FILES)
 def test_flipped_bits_raise_nothing_but_image_errors(name):
     rng = np.random.default_rng(0)
-    for trial in range(100):
+    for trial in range(60):
         data = bytearray(FILES[name])
         for position in rng.integers(0, min(len(data), 100 if trial % 2 else len(data)), 3):
             data[position] ^= 1 << rng.integers(0, 8)
@@ -242,36 +230,11 @@ def test_flipped_bits_raise_nothing_but_image_errors(name):
             assert decoded.dtype == np.uint8 and decoded.ndim == 3 and decoded.shape[2] == 3
 
 
-def test_pillow_stays_quiet_in_threads_and_the_filters_are_restored():
-    image = Image.fromarray(GREY).convert("P")
-    tagged = bytearray(encode(RGB, "TIFF", compression="tiff_lzw"))
-    tagged[struct.unpack("<I", tagged[4:8])[0] + 2 + 8 * 12 + 4] = 255  # a tag's count: larger than the file
-    data = [encode(image, "PNG", transparency=bytes(range(256))), bytes(tagged), png_header(12000, 9000)]
-
-    def decode(index):
-        try:
-            return decode_image(data[index % 3], channels=3).shape
-        except ImageError as error:
-            return str(error)
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        before = list(warnings.filters)
-        Image.open(io.BytesIO(data[0])).convert("RGB")
-        assert caught  # Pillow does warn
-        caught.clear()
-        with ThreadPoolExecutor(4) as pool:
-            list(pool.map(decode, range(60)))
-        assert not caught
-        assert warnings.filters == before
-
-
 def test_a_jpeg_decodes_small_for_a_small_size():
     y, x = np.mgrid[:512, :640]
     smooth = np.stack([x / 3, y / 3, 128 + 60 * np.sin(x / 20) * np.cos(y / 30)], -1).astype(np.uint8)
     data = encode(smooth, "JPEG", quality=95, subsampling=0)
     assert decode_image(data, channels=3, min_side=64).shape == (128, 160, 3)
-    assert decode_image(data, channels=3, min_side=100).shape == (256, 320, 3)
     assert decode_image(data, channels=3, min_side=300).shape == (512, 640, 3)
     small = resize_crop(decode_image(data, channels=3, min_side=64), 64)
     full = resize_crop(decode_image(data, channels=3), 64)
@@ -284,13 +247,15 @@ def test_resize_crop_takes_the_centre():
     np.testing.assert_array_equal(resize_crop(image, 10), image[:, 10:20])
     np.testing.assert_array_equal(resize_crop(image.swapaxes(0, 1), 10), image[:, 10:20])
     np.testing.assert_array_equal(resize_crop(image[:, :, :1], 10), image[:, 10:20, :1])
+    once = resize_crop(RGB, 12)  # as a resize and then a crop
+    twice = np.asarray(Image.fromarray(RGB).resize((20, 12), Image.Resampling.BICUBIC))[:, 4:16]
+    assert np.abs(once.astype(int) - twice).max() <= 1
 
 
-@pytest.mark.parametrize("shape", [(7, 9), (100, 31), (16, 16), (1, 5)])
-@pytest.mark.parametrize("channels", [1, 3])
-def test_resize_crop_keeps_a_plain_colour_at_any_size(shape, channels):
-    resized = resize_crop(np.full((*shape, channels), 77, np.uint8), 16)
-    assert resized.shape == (16, 16, channels) and resized.dtype == np.uint8
+@pytest.mark.parametrize("shape", [(7, 9, 1), (100, 31, 3), (1, 5, 3)])
+def test_resize_crop_keeps_a_plain_colour_at_any_size(shape):
+    resized = resize_crop(np.full(shape, 77, np.uint8), 16)
+    assert resized.shape == (16, 16, shape[2]) and resized.dtype == np.uint8
     assert (resized == 77).all()
 
 
@@ -299,24 +264,12 @@ def test_resize_crop_antialiases():
     assert np.abs(resize_crop(checks, 16)[2:-2, 2:-2].astype(int) - 127).max() <= 2
 
 
-def test_resize_crop_equals_a_resize_and_then_a_crop():
-    once = resize_crop(RGB, 12)
-    twice = np.asarray(Image.fromarray(RGB).resize((20, 12), Image.Resampling.BICUBIC))[:, 4:16]
-    assert np.abs(once.astype(int) - twice).max() <= 1
-
-
 @pytest.mark.parametrize("array", [np.asarray, jax.numpy.asarray], ids=["numpy", "jax"])
 def test_every_grey_level_survives_the_round_trips(array):
     levels = np.arange(256, dtype=np.uint8)
-    compiled = jax.jit if array is not np.asarray else lambda function: function
-    for there, back in [
-        (images.uint8_to_signed, images.signed_to_uint8),
-        (images.uint8_to_unit, images.unit_to_uint8),
-        (lambda x: images.signed_to_unit(images.uint8_to_signed(x)), images.unit_to_uint8),
-        (lambda x: images.unit_to_signed(images.uint8_to_unit(x)), images.signed_to_uint8),
-    ]:
-        floats = compiled(there)(array(levels))
-        returned = compiled(back)(floats)
+    signed = images.uint8_to_signed(array(levels))
+    for floats in (signed, images.unit_to_signed(images.uint8_to_unit(array(levels)))):
+        returned = images.signed_to_uint8(floats)
         assert floats.dtype == np.float32 and returned.dtype == np.uint8
         np.testing.assert_array_equal(returned, levels)
 
@@ -325,11 +278,9 @@ def test_ranges():
     ends = np.array([0, 255], np.uint8)
     np.testing.assert_array_equal(images.uint8_to_signed(ends), [-1, 1])
     np.testing.assert_array_equal(images.uint8_to_unit(ends), [0, 1])
-    np.testing.assert_array_equal(images.signed_to_unit(np.array([-1.0, 0.0, 1.0])), [0, 0.5, 1])
     np.testing.assert_array_equal(images.unit_to_signed(np.array([0.0, 0.5, 1.0])), [-1, 0, 1])
-    clipped = [0, 0, 128, 255, 255]
-    np.testing.assert_array_equal(images.signed_to_uint8(np.array([-9.0, -1.0, 0.001, 1.0, 9.0])), clipped)
-    np.testing.assert_array_equal(images.unit_to_uint8(np.array([-9.0, 0.0, 0.501, 1.0, 9.0])), clipped)
+    clipped = images.signed_to_uint8(np.array([-9.0, -1.0, 0.001, 1.0, 9.0]))
+    np.testing.assert_array_equal(clipped, [0, 0, 128, 255, 255])
     assert images.signed_to_uint8(jax.numpy.ones(3, jax.numpy.bfloat16)).tolist() == [255] * 3
 
 
@@ -359,17 +310,17 @@ def test_write_png(tmp_path, image):
     assert sorted(os.listdir(tmp_path)) == ["a.png", "b.png"]
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_failed_write_leaves_what_was_there(tmp_path):
     images.write_png(tmp_path / "a.png", RGB)
     before = (tmp_path / "a.png").read_bytes()
-
-    def fail(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", fail)
-    for name in ("a.png", "b.png"):
-        with pytest.raises(OSError, match="No space left"):
-            images.write_png(tmp_path / name, RGB[::-1])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))  # larger files fail as on a full disk
+    try:
+        for name in ("a.png", "b.png"):
+            with pytest.raises(OSError, match="File too large"):
+                images.write_png(tmp_path / name, RGB[::-1])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert os.listdir(tmp_path) == ["a.png"]
     assert (tmp_path / "a.png").read_bytes() == before
 

@@ -59,6 +59,7 @@ def test_records_carry_file_names_and_bytes(downloads, prepared):
     assert record["image"] == (downloads / "images" / record["name"].decode()).read_bytes()
 
 
+@pytest.mark.slow
 def test_a_process_without_the_builder_reads_it_without_tensorflow(prepared):
     code = (
         "import sys\n"

@@ -18,7 +18,7 @@ from medgan_jax.data.sources import open_source
 from medgan_jax.errors import UserError
 from medgan_jax.images import ImageError, convert_channels
 
-NO_DIGESTS = list  # content_ids without files: the ids are the paths
+PATHS = list  # in place of digests of files: the ids are the paths
 
 
 def png(value, size=8):
@@ -56,7 +56,7 @@ def open_csv(data_config, tmp_path):
     def open_it(names, table, **fields):
         folder = lay_down(tmp_path / "images", names)
         (tmp_path / "labels.csv").write_bytes(table if isinstance(table, bytes) else table.encode())
-        return open_source(data_config(source="csv", path=folder, labels=str(tmp_path / "labels.csv"), **fields))
+        return open_source(data_config(source="csv", path=folder, labels_csv=str(tmp_path / "labels.csv"), **fields))
 
     return open_it
 
@@ -73,7 +73,7 @@ def test_a_flat_folder_is_sorted_and_unlabelled(tmp_path, open_folder):
     assert source.names == ("a.PNG", "b.png", "c.jpeg")
     assert source.labels is None
     assert values(source) == [1, 0, 2]
-    assert source.content_ids(NO_DIGESTS) == [tmp_path / name for name in source.names]
+    assert source.content_ids(PATHS) == [tmp_path / name for name in source.names]
 
 
 def test_folders_are_classes(tmp_path, open_folder):
@@ -82,7 +82,7 @@ def test_folders_are_classes(tmp_path, open_folder):
     source = open_folder(tmp_path)
     assert source.names == ("benign/b.png", "benign/deeper/a.png", "malignant/a.png", "malignant/x.png")
     assert source.labels == ("benign", "benign", "malignant", "malignant")
-    kept = open_folder(tmp_path, label="malignant")
+    kept = open_folder(tmp_path, class_filter="malignant")
     assert kept.names == ("malignant/a.png", "malignant/x.png")
     assert kept.labels == ("malignant", "malignant")
     assert values(kept) == [3, 0]
@@ -112,7 +112,7 @@ def test_a_home_folder_may_be_written_with_a_tilde(tmp_path, open_folder, monkey
     assert len(open_folder("~/isic")) == 1
 
 
-def test_what_is_wrong_with_a_folder(tmp_path, open_folder, monkeypatch):
+def test_what_is_wrong_with_a_folder(tmp_path, open_folder):
     lay_down(tmp_path / "mixed", ["a.png", "benign/b.png"])
     (tmp_path / "empty").mkdir()
     for path, message in [
@@ -125,20 +125,13 @@ def test_what_is_wrong_with_a_folder(tmp_path, open_folder, monkeypatch):
         with pytest.raises(UserError, match=message):
             open_folder(path)
 
-    def refuse(path):
-        raise PermissionError(13, "Permission denied", path)
-
-    monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(UserError, match=r"data.path=\S+mixed: permission denied"):
-        open_folder(tmp_path / "mixed")
-
 
 def test_a_label_must_exist(tmp_path, open_folder):
     lay_down(tmp_path, ["benign/a.png", "benign/b.png", "malignant/c.png"])
     with pytest.raises(UserError, match=r"data.class_filter='melanoma' .* there are: benign \(2\), malignant \(1\)$"):
-        open_folder(tmp_path, label="melanoma")
+        open_folder(tmp_path, class_filter="melanoma")
     with pytest.raises(UserError, match="data.class_filter='benign', but the images .* have no labels"):
-        open_folder(tmp_path / "benign", label="benign")
+        open_folder(tmp_path / "benign", class_filter="benign")
 
 
 IDS = ["ISIC_1.jpg", "ISIC_2.jpg", "ISIC_3.jpg"]
@@ -161,7 +154,7 @@ def test_tables_of_labels(open_csv, table):
     source = open_csv(IDS, table)
     assert source.names == tuple(IDS)
     assert source.labels == ("benign", "malignant", "benign")
-    kept = open_csv(IDS, table, label="malignant")
+    kept = open_csv(IDS, table, class_filter="malignant")
     assert kept.names == ("ISIC_2.jpg",) and values(kept) == [1]
 
 
@@ -169,7 +162,7 @@ def test_columns_are_chosen_and_numbers_stay_text(open_csv):
     table = "image_id,melanoma,seborrheic_keratosis\nISIC_1,0.0,1.0\nISIC_2,1.0,0.0\nISIC_3,0.0,0.0\n"
     columns = {"image_column": "image_id", "label_column": "melanoma"}
     assert open_csv(IDS, table, **columns).labels == ("0.0", "1.0", "0.0")
-    assert open_csv(IDS, table, label="1.0", **columns).names == ("ISIC_2.jpg",)
+    assert open_csv(IDS, table, class_filter="1.0", **columns).names == ("ISIC_2.jpg",)
 
 
 def test_a_table_may_name_paths(open_csv):
@@ -185,8 +178,7 @@ def test_a_table_may_name_paths(open_csv):
         ("image,diagnosis\nISIC_1,x\n", "no column 'label': set data.label_column to one of image, diagnosis$"),
         ("image_id,a,b\nISIC_1,0,1\n", "neither a column 'image' nor just two .* to two of image_id, a, b$"),
         ("ISIC_1,a\nISIC_2\n", r"row 2 should have 2 columns, image and label filled in, but is 'ISIC_2'"),
-        ("ISIC_1,a\nISIC_2,\n", r"row 2 should have 2 columns, image and label filled in, but is 'ISIC_2,'"),
-        ("ISIC_1,a\nISIC_2,a\nISIC_1,b\n", "gives two labels to 1 images: ISIC_1;"),
+        ("ISIC_1,a\nISIC_2,a\nISIC_1,b\n", r"gives two labels to ISIC_1, the second in row 3;"),
         ("ISIC_1,a\nISIC_1.jpg,b\nISIC_2,a\nISIC_3,a\n", "gives two labels to ISIC_1.jpg"),
         (
             "image_id,dx\nISIC_1,a\n",
@@ -205,17 +197,12 @@ def test_what_is_wrong_with_a_table(open_csv, table, message):
 def test_groups_are_a_column_that_a_header_names(open_csv):
     source = open_csv(IDS, "image,patient,label\nISIC_3,p,b\nISIC_1,q,a\nISIC_2,p,a\n", group_column="patient")
     assert source.groups == ("q", "p", "p") and source.labels == ("a", "a", "b")
-
-
-@pytest.mark.parametrize("table", ["ISIC_1,a\nISIC_2,a\nISIC_3,b\n", "name,patient,label\nISIC_1,p,a\n"])
-def test_groups_need_a_header(open_csv, table):
-    with pytest.raises(UserError, match="no header with a column 'image': data.group_column='patient' needs") as raised:
-        open_csv(IDS, table, group_column="patient")
-    assert "\n" not in str(raised.value)
+    with pytest.raises(UserError, match="no header with a column 'image': data.group_column='patient' needs"):
+        open_csv(IDS, "ISIC_1,a\nISIC_2,a\nISIC_3,b\n", group_column="patient")
 
 
 def test_an_ambiguous_name_is_refused(open_csv):
-    with pytest.raises(UserError, match=r"1 names fit several files in \S+, as 1 fits a/1.png, b/1.png"):
+    with pytest.raises(UserError, match=r"labels.csv: 1 fits several files in \S+: a/1.png, b/1.png; name files by"):
         open_csv(["a/1.png", "b/1.png"], "1,x\n")
 
 
@@ -223,21 +210,21 @@ def test_a_table_must_be_there(data_config, tmp_path):
     folder = lay_down(tmp_path / "images", IDS)
     for labels, message in [("", "data.labels_csv is empty"), (str(tmp_path / "no.csv"), "no.csv: no such file")]:
         with pytest.raises(UserError, match=message):
-            open_source(data_config(source="csv", path=folder, labels=labels))
+            open_source(data_config(source="csv", path=folder, labels_csv=labels))
 
 
 def test_phantoms_are_one_fixed_data_set(data_config):
     source = open_source(data_config(source="phantom", num_phantoms=40))
     assert len(source) == 40 and source.names[39] == "phantom_00039"
     assert source.labels == tuple(phantom_label(index, seed=0) for index in range(40))
-    kept = open_source(data_config(source="phantom", num_phantoms=40, label="malignant"))
+    kept = open_source(data_config(source="phantom", num_phantoms=40, class_filter="malignant"))
     expected = [index for index, label in enumerate(source.labels) if label == "malignant"]
     assert 0 < len(kept) < 40 and kept.names == tuple(source.names[index] for index in expected)
     image = phantom_image(expected[1], seed=0, image_size=16)
     np.testing.assert_array_equal(kept.read(1, 16, 3), image)
     np.testing.assert_array_equal(kept.read(1, 16, 1), convert_channels(image, 1))
-    ids = source.content_ids(NO_DIGESTS)
-    assert len(set(ids)) == 40 and kept.content_ids(NO_DIGESTS) == [ids[index] for index in expected]
+    ids = source.content_ids(PATHS)
+    assert len(set(ids)) == 40 and kept.content_ids(PATHS) == [ids[index] for index in expected]
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +289,7 @@ def test_tfds_encoded_images(open_tfds):
     assert source.names[:2] == ("train[0]", "train[1]")
     assert sorted(values(source)) == list(range(30))  # every record, in TFDS's shuffled order
     assert source.labels == tuple(("benign", "malignant")[value % 2] for value in values(source))
-    kept = open_tfds("lesions", label="malignant")
+    kept = open_tfds("lesions", class_filter="malignant")
     assert values(kept) == [value for value in values(source) if value % 2]
     assert values(open_tfds("lesions", split="train[:10%]")) == values(source)[:3]
 
@@ -321,7 +308,7 @@ def test_tfds_ids_follow_files_split_and_record(open_tfds):
     assert ids == open_tfds("lesions").content_ids(lambda files: ["x" for _ in files])
     assert not set(ids) & set(source.content_ids(lambda files: ["y" for _ in files]))
     assert not set(ids) & set(part.content_ids(lambda files: ["x" for _ in files]))
-    malignant = open_tfds("lesions", label="malignant").content_ids(lambda files: ["x" for _ in files])
+    malignant = open_tfds("lesions", class_filter="malignant").content_ids(lambda files: ["x" for _ in files])
     assert malignant == [one for one, label in zip(ids, source.labels, strict=True) if label == "malignant"]
 
 
@@ -340,16 +327,14 @@ def test_a_damaged_record_is_an_image_error(open_tfds):
 def test_what_is_wrong_with_a_tfds_data_set(open_tfds, tfds_dir, tmp_path):
     for name, fields, message in [
         ("mnst", {"path": ""}, "tfds_name=mnst is not a data set of TFDS; did you mean mnist"),
-        ("nothing", {}, r"nor one in data.path=\S+: it has lesions, scans"),
+        ("nothing", {}, r"nor one that was prepared in data.path=\S+; give its NAME"),
         (
             "mnist",
             {"path": str(tmp_path)},
-            r"not prepared in \S+; .*download_and_prepare\(file_format='array_record'\)",
+            r"not prepared as array_record in \S+; .*download_and_prepare\(file_format='array_record'\)",
         ),
         ("lesions", {"split": "val"}, r"data.split='val' of lesions .* one of train, test, or a slice such as"),
-        ("lesions", {"split": "train[:0%]"}, "unknown or empty"),
-        ("lesions", {"label": "naevus"}, r"there are: benign \(15\), malignant \(15\)$"),
-        ("scans", {"label": "naevus"}, "have no labels"),
+        ("lesions", {"class_filter": "naevus"}, r"there are: benign \(15\), malignant \(15\)$"),
     ]:
         with pytest.raises(UserError, match=message):
             open_tfds(name, **fields)
@@ -357,11 +342,12 @@ def test_what_is_wrong_with_a_tfds_data_set(open_tfds, tfds_dir, tmp_path):
     info = Path(tfds_dir, "scans", "1.0.0", "dataset_info.json")
     before = info.read_text()
     info.write_text(json.dumps({**json.loads(before), "fileFormat": "tfrecord"}))
-    with pytest.raises(UserError, match="is prepared as tfrecord in"):
+    with pytest.raises(UserError, match="is not prepared as array_record in"):
         open_tfds("scans")
     info.write_text(before)
 
 
+@pytest.mark.slow
 def test_opening_files_does_not_import_tfds():
     code = "import sys, medgan_jax.data.sources; print('tensorflow_datasets' in sys.modules, 'jax' in sys.modules)"
     root = Path(sources.__file__).parents[2]

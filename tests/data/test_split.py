@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medgan_jax.data import cache
 from medgan_jax.data.batches import load_dataset
 from medgan_jax.data.sources import FileSource, open_source
 from medgan_jax.data.split import hold_out
@@ -32,13 +31,11 @@ LABELS = ["benign"] * 80 + ["malignant"] * 20
 def test_each_class_gives_its_share():
     training, apart = divide(source(LABELS), 0.25)
     assert Counter(apart.labels) == {"benign": 20, "malignant": 5}
-    assert set(training.names) | set(apart.names) == set(source(LABELS).names)
-    assert not set(training.names) & set(apart.names)
-    assert len(training) + len(apart) == 100
+    assert sorted(training.names + apart.names) == list(source(LABELS).names)
     assert list(training.names) == sorted(training.names)  # in the order of the source
 
 
-@pytest.mark.parametrize("fraction", [0.01, 0.5, 0.999])
+@pytest.mark.parametrize("fraction", [0.01, 0.999])
 def test_each_class_is_on_both_sides(fraction):
     for side in divide(source(LABELS), fraction):
         assert set(side.labels) == {"benign", "malignant"}
@@ -58,6 +55,17 @@ def test_the_same_images_are_held_out_wherever_they_lie_and_whoever_joins():
     assert len(held & set(divide(many, 0.5)[1].names)) >= 25
 
 
+def test_mixed_groups_and_copies_do_not_depend_on_the_order():
+    rng = random.Random(0)
+    images = [(f"{i}.png", rng.choice("aab"), f"patient {i // 3}", str(rng.randrange(300))) for i in range(120)]
+    held = []
+    for _ in range(3):
+        names, labels, groups, ids = zip(*images, strict=True)
+        held.append(set(divide(FileSource("here", names, labels, groups), 0.3, ids)[1].names))
+        rng.shuffle(images)
+    assert all(names == held[0] for names in held)
+
+
 def test_what_cannot_be_divided_is_refused():
     with pytest.raises(UserError, match="the images of class 'malignant' in here are all of one group, 'a'"):
         divide(source(["benign", "benign", "malignant", "malignant"], ["b", "c", "a", "a"]), 0.2)
@@ -73,16 +81,9 @@ def test_a_patient_with_nearly_all_images_stays_in_training():
     assert "big" in apart.groups
 
 
-def test_a_class_of_one_patient_is_refused():
-    groups = [f"patient {i // 4}" for i in range(40)]
-    labels = ["malignant" if i in (13, 14) else "benign" for i in range(40)]
-    with pytest.raises(UserError, match="class 'malignant' in here are all of one group, 'patient 3'"):
-        divide(source(labels, groups), 0.2)
-
-
-@pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
-def test_patients_with_images_of_several_classes(fraction):
-    for seed in range(200):
+def test_patients_with_images_of_several_classes():
+    """Each class gives its share to within the images of one patient."""
+    for seed, fraction in itertools.product(range(40), (0.1, 0.2, 0.5)):
         rng = random.Random(seed)
         groups = [f"{rng.random()}" for _ in range(80)]
         groups = [group for group in groups for _ in range(rng.randint(1, 5))]
@@ -102,7 +103,7 @@ def test_patients_with_images_of_several_classes(fraction):
 def test_what_can_be_divided_is():
     """Against all divisions of few groups of few classes."""
     outcomes = Counter()
-    for seed in range(300):
+    for seed in range(200):
         rng = random.Random(seed)
         kinds = [rng.sample("abcd", rng.randint(1, 3)) for _ in range(rng.randint(2, 7))]
         images = [(f"{seed} {i}", label) for i, kind in enumerate(kinds) for label in kind]
@@ -116,38 +117,24 @@ def test_what_can_be_divided_is():
             for side in divide(source(labels, groups), 0.2):
                 assert set(side.labels) == set(labels), seed
         else:
-            with pytest.raises(UserError, match="are all of one group|no division was found") as raised:
+            with pytest.raises(UserError, match="are all of one group|no division was found"):
                 divide(source(labels, groups), 0.2)
-            assert "\n" not in str(raised.value)
-    assert min(outcomes[True], outcomes[False]) > 50
+    assert min(outcomes[True], outcomes[False]) > 30
 
 
-def test_equal_images_are_on_one_side():
-    ids = [str(i // 2) for i in range(100)]
-    training, apart = divide(source(["benign"] * 100), 0.3, ids)
-    assert len(apart) == 30
-    assert not set(training.content_ids(None)) & set(apart.content_ids(None))
-
-
-def test_files_are_read_once_and_unreadable_ones_are_not_equal(tiny_config, tmp_path, monkeypatch):
+def test_equal_files_are_on_one_side_and_unreadable_ones_are_not_equal(tiny_config, tmp_path):
     folder = tmp_path / "images"
     folder.mkdir()
-    for number in range(12):  # each image twice, and too young for the memo to spare reading it again
+    for number in range(12):  # each image twice
         Image.new("RGB", (16, 16), (number // 2, 0, 0)).save(folder / f"{number:02d}.png")
     for name in ("x.png", "y.png"):
         (folder / name).symlink_to("missing")
-    reads = []
-    digest_file = cache._digest_file
-    monkeypatch.setattr(cache, "_digest_file", lambda path: reads.append(path.name) or digest_file(path))
     fields = {"path": str(folder), "cache_dir": str(tmp_path / "cache"), "holdout_fraction": 0.3}
     data = dataclasses.replace(tiny_config().data, source="folder", on_bad_image="skip", **fields)
     sides = load_dataset(data, image_size=16, channels=3, progress=False)
-    assert sorted(reads) == sorted(path.name for path in folder.iterdir())
+    assert [len(side.images) for side in sides] == [8, 4]
     first, second = (set(side.images[:, 0, 0, 0].tolist()) for side in sides)
     assert first | second == set(range(6)) and not first & second
-    assert sum(len(side.skipped) for side in sides) == 2
-    ids = cache.content_ids(open_source(data), cache_dir=data.cache_dir, progress=False)
-    assert len(set(ids)) == 8
 
 
 def test_patients_who_share_an_image_are_on_one_side():
@@ -155,7 +142,7 @@ def test_patients_who_share_an_image_are_on_one_side():
     groups = [f"patient {i // 4}" for i in range(40)]
     ids = [str(i) for i in range(40)]
     ids[4], ids[8] = ids[0], ids[5]
-    for fraction in np.arange(0.05, 1, 0.05):
+    for fraction in np.arange(0.05, 1, 0.1):
         sides = divide(source(["benign"] * 40, groups), fraction, ids)
         held = [set(side.groups) for side in sides]
         assert not held[0] & held[1]
@@ -164,23 +151,12 @@ def test_patients_who_share_an_image_are_on_one_side():
         divide(source(["benign"] * 12, groups[:12]), 0.2, ids[:12])
 
 
-def test_mixed_groups_and_copies_do_not_depend_on_the_order():
-    rng = random.Random(0)
-    images = [(f"{i}.png", rng.choice("aab"), f"patient {i // 3}", str(rng.randrange(300))) for i in range(120)]
-    held = []
-    for _ in range(5):
-        names, labels, groups, ids = zip(*images, strict=True)
-        held.append(set(divide(FileSource("here", names, labels, groups), 0.3, ids)[1].names))
-        rng.shuffle(images)
-    assert all(names == held[0] for names in held)
-
-
 def test_the_parts_read_as_the_whole(tiny_config):
     phantoms = open_source(tiny_config(data_num_phantoms=8).data)
-    for side in divide(phantoms, 0.4, phantoms.content_ids(None)):
-        assert len(side.content_ids(None)) == len(side)
+    ids = phantoms.content_ids(list)
+    for side in divide(phantoms, 0.4, ids):
         for index, name in enumerate(side.names):
             whole = phantoms.names.index(name)
             assert side.labels[index] == phantoms.labels[whole]
-            assert side.content_ids(None)[index] == phantoms.content_ids(None)[whole]
+            assert side.content_ids(list)[index] == ids[whole]
             np.testing.assert_array_equal(side.read(index, 16, 3), phantoms.read(whole, 16, 3))
