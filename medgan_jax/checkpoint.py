@@ -1,7 +1,7 @@
 """Checkpoints, by Orbax: the state of a training, and self-contained folders of one network.
 
-Knows pytrees and the two networks, nothing of a training. A network may also come from a file of PyTorch's. Each step
-is a folder of its own that Orbax commits by renaming, so an interrupted save leaves the previous one untouched.
+Knows pytrees and the two networks, nothing of a training. A network may also come from a PyTorch file. Each step is a
+folder of its own that Orbax commits by renaming, so an interrupted save leaves the previous one untouched.
 """
 
 import contextlib
@@ -19,7 +19,6 @@ import orbax.checkpoint as ocp
 from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from medgan_jax.compat.torch.convert import read_network
 from medgan_jax.errors import UserError
 from medgan_jax.models.dcgan import Discriminator, Generator
 from medgan_jax.models.resnet import ResidualDiscriminator, ResidualGenerator
@@ -159,8 +158,7 @@ class TrainedGenerator:
     variables: dict[str, Any]
     latent_dim: int
     step: int
-    about: dict[str, Any]
-
+    about: dict[str, Any]  # what was saved beside it
     digest: str  # of the variables, see `digest`
     classes: tuple[str, ...] = ()  # their names, by label; none where it is not conditional
 
@@ -174,50 +172,12 @@ class TrainedDiscriminator:
     channels: int  # of its images
     step: int
     about: dict[str, Any]
-
-    digest: str  # of the variables, see `digest`
-
-
-# Of a module's fields, those that say what it computes; the latter only where they are not the default, as folders of
-# earlier versions lack them.
-_FIELDS = ("image_size", "channels", "features", "spectral_norm", "batch_norm")
-_LATER_FIELDS = ("upsample", "num_classes")
-_NETWORK, _FIRST_NETWORK = "network", "dcgan"  # likewise
+    digest: str
 
 
-@dataclasses.dataclass(frozen=True)
-class _Kind:
-    """What is saved of a network's architecture: which it is, its fields, and the length of its input's last axis."""
-
-    modules: dict[str, type]  # by the name under which they are saved
-    inputs: str
-    trained: type[TrainedGenerator] | type[TrainedDiscriminator]
-
-    def architecture(self, module: Any, inputs: int) -> dict[str, Any]:
-        """As saved."""
-        ((name, _),) = [item for item in self.modules.items() if item[1] is type(module)]
-        values = {
-            field.name: getattr(module, field.name)
-            for field in dataclasses.fields(module)
-            if field.name in _FIELDS or (field.name in _LATER_FIELDS and getattr(module, field.name) != field.default)
-        }
-        if name != _FIRST_NETWORK:
-            values[_NETWORK] = name
-        return {**values, "dtype": jnp.dtype(module.dtype).name, self.inputs: inputs}
-
-    def module(self, architecture: dict[str, Any]) -> tuple[Any, int]:
-        """The module that was saved so, and the length of its input's last axis. KeyError, TypeError: there is none."""
-        fields = dict(architecture)
-        inputs = fields.pop(self.inputs)
-        module = self.modules[fields.pop(_NETWORK, _FIRST_NETWORK)]
-        return module(**fields | {"dtype": jnp.dtype(fields["dtype"])}), inputs
-
-
-_KINDS = {
-    GENERATOR_FOLDER: _Kind({"dcgan": Generator, "resnet": ResidualGenerator}, "latent_dim", TrainedGenerator),
-    DISCRIMINATOR_FOLDER: _Kind(
-        {"dcgan": Discriminator, "resnet": ResidualDiscriminator}, "channels", TrainedDiscriminator
-    ),
+_MODULES: dict[str, dict[str, type]] = {  # by the names under which they are saved
+    GENERATOR_FOLDER: {"dcgan": Generator, "resnet": ResidualGenerator},
+    DISCRIMINATOR_FOLDER: {"dcgan": Discriminator, "resnet": ResidualDiscriminator},
 }
 
 
@@ -232,7 +192,7 @@ def save_generator(
     """Saves all that sampling needs: parameters, batch statistics, architecture.
 
     `record` goes along: "config", a `Config.to_dict()`; "data_digest", of the images trained on; "best_by", by which
-    measure on held-out images this step was chosen, if it was. Or "imported_from", the name of a file of PyTorch's.
+    measure on held-out images this step was chosen, if it was. Or "imported_from", the name of a PyTorch file.
     A conditional generator needs "classes", their names by label.
 
     Raises:
@@ -241,8 +201,7 @@ def save_generator(
     """
     if len(record.get("classes", ())) != module.num_classes:
         raise ValueError(f"a generator of {module.num_classes} classes cannot be saved with {record.get('classes')!r}")
-    architecture = _KINDS[GENERATOR_FOLDER].architecture(module, latent_dim)
-    checkpoints.save(step, variables, {GENERATOR_FOLDER: architecture, **record})
+    checkpoints.save(step, variables, {GENERATOR_FOLDER: _architecture(module) | {"latent_dim": latent_dim}, **record})
 
 
 def save_discriminator(
@@ -254,12 +213,18 @@ def save_discriminator(
     record: dict[str, Any],
 ) -> None:
     """Saves parameters, batch statistics, spectral norm's vectors and architecture; `record` as in `save_generator`."""
-    architecture = _KINDS[DISCRIMINATOR_FOLDER].architecture(module, channels)
-    checkpoints.save(step, variables, {DISCRIMINATOR_FOLDER: architecture, **record})
+    checkpoints.save(step, variables, {DISCRIMINATOR_FOLDER: _architecture(module) | {"channels": channels}, **record})
+
+
+def _architecture(module: Any) -> dict[str, Any]:
+    """A network's name and fields, as they are saved."""
+    (name,) = [name for modules in _MODULES.values() for name, kind in modules.items() if kind is type(module)]
+    fields = [field.name for field in dataclasses.fields(module) if field.name not in ("parent", "name")]
+    return {"network": name} | {field: getattr(module, field) for field in fields} | {"dtype": jnp.dtype(module.dtype).name}
 
 
 def load_generator(path: Path, sharding: Sharding) -> TrainedGenerator:
-    """Loads the newest generator of a workdir, of a generator folder itself, or a file of PyTorch's.
+    """Loads the newest generator of a workdir, of a generator folder itself, or a PyTorch file.
 
     Raises:
       UserError: nothing is there, or it is damaged.
@@ -268,17 +233,12 @@ def load_generator(path: Path, sharding: Sharding) -> TrainedGenerator:
 
 
 def load_discriminator(path: Path, sharding: Sharding) -> TrainedDiscriminator:
-    """Loads the newest of a folder with a `discriminator/`, of a discriminator folder itself, or a file of PyTorch's.
+    """Loads the newest of a folder with a `discriminator/`, of a discriminator folder itself, or a PyTorch file.
 
     Raises:
       UserError: nothing is there, or it is damaged.
     """
     return _load(path, [DISCRIMINATOR_FOLDER], sharding)
-
-
-def load_either(path: Path, sharding: Sharding) -> TrainedGenerator | TrainedDiscriminator:
-    """Loads a generator where there is one, else a discriminator, as above. Raises UserError when there is neither."""
-    return _load(path, list(_KINDS), sharding)
 
 
 def load_networks(path: Path, sharding: Sharding) -> list[TrainedGenerator | TrainedDiscriminator]:
@@ -289,13 +249,12 @@ def load_networks(path: Path, sharding: Sharding) -> list[TrainedGenerator | Tra
     Raises:
       UserError: nothing is there, or it is damaged.
     """
-    folders = [path / name for name in _KINDS if (path / name).is_dir() and _has_step(path / name)]
-    return [_load(folder, list(_KINDS), sharding) for folder in folders or [path]]
+    folders = [path / name for name in _MODULES if (path / name).is_dir() and _has_step(path / name)]
+    return [_load(folder, list(_MODULES), sharding) for folder in folders or [path]]
 
 
 def _has_step(folder: Path) -> bool:
-    checkpoints = Checkpoints(folder, keep=None)
-    with contextlib.closing(checkpoints):
+    with contextlib.closing(Checkpoints(folder, keep=None)) as checkpoints:
         return checkpoints.latest_step() is not None
 
 
@@ -307,14 +266,12 @@ def _load(path: Path, wanted: list[str], sharding: Sharding) -> Any:
     others = []
     for name in wanted:
         folder = path / name if (path / name).is_dir() else path
-        checkpoints = Checkpoints(folder, keep=None)
-        step = checkpoints.latest_step()
-        if step is not None:
-            about = checkpoints.about(step)
-            if name in about:
+        with contextlib.closing(Checkpoints(folder, keep=None)) as checkpoints:
+            step = checkpoints.latest_step()
+            about = {} if step is None else checkpoints.about(step)
+            if step is not None and name in about:
                 return _load_step(checkpoints, step, name, about, sharding)
-            others += [other for other in _KINDS if other in about]
-        checkpoints.close()
+            others += [other for other in _MODULES if other in about]
     holds = f"holds a {others[0]} and" if others else "holds"
     seeds = sorted(folder.parent for name in wanted for folder in path.glob(f"seed_*/{name}"))
     remedy = f"give one of its seeds, such as {seeds[0]}" if seeds else _remedy(wanted)
@@ -322,17 +279,18 @@ def _load(path: Path, wanted: list[str], sharding: Sharding) -> Any:
 
 
 def _load_step(checkpoints: Checkpoints, step: int, name: str, about: dict[str, Any], sharding: Sharding) -> Any:
-    kind = _KINDS[name]
+    classes = tuple(about.get("classes", ())) if name == GENERATOR_FOLDER else ()
     try:
-        module, inputs = kind.module(about[name])
-        generates = name == GENERATOR_FOLDER
-        classes = tuple(about.get("classes", ())) if generates else ()
-        if generates and len(classes) != module.num_classes:
+        fields = dict(about[name])
+        inputs = fields.pop("latent_dim" if name == GENERATOR_FOLDER else "channels")
+        dtype = jnp.dtype(fields.pop("dtype"))
+        module = _MODULES[name][fields.pop("network")](**fields, dtype=dtype)
+        if name == GENERATOR_FOLDER and len(classes) != module.num_classes:
             raise ValueError(f"{module.num_classes} classes named {classes}")
-        shape = (1, inputs) if generates else (1, module.image_size, module.image_size, inputs)
+        shape = (1, inputs) if name == GENERATOR_FOLDER else (1, module.image_size, module.image_size, inputs)
         like = jax.eval_shape(
             functools.partial(module.init, training=True),
-            jax.random.key(0),
+            {"params": jax.random.key(0), "dropout": jax.random.key(0)},
             jax.ShapeDtypeStruct(shape, jnp.float32),
             jax.ShapeDtypeStruct((1,), jnp.int32) if module.num_classes else None,
         )
@@ -341,22 +299,27 @@ def _load_step(checkpoints: Checkpoints, step: int, name: str, about: dict[str, 
             f"{checkpoints.folder}: step {step} does not describe a {name} ({error!r}); give another"
         ) from error
     variables = checkpoints.restore(step, like, sharding)
-    checkpoints.close()
-    fields = {"module": module, "variables": variables, "step": step, "about": about, "digest": about["digest"]}
-    if classes:
-        fields["classes"] = classes
-    return kind.trained(**fields, **{kind.inputs: inputs})
+    if name == DISCRIMINATOR_FOLDER:
+        return TrainedDiscriminator(module, variables, inputs, step, about, about["digest"])
+    return TrainedGenerator(module, variables, inputs, step, about, about["digest"], classes)
 
 
 def _load_file(path: Path, wanted: list[str], sharding: Sharding) -> Any:
+    try:  # the one place outside `compat` and `commands` that needs it: all else works without that folder
+        from medgan_jax.compat.torch.convert import read_network
+    except ModuleNotFoundError as error:
+        raise UserError(f"{path}: is a file, and reading one needs medgan_jax/compat; {_remedy(wanted)}") from error
+
     found = read_network(path)
-    ((name, kind),) = [item for item in _KINDS.items() if type(found.module) in item[1].modules.values()]
+    kind, name = (
+        (TrainedGenerator, GENERATOR_FOLDER)
+        if isinstance(found.module, Generator)
+        else (TrainedDiscriminator, DISCRIMINATOR_FOLDER)
+    )
     if name not in wanted:
         raise UserError(f"{path}: holds a {name} and no {wanted[0]}; {_remedy(wanted)}")
-    about = {name: kind.architecture(found.module, found.inputs), "imported_from": path.name}
     variables = jax.device_put(found.variables, sharding)
-    fields = {"module": found.module, "variables": variables, "step": 0, "about": about}
-    return kind.trained(**fields, digest=digest(found.variables), **{kind.inputs: found.inputs})
+    return kind(found.module, variables, found.inputs, 0, {"imported_from": path.name}, digest(found.variables))
 
 
 def _remedy(wanted: list[str]) -> str:

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medgan_jax import torch_files
 from medgan_jax.errors import UserError
-from medgan_jax.torch_files import read_arrays, read_state_dict
+from medgan_jax.torch_files import MAX_BYTES, MAX_PICKLE_BYTES, read_arrays, read_state_dict
 
 FOLDER = Path(__file__).parent / "oracles/torch_files"
 SAVED = ("zip.pth", "legacy.pth", "checkpoint.pth")
+MAGIC = 0x1950A86A20F9469CFC6C
 MEGABYTE = 2**20
 
 
@@ -83,7 +83,7 @@ def modern(content, storages=None, **records):
     return zipped({"a/data.pkl": b"\x80\x02" + encode(content) + b".", **data, **records})
 
 
-def legacy(content, *, magic=torch_files._MAGIC, little=True, keys=("0",), count=4, data=FOUR):
+def legacy(content, *, magic=MAGIC, little=True, keys=("0",), count=4, data=FOUR):
     system = {"protocol_version": 1001, "little_endian": little, "type_sizes": {"int": 4}}
     pickles = (magic, 1001, system, content, list(keys))
     return b"".join(b"\x80\x02" + encode(p) + b"." for p in pickles) + struct.pack("<q", count) + data
@@ -134,16 +134,11 @@ def assert_same(arrays):
 
 
 @pytest.mark.parametrize("name", SAVED)
-def test_numbers_are_pytorchs(name):
+def test_numbers_are_pytorchs(name, accepted):
     assert_same(read_state_dict(FOLDER / name))
     assert_same(read_arrays(FOLDER / name))
-
-
-@pytest.mark.parametrize("name", SAVED)
-@pytest.mark.parametrize("member", ["alex.pth", "weights/v0.1/alex.pt"])
-def test_a_single_file_within_an_archive(name, member, accepted):
-    records = {member: (FOLDER / name).read_bytes(), "__MACOSX/._alex.pth": b"x"}
-    assert_same(accepted(zipped(records, zipfile.ZIP_DEFLATED)))
+    within = {"weights/v0.1/alex.pt": (FOLDER / name).read_bytes(), "__MACOSX/._alex.pt": b"x"}
+    assert_same(accepted(zipped(within, zipfile.ZIP_DEFLATED)))
 
 
 def test_npz_is_told_by_its_content(tmp_path, refused):
@@ -168,7 +163,7 @@ def test_files_made_by_hand_are_read(accepted):
         assert accepted(make({"w": tensor((0, 3), (3, 1), 4)}))["w"].shape == (0, 3)
     storage = Reference(("storage", Global("torch FloatStorage"), "0", "cpu", 4, None))
     old = Call(("torch._utils _rebuild_tensor", storage, 0, (2, 2), (1, 2)))  # before 0.4, and of Python 2
-    pairs = Call(("collections OrderedDict", [[b"U\x01w", old]]))
+    pairs = Call(("collections OrderedDict", [[b"U\x01wq\x01", old]]))
     np.testing.assert_array_equal(accepted(legacy(pairs))["w"], [[0, 2], [1, 3]])
 
 
@@ -181,7 +176,6 @@ ATTACKS = {
     "newobj": lambda command: b"csubprocess\nPopen\n" + encode((["sh", "-c", command],)) + b"\x81",
     "protocol 0": lambda command: b"cos\nsystem\np0\n(V" + command.encode() + b"\np1\ntp2\nR",
     "extension": lambda command: b"\x82\xf0" + encode((command,)) + b"R",
-    "wide extension": lambda command: b"\x84\xf0\x00\x00\x00" + encode((command,)) + b"R",
 }
 
 
@@ -189,14 +183,9 @@ ATTACKS = {
 def command(tmp_path):
     """A command that leaves a mark."""
     copyreg.add_extension("os", "system", 0xF0)
+    pickle.loads(b"\x80\x02\x82\xf0.")  # from now on Python's unpickler has it at hand, and does not look it up
     yield f"touch '{tmp_path / 'marker'}'"
     copyreg.remove_extension("os", "system", 0xF0)
-
-
-@pytest.mark.parametrize("attack", ["global", "eval", "stack global", "inst", "obj", "protocol 0", "extension"])
-def test_attacks_would_work(attack, command, tmp_path):
-    pickle.loads(b"\x80\x04" + ATTACKS[attack](command) + b".")
-    assert (tmp_path / "marker").exists()
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
@@ -215,59 +204,75 @@ def test_attacks_run_nothing(attack, command, tmp_path, refused):
     ):
         refused(place)
     assert not (tmp_path / "marker").exists()
+    if attack != "newobj":  # whose process is not waited for
+        pickle.loads(b"\x80\x04" + code + b".")
+        assert (tmp_path / "marker").exists()  # it would work
 
 
-@pytest.mark.parametrize("protocol", range(6))
-def test_pickled_objects_run_nothing(protocol, command, tmp_path, refused):
+def test_pickled_objects_run_nothing(command, tmp_path, refused):
     class Attack:
         def __reduce__(self):
             return os.system, (command,)
 
-    code = pickle.dumps(Attack(), protocol)
-    refused(code)
-    refused(zipped({"a/data.pkl": code}))
+    for protocol in range(6):
+        refused(pickle.dumps(Attack(), protocol))
+        refused(zipped({"a/data.pkl": pickle.dumps(Attack(), protocol)}))
     array = io.BytesIO()
     np.save(array, np.array([Attack()], object), allow_pickle=True)
-    assert "not of numbers" in refused(zipped({"w.npy": array.getvalue()}))
+    refused(zipped({"w.npy": array.getvalue()}))
     assert not (tmp_path / "marker").exists()
+
+
+def test_a_pickle_changes_no_function(accepted, refused):
+    """By the instruction BUILD, which sets attributes of whatever is named or made."""
+    function, dtype = encode(Global("collections OrderedDict")), encode(Global("torch float32"))
+    defaults = encode((None, {"__defaults__": ([["x", 3]],)}))
+    for built in (function + defaults, dtype + encode((3, ">", None, None, None, -1, -1, 0)), encode(tensor())):
+        refused(modern(built + b"b"))
+        read = accepted(modern(encode(EMPTY) + encode("w") + encode(tensor()) + b"s"))
+        assert list(read) == ["w"]
+        np.testing.assert_array_equal(read["w"], [0, 1, 2, 3])
+
+
+def doubled(times):
+    """A tuple of two of a tuple of two of ..., which takes 2 ** times steps to hash."""
+    return b")" + b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(times))
 
 
 CHAIN = "_rebuild_tensor_v2.__globals__"
 OTHER = {
     "attribute chain": (encode("torch._utils") + encode(CHAIN) + b"\x93", "holds 'torch._utils._rebuild"),
-    "chain in one name": (Global(f"torch._utils {CHAIN}"), "holds 'torch._utils._rebuild"),
-    "names that are no text": (encode(3) + encode(4) + b"\x93", "not only tensors"),
     "a module": (Call(("torch.nn.modules.linear Linear",)), "holds 'torch.nn.modules.linear.Linear'"),
     "other storage": (tensor(kind="torch ComplexFloatStorage"), "holds 'torch.ComplexFloatStorage'"),
     "a function as storage": (tensor(kind="torch Size"), "no storage"),
-    "a call of a type": (Call(("torch FloatStorage", 3)), "a call of 'torch.FloatStorage'"),
+    "a call of a type": (Call(("torch FloatStorage", 3)), "not only tensors"),
     "a call of a value": (encode("x") + encode(()) + b"R", "not only tensors"),
-    "state of a class": (encode(Global("collections OrderedDict")) + encode({"x": 1}) + b"b", "not only tensors"),
-    "state of a tensor": (encode(tensor()) + encode({"__class__": 1}) + b"b", "not only tensors"),
     "reference in words": (b"Pstorage\n", "instruction PERSID"),
     "module reference": (Reference(("module", "os", "x", "y")), "no storage"),
     "view of a storage": (
         Reference(("storage", Global("torch FloatStorage"), "0", "cpu", 4, ("1", 0, 2))), "no storage"),
-    "path as key": ({"w": tensor(key="../../../etc/passwd")}, "missing"),
-    "key of tuples": (b"}" + b")" + b"\x85" * 100_000 + b"Ns", "not only tensors"),
-    "keys that collide": (b"}" + encode(2**61 - 1) + b"Ns", "not only tensors"),
-    "deep": (b")" + b"\x85" * 100_000, "no state dict"),
-    "deep entry": ({"w": b"]" * 100_000 + b"a" * 99_999}, "entry 'w' is no tensor"),
+    "path as key": ({"w": tensor(key="../../../etc/passwd")}, "damaged"),
+    "a key on which Python crashes": (b"}" + b")" + b"\x85" * 200_000 + b"Ns", "a key is neither"),
+    "a key that takes years": (b"}" + doubled(90) + b"Ns", "a key is neither"),
+    "such keys from Python 2": (Call(("collections OrderedDict", [[doubled(90), 1]])), "a key is neither"),
+    "keys that collide": (b"}" + encode(2**61 - 1) + b"Ns", "a key is neither"),
+    "deep": (b")" + b"\x85" * 50_000, "no state dict"),
+    "deep entry": ({"w": b"]" * 50_000 + b"a" * 49_999}, "entry 'w' is no tensor"),
     "itself": (b"}q\x00" + encode("w") + b"h\x00s", "entry 'w' is no tensor"),
-    "high memo": (b"Nr\xff\xff\xff\xff", "no state dict"),
-    "long text": (b"\x8d" + b"\xff" * 7 + b"\x7f", "damaged"),
+    "gigabytes of memo": (b"Nr\x00\x00\x00\x10", "too high a number"),
+    "long text": (b"\x8d" + b"\xff" * 7 + b"\x7f", "not only tensors"),
     "long bytes": (b"\x8e" + b"\xff" * 7 + b"\x7f", "damaged"),
     "long number": (b"\x8b\xff\xff\xff\x7f", "damaged"),
     "no operands": (b"R", "damaged"),
     "no mark": (b"t", "damaged"),
-    "odd items": (b"}(Nu", "damaged"),
     "unknown instruction": (b"\xff", "damaged"),
-    "no tensors": ({}, "no state dict"),
+    "a long description": (b"X\x00\x00\x20\x00" + b"x" * MAX_PICKLE_BYTES, "too long"),
     "a bare tensor": (tensor(), "no state dict"),
+    "no tensors": ({}, "no state dict"),
     "a number": ({"w": tensor(), "epoch": 3}, "entry 'epoch' is no tensor"),
     "a number for name": ({3: tensor()}, "entry '3' is no tensor"),
-    "a long name": ({"\0" * 1000: tensor(count=5)}, "..."),
-    "lines in a name": ({"a\nb\u2028c\x1b[1m": tensor(count=5)}, r"'a\nb\u2028c\x1b[1m'"),
+    "a long name": ({"\0" * 1000: 3}, "...' is no tensor"),
+    "lines in a name": ({"a\nb\u2028c\x1b[1m": 3}, r"'a\nb\u2028c\x1b[1m'"),
 }  # fmt: skip
 
 
@@ -278,30 +283,19 @@ def test_other_content_is_refused(case, refused):
     refused(legacy(content))
 
 
-def test_long_pickles_are_refused(refused, monkeypatch):
-    monkeypatch.setattr(torch_files, "MAX_PICKLE_BYTES", 10_000)
-    assert "too long" in refused(modern(b"N" * 10_010))
-    assert "too long" in refused(legacy(b"N" * 10_010))
-
-
-def test_a_list_copied_again_and_again_is_refused(accepted, refused):
-    def copies(times):
-        """The same list of 1000 items made into a dict so often: two bytes fetch it."""
-        again = encode(Global("collections OrderedDict")) + b"h\x01\x85R"
-        items = encode([("w", 1)] * 1000) + b"q\x01"
-        return encode({"items": items, "copies": [again * times], "model": {"w": tensor()}})
-
-    limit = torch_files.MAX_COPIED_ITEMS // 1000
-    np.testing.assert_array_equal(accepted(modern(copies(limit)))["w"], [0, 1, 2, 3])
-    for make in (modern, legacy):
-        assert "unfolds to too much" in refused(make(copies(limit + 1)))
+def test_a_list_is_not_copied_again_and_again(refused):
+    """A list of 1000 items, made into a dict by two bytes."""
+    again = encode(Global("collections OrderedDict")) + b"h\x01\x85R"
+    items = encode([("w", 1)] * 1000) + b"q\x01"
+    tracemalloc.start()
+    refused(modern({"items": items, "copies": [again * 2000]}))
+    assert tracemalloc.get_traced_memory()[1] < 4 * MEGABYTE
 
 
 VIEWS = {
     "beyond": {"size": (5,)},
     "beyond by offset": {"offset": 1},
     "beyond by stride": {"size": (2,), "stride": (4,)},
-    "far": {"offset": 2**30},
     "offset below": {"offset": -1},
     "stride below": {"size": (2,), "stride": (-1,), "offset": 3},
     "size below": {"size": (-1, -4), "stride": (4, 1)},
@@ -319,28 +313,25 @@ VIEWS = {
     "storage below": {"count": -1},
     "storage of many": {"count": 2**60},
     "storage of wider": {"kind": "torch DoubleStorage"},
+    "storage of another key": {"key": "1"},
 }
 
 
 @pytest.mark.parametrize("case", VIEWS)
-@pytest.mark.parametrize("make", [modern, legacy])
-def test_views_stay_within_their_storage(case, make, refused):
-    refused(make({"w": tensor(**VIEWS[case])}))
+def test_views_stay_within_their_storage(case, refused):
+    for make in (modern, legacy):
+        refused(make({"w": tensor(**VIEWS[case])}))
 
 
 def test_a_storage_has_one_size(refused):
-    refused(modern({"w": tensor(), "x": tensor(count=2)}))
-    refused(modern({"w": tensor(), "x": tensor(kind="torch IntStorage")}))
-    refused(modern({"w": tensor(key="1")}))
-    refused(legacy({"w": tensor()}, count=5))
-    refused(legacy({"w": tensor()}, keys=("1",)))
-    refused(legacy({"w": tensor()}, keys=()))
+    refused(modern({"w": tensor(), "x": tensor((2,), count=2)}))
+    for changes in ({"count": 5}, {"count": -1}, {"count": 2**62}, {"keys": ("1",)}, {"keys": ()}, {"data": FOUR[:9]}):
+        refused(legacy({"w": tensor()}, **changes))
 
 
 def test_many_views_of_one_storage_are_refused(refused):
-    data = b"\0" * 400_000
     views = {f"w{i}": tensor((100_000,), count=100_000) for i in range(1000)}
-    assert "unfolds to" in refused(modern(views, {"0": data}))
+    assert "unfolds to" in refused(modern(views, {"0": b"\0" * 400_000}))
 
 
 def test_big_endian_numbers_are_refused(accepted, refused):
@@ -349,12 +340,7 @@ def test_big_endian_numbers_are_refused(accepted, refused):
     assert accepted(modern({"w": tensor()}, **{"a/byteorder": b"little"}))
 
 
-@pytest.mark.parametrize("name", ["../evil", "/etc/evil", "a/../../evil", "..\\evil", "C:/evil", "C:\\evil"])
-def test_records_stay_within_the_archive(name, refused):
-    assert "leads out" in refused(modern({"w": tensor()}, **{name: b"x"}))
-
-
-def test_bombs_are_refused(refused):
+def test_zip_bombs_are_refused(refused):
     zeros = bytes(20 * MEGABYTE)
     bomb = zipped({"a/data.pkl": b"\x80\x02" + encode({"w": tensor()}) + b".", "a/data/0": zeros}, zipfile.ZIP_DEFLATED)
     assert "unfolds to 20,97" in refused(bomb)
@@ -362,18 +348,8 @@ def test_bombs_are_refused(refused):
     assert "unfolds to" in refused(zipped({"w.pth": zeros}, zipfile.ZIP_DEFLATED))
     for method in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
         assert "rare compression" in refused(zipped({"a/data.pkl": b"x"}, method))
-    liar = zipped({"w.npy": zeros}, zipfile.ZIP_DEFLATED).replace(struct.pack("<I", len(zeros)), struct.pack("<I", 99))
+    liar = zipped({"w.pth": zeros}, zipfile.ZIP_DEFLATED).replace(struct.pack("<I", len(zeros)), struct.pack("<I", 99))
     assert "damaged" in refused(liar)
-
-
-def test_archives_of_many_or_equal_records_are_refused(refused, monkeypatch):
-    monkeypatch.setattr(torch_files, "MAX_RECORDS", 50)
-    assert "50 records" in refused(zipped({str(i): b"" for i in range(51)}))
-    with pytest.warns(UserWarning, match="Duplicate"):
-        file = io.BytesIO(modern({"w": tensor()}))
-        with zipfile.ZipFile(file, "a") as archive:
-            archive.writestr("a/data/0", FOUR[::-1])
-    assert "one name" in refused(file.getvalue())
 
 
 def test_other_archives_are_refused(refused):
@@ -383,21 +359,11 @@ def test_other_archives_are_refused(refused):
 
 
 @pytest.mark.parametrize(
-    "header",
-    [
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,)}",
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -4)}",
-        "{'descr': '<f4', 'fortran_order': False, 'shape': (0, 1000000000, 1000000000, 1000000000)}",
-        "{'descr': '|O', 'fortran_order': False, 'shape': (2,)}",
-        "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (4,)}",
-        "{'descr': '<f4', 'fortran_order': False, 'shape': __import__('os').getcwd()}",
-        "(" * 5000,
-        "x" * 60_000,
-    ],
+    "description", ["'<f4', 'shape': (5,)", "'|O', 'shape': (2,)", "[('a', '<f4')], 'shape': (4,)"]
 )
-def test_arrays_of_other_sizes_are_refused(header, refused):
-    array = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + FOUR
-    assert "array 'w.npy'" in refused(zipped({"w.npy": array}))
+def test_other_arrays_are_refused(description, refused):
+    header = f"{{'fortran_order': False, 'descr': {description}}}"
+    refused(zipped({"w.npy": b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + FOUR}))
 
 
 def test_files_that_cannot_be_read(tmp_path, refused):
@@ -405,35 +371,27 @@ def test_files_that_cannot_be_read(tmp_path, refused):
         with pytest.raises(UserError, match="check the path"):
             read_state_dict(path)
     assert refused(b"") == "empty file; copy or download it again"
-    assert "no file of PyTorch" in refused(b"\x89PNG\r\n\x1a\n")
-    assert "no file of PyTorch" in refused(b"<!DOCTYPE html>\n")
-    assert "no file of PyTorch" in refused(pickle.dumps({"w": 1.0}))
+    for data in (b"\x89PNG\r\n\x1a\n", b"<!DOCTYPE html>\n", pickle.dumps({"w": 1.0})):
+        assert "no file of PyTorch" in refused(data)
     large = tmp_path / "large.pth"
     with open(large, "wb") as file:
-        file.truncate(torch_files.MAX_BYTES + 1)  # takes no room
+        file.truncate(MAX_BYTES + 1)  # takes no room
     with pytest.raises(UserError, match="limit 2,147,483,648"):
         read_state_dict(large)
 
 
-@pytest.mark.parametrize("name", [*SAVED, "expected.npz"])
-def test_truncated_files_are_refused(name, refused):
-    data = (FOLDER / name).read_bytes()
-    for cut in np.linspace(0, len(data) - 1, 50, dtype=int):
-        refused(data[:cut])
-        refused(zipped({"w.pth": data[:cut]}))
-
-
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")  # in text that is then refused
 @pytest.mark.parametrize("name", [*SAVED, "expected.npz"])
-def test_damage_is_refused_or_within_the_numbers(name, tmp_path):
-    """A flipped bit of a storage without checksums is a number like any other; nothing else may come through."""
+def test_damaged_files(name, tmp_path, refused):
+    """Refused where they are cut; a flipped bit may be one of a number, but nothing else comes through."""
     data = (FOLDER / name).read_bytes()
+    for cut in np.linspace(0, len(data) - 1, 20, dtype=int):
+        refused(data[:cut])
     random = np.random.Generator(np.random.PCG64(0))
-    read = 0
-    for position in random.integers(0, len(data), 300):
+    path, read = tmp_path / "damaged", 0
+    for position in random.integers(0, len(data), 200):
         damaged = bytearray(data)
         damaged[position] ^= 1 << random.integers(8)
-        path = tmp_path / "damaged"
         path.write_bytes(damaged)
         try:
             arrays = read_arrays(path)
@@ -442,4 +400,4 @@ def test_damage_is_refused_or_within_the_numbers(name, tmp_path):
         else:
             read += 1
             assert all(type(array) is np.ndarray and array.size < len(data) for array in arrays.values())
-    assert read < 200
+    assert read < 133

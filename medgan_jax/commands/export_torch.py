@@ -1,21 +1,24 @@
-"""A network of ours as a file that PyTorch loads.
+"""Writes a generator or discriminator as a state dict that PyTorch loads.
 
-    python -m medgan_jax.commands.export_torch runs/melanoma --out=netG.pth
+    medgan export-torch runs/melanoma --out=netG.pth
 
-The file is a state dict that `torch.load(weights_only=True)` reads and that the published classes of DCGAN and SNGAN
-load strictly, spectral norm as `torch.nn.utils.spectral_norm` keeps it. PyTorch is not needed.
+The file is one that `torch.load(weights_only=True)` reads and that the published classes of DCGAN and SNGAN load
+strictly, spectral norm as `torch.nn.utils.spectral_norm` keeps it. PyTorch is not needed.
 """
 
 import os
 from pathlib import Path
 
-from medgan_jax import cli
 from medgan_jax.errors import ArgumentParser, UserError
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Exports what the command line names."""
-    parser = ArgumentParser(prog="python -m medgan_jax.commands.export_torch", description=__doc__.splitlines()[0])
+def main(argv: list[str]) -> None:
+    """Exports what the command line names.
+
+    Raises:
+      UserError: there is no such network, PyTorch's classes have none like it, or the file exists.
+    """
+    parser = ArgumentParser(prog="medgan export-torch", description=__doc__.splitlines()[0])
     parser.add_argument(
         "checkpoint", type=os.path.expanduser, help="a training's workdir, or a generator or discriminator folder"
     )
@@ -27,10 +30,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     args = parser.parse_args(argv)
 
-    from medgan_jax.checkpoint import load_discriminator, load_either, load_generator
+    from medgan_jax.checkpoint import TrainedGenerator, load_discriminator, load_generator, load_networks
     from medgan_jax.compat.torch.convert import to_state_dict
     from medgan_jax.compat.torch.write import write_state_dict
-    from medgan_jax.models.dcgan import Generator
     from medgan_jax.sharding import data_mesh, replicated
 
     out = Path(args.out)
@@ -38,20 +40,20 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError(f"--out={args.out}: is the name of a folder; give that of a new file")
     if not args.out or out.exists():
         raise UserError(f"--out={args.out}: exists already; give the name of a new file")
-    load = {"generator": load_generator, "discriminator": load_discriminator, None: load_either}[args.network]
-    network = load(Path(args.checkpoint), replicated(data_mesh()))
+    path, sharding = Path(args.checkpoint), replicated(data_mesh())
+    if args.network:
+        load = load_generator if args.network == "generator" else load_discriminator
+        network = load(path, sharding)
+    else:
+        network = load_networks(path, sharding)[0]
     try:
         state = to_state_dict(network.module, network.variables)
     except ValueError as error:
         raise UserError(
-            f"{args.checkpoint}: {error}; draw its images with sample.py, or train an unconditional arch=dcgan or sngan"
+            f"{args.checkpoint}: {error}; draw its images with medgan sample, or train an unconditional dcgan or sngan"
         ) from error
     out.parent.mkdir(parents=True, exist_ok=True)
     write_state_dict(out, state)
-    kind = "generator" if isinstance(network.module, Generator) else "discriminator"
+    kind = "generator" if isinstance(network, TrainedGenerator) else "discriminator"
     print(f"wrote {args.out}: the {kind} of step {network.step}; in PyTorch:")
     print(f"  {kind}.load_state_dict(torch.load({args.out!r}, weights_only=True))")
-
-
-if __name__ == "__main__":
-    cli.run(main)

@@ -1,9 +1,9 @@
-"""PyTorch's state dicts of the published networks, laid out as variables of ours, and the way back.
+"""Converts PyTorch's state dicts of the published networks to our variables, and back.
 
-The published classes keep one `Sequential` of bias-free convolutions, batch normalisations and activations, so an entry
-is called after the position of its layer, such as `main.3.weight`; activations have a position and no entry. That is
-enough to tell the architecture: of the generator the layer after the first convolution has entries, of the
-discriminator it has none, and each convolution but the first and the last stands for one doubling of the resolution.
+The published classes keep one `Sequential` of bias-free convolutions, batch normalisations and activations. So an entry
+is named by the position of its layer, such as `main.3.weight`; activations have a position and no entry. That is enough
+to tell the architecture: in a generator the layer after the first convolution has entries, in a discriminator it has
+none, and each convolution but the first and the last doubles or halves the resolution.
 """
 
 import dataclasses
@@ -58,7 +58,7 @@ class TorchNetwork:
 
 
 def read_network(path: Path) -> TorchNetwork:
-    """Reads a file that `torch.save` wrote of a state dict, see `read_state_dict`.
+    """Reads a network from a file that `torch.save` wrote of its state dict, see `read_state_dict`.
 
     Raises:
       UserError: it cannot be read, or holds anything but one of the networks.
@@ -70,7 +70,7 @@ def read_network(path: Path) -> TorchNetwork:
 
 
 def from_state_dict(arrays: Mapping[str, np.ndarray]) -> TorchNetwork:
-    """Tells which network a state dict is of, by names and shapes alone, and lays it out.
+    """Finds which network a state dict is of, by names and shapes alone, and converts it.
 
     A prefix that all names share, such as `main.` or DataParallel's `module.`, does not matter. Spectral norm may be
     that of `torch.nn.utils` or of its `parametrizations`; the latter improves its two vectors in the other order, so
@@ -94,17 +94,17 @@ def from_state_dict(arrays: Mapping[str, np.ndarray]) -> TorchNetwork:
     for name, given in names.items():
         is_counter = name.endswith(_COUNTER) and name.replace(_COUNTER, "running_mean") in entries
         if name not in entries and not is_counter:
-            raise ValueError(f"has the entry {quoted(given)}, and {_described(module)} has none there")
+            raise ValueError(f"has the entry {quoted(given)}, and {described(module)} has none there")
     variables = {}
     for name, path in entries.items():
         if name not in names:
-            raise ValueError(f"has no entry {quoted(prefix + name)}, and {_described(module)} has one")
-        variables[path] = _laid_out(names[name], arrays[names[name]], module, path, shapes)
+            raise ValueError(f"has no entry {quoted(prefix + name)}, and {described(module)} has one")
+        variables[path] = _converted(names[name], arrays[names[name]], module, path, shapes)
     return TorchNetwork(module, traverse_util.unflatten_dict(variables), shape[-1])
 
 
 def to_state_dict(module: Generator | Discriminator, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """Lays variables out as the published classes have them: the inverse of `from_state_dict`.
+    """Converts variables to the state dict of the published classes: the inverse of `from_state_dict`.
 
     Spectral norm is that of `torch.nn.utils.spectral_norm`. A generator that enlarges before it convolves becomes the
     one with transposed convolutions that draws the same.
@@ -215,29 +215,29 @@ def _architecture(
     return Discriminator(size, features, spectral_norm, batch_norm=batch_norm), (1, size, size, channels)
 
 
-def _described(module: Generator | Discriminator) -> str:
-    """What the state dict was taken for."""
+def described(module: Generator | Discriminator) -> str:
+    """Such as "a discriminator of 64 px with spectral norm"."""
     if isinstance(module, Generator):
         return f"a generator of {module.image_size} px"
     norms = ["with spectral norm"] * module.spectral_norm + ["without batch norm"] * (not module.batch_norm)
     return " ".join([f"a discriminator of {module.image_size} px", " and ".join(norms)]).strip()
 
 
-def _laid_out(
+def _converted(
     given: str,
     array: np.ndarray,
     module: Generator | Discriminator,
     path: tuple[str, ...],
     shapes: Mapping[tuple[str, ...], tuple[int, ...]],
 ) -> np.ndarray:
-    """One entry, checked, in our layout."""
+    """Checks one entry, and brings its axes into our order."""
     axes = _TO_TORCH[type(module)]
     shape = shapes[path]
     if path[-1] == "kernel":
         shape = tuple(shape[axis] for axis in axes)
     if array.shape != shape:
         raise ValueError(
-            f"its entry {quoted(given)} is of shape {array.shape}, and {_described(module)} of {module.features} "
+            f"its entry {quoted(given)} is of shape {array.shape}, and {described(module)} of {module.features} "
             f"feature maps has {shape} there"
         )
     if array.dtype.kind != "f":
