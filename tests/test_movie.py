@@ -138,7 +138,7 @@ def test_places_that_will_not_do_are_refused_early(tmp_path, name, says):
     [
         (".gif", [], "no pictures"),
         (".webp", [flat(SKIN[0]), flat(SKIN[0], 33, 48)], r"picture 1 has the shape \(33, 48, 3\) and those before"),
-        (".mp4", [flat(SKIN[0]), flat((9,))], r"picture 1 has the shape \(33, 47, 1\) and those before it \(33, 47, 3\)"),
+        (".mp4", [flat(SKIN[0]), flat((9,))], r"shape \(33, 47, 1\) and those before it \(33, 47, 3\)"),
         (".webp", [np.zeros((4, 17000, 3), np.uint8)] * 2, r"a\.webp: cannot be written .*smaller pictures"),
     ],
 )  # fmt: skip
@@ -182,4 +182,4 @@ def test_frames_are_taken_one_by_one(tmp_path, command_environment):
         "    write_movie(Path(sys.argv[1], f'a.{suffix}'), frames(110), frames_per_second=10)\n"
         "    assert peak() - before < 6_000, (suffix, peak() - before)\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=command_environment | {"PYTHONPATH": "."})
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=command_environment)
