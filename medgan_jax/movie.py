@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -86,7 +86,7 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], *, frames_per_second: 
             replacing(path) as temporary,
             av.open(str(temporary), "w", format=suffix[1:], container_options=_CONTAINER_OPTIONS[suffix]) as container,
         ):
-            stream = container.add_stream(encoder, rate=Fraction(frames_per_second).limit_denominator(1000))
+            stream: Any = container.add_stream(encoder, rate=Fraction(frames_per_second).limit_denominator(1000))
             stream.height, stream.width, stream.pix_fmt, stream.options = height, width, pixels, options
             if suffix == ".mp4":
                 stream.color_range, stream.colorspace = ColorRange.MPEG, _BT709
@@ -101,7 +101,8 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], *, frames_per_second: 
             container.mux(stream.encode())
     except (av.error.FFmpegError, OSError) as error:
         remedy = "make room, give another place, or smaller pictures"
-        raise UserError(f"{path}: cannot be written ({reason_of(error)}); {remedy}") from error
+        reason = reason_of(error)  # type: ignore[arg-type]  # FFmpeg's have a strerror too
+        raise UserError(f"{path}: cannot be written ({reason}); {remedy}") from error
 
 
 def _converted(frame: np.ndarray, suffix: str, height: int, width: int) -> "VideoFrame":
@@ -110,7 +111,7 @@ def _converted(frame: np.ndarray, suffix: str, height: int, width: int) -> "Vide
     from av.video.reformatter import Colorspace
 
     if suffix == ".gif":
-        return VideoFrame.from_ndarray(_palettized(frame), format="pal8")
+        return VideoFrame.from_ndarray(_palettized(frame), format="pal8")  # type: ignore[arg-type]
     padding = ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0))
     converted = VideoFrame.from_ndarray(np.pad(frame, padding, "edge"), format="rgb24")
     if suffix == ".mp4":
@@ -123,7 +124,7 @@ def _palettized(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     stride = max(1, math.isqrt(frame.shape[0] * frame.shape[1] // _PALETTE_PIXELS))
     sample = Image.fromarray(np.ascontiguousarray(frame[::stride, ::stride])).quantize(256)
     indices = Image.fromarray(frame).quantize(palette=sample, dither=Image.Dither.NONE)
-    colours = np.reshape(sample.getpalette("RGB"), (-1, 3)).astype(np.uint8)
+    colours = np.array(sample.getpalette("RGB"), np.uint8).reshape(-1, 3)
     palette = np.full((256, 4), 255, np.uint8)
     palette[: len(colours), 1:] = colours
     return np.asarray(indices), palette

@@ -142,7 +142,8 @@ def _cropped(image: Image.Image, layout: Layout) -> Image.Image:
     """The first images of a grid, smaller where the layout says so; a picture that is no such grid, scaled down."""
     pitch = layout.cell + _GAP
     if layout.cell and all(side > _GAP and (side - _GAP) % pitch == 0 for side in image.size):
-        image = image.crop((0, 0, *(min(side, layout.images * pitch + _GAP) for side in image.size)))
+        width, height = (min(side, layout.images * pitch + _GAP) for side in image.size)
+        image = image.crop((0, 0, width, height))
         return image.reduce(layout.shrink)
     image.thumbnail((layout.side, layout.side))
     return image

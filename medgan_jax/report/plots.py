@@ -73,7 +73,7 @@ def _symlog_if_spiked(axes: "Axes") -> None:
     usual = 10 ** np.ceil(np.log10(max(2 * np.median(values), 1e-3)))
     if values.max() > _SPIKE * usual:
         axes.set_yscale("symlog", linthresh=usual, linscale=2)
-        axes.yaxis.get_major_locator().set_params(numticks=7)
+        axes.yaxis.get_major_locator().set_params(numticks=7)  # type: ignore[call-arg]  # symlog's has it
 
 
 def _score(axes: "Axes") -> None:
@@ -247,8 +247,8 @@ def _finish(all_axes: Sequence["Axes"], alarms: Lines) -> None:
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=8)
-        axes.xaxis.label.set_size(9)
-        axes.yaxis.label.set_size(9)
+        axes.xaxis.label.set_fontsize(9)
+        axes.yaxis.label.set_fontsize(9)
     left, right = all_axes[0].get_xlim()
     if right - left < 7:  # of so few steps matplotlib would mark parts
         left, right = all_axes[0].set_xlim((left + right) / 2 - 3.5, (left + right) / 2 + 3.5)
