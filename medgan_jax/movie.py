@@ -1,13 +1,12 @@
 """Movies of uint8 frames: WebP and GIF, which loop, and MP4. One frame at a time is in memory, whatever the length."""
 
-import contextlib
 import itertools
 import math
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -72,7 +71,7 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], *, frames_per_second: 
         stood there is as it was.
     """
     check_movie_path(path)
-    import av  # slow to load, and wanted by few
+    import av  # slow to load, and needed by few commands
     from av.video.reformatter import ColorRange
 
     suffix = path.suffix.lower()
@@ -82,32 +81,37 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], *, frames_per_second: 
     if first is None:
         raise UserError(f"{path}: there are no pictures to make a movie of")
     height, width = (size + (size % 2 if suffix == ".mp4" else 0) for size in first.shape[:2])
-    with (
-        replacing(path) as temporary,
-        _told(path, temporary),
-        av.open(str(temporary), "w", format=suffix[1:], container_options=_CONTAINER_OPTIONS[suffix]) as container,
-    ):
-        stream = container.add_stream(encoder, rate=Fraction(frames_per_second).limit_denominator(1000))
-        stream.height, stream.width, stream.pix_fmt, stream.options = height, width, pixels, options
-        if suffix == ".mp4":
-            stream.color_range, stream.colorspace = ColorRange.MPEG, _BT709
-            stream.color_primaries, stream.color_trc = _BT709, _SRGB
-        for number, frame in enumerate(itertools.chain([first], frames)):
-            if frame.shape != first.shape:
-                raise UserError(
-                    f"{path}: picture {number} is of {_spoken(frame)} and those before it of {_spoken(first)}; give "
-                    "pictures of one size"
-                )
-            container.mux(stream.encode(_converted(convert_channels(frame, 3), suffix, height, width)))
-        container.mux(stream.encode())
+    try:
+        with (
+            replacing(path) as temporary,
+            av.open(str(temporary), "w", format=suffix[1:], container_options=_CONTAINER_OPTIONS[suffix]) as container,
+        ):
+            stream: Any = container.add_stream(encoder, rate=Fraction(frames_per_second).limit_denominator(1000))
+            stream.height, stream.width, stream.pix_fmt, stream.options = height, width, pixels, options
+            if suffix == ".mp4":
+                stream.color_range, stream.colorspace = ColorRange.MPEG, _BT709
+                stream.color_primaries, stream.color_trc = _BT709, _SRGB
+            for number, frame in enumerate(itertools.chain([first], frames)):
+                if frame.shape != first.shape:
+                    raise UserError(
+                        f"{path}: picture {number} has the shape {frame.shape} and those before it {first.shape}; give "
+                        "pictures of one size"
+                    )
+                container.mux(stream.encode(_converted(convert_channels(frame, 3), suffix, height, width)))
+            container.mux(stream.encode())
+    except (av.error.FFmpegError, OSError) as error:
+        remedy = "make room, give another place, or smaller pictures"
+        reason = reason_of(error)  # type: ignore[arg-type]  # FFmpeg's have a strerror too
+        raise UserError(f"{path}: cannot be written ({reason}); {remedy}") from error
 
 
 def _converted(frame: np.ndarray, suffix: str, height: int, width: int) -> "VideoFrame":
+    """RGB (H, W, 3) as the encoder takes it."""
     from av import VideoFrame
     from av.video.reformatter import Colorspace
 
     if suffix == ".gif":
-        return VideoFrame.from_ndarray(_palettized(frame), format="pal8")
+        return VideoFrame.from_ndarray(_palettized(frame), format="pal8")  # type: ignore[arg-type]
     padding = ((0, height - frame.shape[0]), (0, width - frame.shape[1]), (0, 0))
     converted = VideoFrame.from_ndarray(np.pad(frame, padding, "edge"), format="rgb24")
     if suffix == ".mp4":
@@ -120,27 +124,7 @@ def _palettized(frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     stride = max(1, math.isqrt(frame.shape[0] * frame.shape[1] // _PALETTE_PIXELS))
     sample = Image.fromarray(np.ascontiguousarray(frame[::stride, ::stride])).quantize(256)
     indices = Image.fromarray(frame).quantize(palette=sample, dither=Image.Dither.NONE)
-    colours = np.reshape(sample.getpalette("RGB"), (-1, 3)).astype(np.uint8)
+    colours = np.array(sample.getpalette("RGB"), np.uint8).reshape(-1, 3)
     palette = np.full((256, 4), 255, np.uint8)
     palette[: len(colours), 1:] = colours
     return np.asarray(indices), palette
-
-
-def _spoken(frame: np.ndarray) -> str:
-    height, width, channels = frame.shape
-    return f"{width} x {height} px in {'colour' if channels == 3 else 'grey'}"
-
-
-@contextlib.contextmanager
-def _told(path: Path, temporary: Path) -> Iterator[None]:
-    """Makes a UserError of what the encoder or the disk refuses; what is wrong with other files passes."""
-    import av
-
-    try:
-        yield
-    except (av.error.FFmpegError, OSError) as error:
-        if not isinstance(error, av.error.FFmpegError) and error.filename not in (None, str(temporary)):
-            raise
-        raise UserError(
-            f"{path}: cannot be written ({reason_of(error)}); make room, give another place, or smaller pictures"
-        ) from error

@@ -1,7 +1,5 @@
 """Movies are read back by Pillow and FFmpeg: every frame, its colours, its time; whole or not at all."""
 
-import errno
-import os
 import resource
 import subprocess
 import sys
@@ -22,8 +20,8 @@ def flat(colour, height=33, width=47):
     return np.broadcast_to(np.uint8(colour), (height, width, len(colour))).copy()
 
 
-def noise(number, *, channels=3, size=64):
-    return np.random.default_rng(0).integers(0, 256, (number, size, size, channels), np.uint8)
+def noise(number, *, size=64):
+    return np.random.default_rng(0).integers(0, 256, (number, size, size, 3), np.uint8)
 
 
 def read(path):
@@ -36,6 +34,7 @@ def read(path):
             return np.stack(frames), [1000 / float(container.streams.video[0].average_rate)] * len(frames)
     frames, times = [], []
     with Image.open(path) as image:
+        assert image.info["loop"] == 0  # for ever
         for index in range(image.n_frames):
             image.seek(index)
             frames.append(np.asarray(image.convert("RGB")))
@@ -84,24 +83,16 @@ def test_slow_changes_are_followed(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_grey_and_single_frames(tmp_path, suffix):
-    path = tmp_path / f"a{suffix.upper()}"
+def test_one_grey_frame_is_a_movie_too(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
     write_movie(path, [flat((120,))], frames_per_second=10)
-    path = path.rename(tmp_path / f"a{suffix}")
-    if suffix == ".webp":  # of one frame: no animation
+    if suffix == ".mp4":
+        frames, _ = read(path)
+    else:  # no animation
         with Image.open(path) as image:
             frames = np.asarray(image.convert("RGB"))[None]
-    else:
-        frames, _ = read(path)
     assert len(frames) == 1
     np.testing.assert_allclose(frames, np.full_like(frames, 120), atol=2)
-
-
-def test_images_that_move_by_themselves_do_so_for_ever(tmp_path):
-    for suffix in (".webp", ".gif"):
-        write_movie(tmp_path / f"a{suffix}", map(flat, SKIN), frames_per_second=10)
-        with Image.open(tmp_path / f"a{suffix}") as image:
-            assert image.info["loop"] == 0
 
 
 def test_mp4_plays_everywhere(tmp_path):
@@ -129,52 +120,33 @@ def test_same_frames_same_bytes(tmp_path, suffix):
     ("name", "says"),
     [
         ("a.avi", r"a\.avi: a movie is a \.webp, \.gif or \.mp4 file"),
-        ("a", "a movie is a"),
         ("folder.gif", "is no file that could be replaced"),
         ("missing/a.gif", "cannot be written .no such file"),
-        ("a" * 260 + ".mp4", "cannot be written .file name too long"),
     ],
 )
 def test_places_that_will_not_do_are_refused_early(tmp_path, name, says):
     (tmp_path / "folder.gif").mkdir()
-    with pytest.raises(UserError, match=says):
-        check_movie_path(tmp_path / name)
-    with pytest.raises(UserError, match=says):
-        write_movie(tmp_path / name, noise(2), frames_per_second=10)
+    check_movie_path(tmp_path / "b.WEBP")
+    for refuse in (check_movie_path, lambda path: write_movie(path, noise(2), frames_per_second=10)):
+        with pytest.raises(UserError, match=says):
+            refuse(tmp_path / name)
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder.gif"]
 
 
-def test_a_good_place_is_left_as_it_is(tmp_path):
-    (tmp_path / "a.gif").write_bytes(b"old")
-    check_movie_path(tmp_path / "a.gif")
-    check_movie_path(tmp_path / "b.WEBP")
-    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("a.gif", b"old")]
-
-
-def failing():
-    yield flat(SKIN[0])
-    raise OSError(errno.ENOENT, "No such file or directory", "step_00000500.png")
-
-
-@pytest.mark.parametrize("suffix", SUFFIXES)
 @pytest.mark.parametrize(
-    ("frames", "error", "says"),
+    ("suffix", "frames", "says"),
     [
-        (lambda: [], UserError, "no pictures"),
-        (
-            lambda: [flat(SKIN[0]), flat(SKIN[0]), flat(SKIN[0], 33, 48)],
-            UserError,
-            "picture 2 is of 48 x 33 px in colour and those before it of 47 x 33 px in colour",
-        ),
-        (lambda: [flat(SKIN[0]), flat((9,))], UserError, "picture 1 is of 47 x 33 px in grey"),
-        (failing, OSError, r"step_00000500\.png"),
+        (".gif", [], "no pictures"),
+        (".webp", [flat(SKIN[0]), flat(SKIN[0], 33, 48)], r"picture 1 has the shape \(33, 48, 3\) and those before"),
+        (".mp4", [flat(SKIN[0]), flat((9,))], r"shape \(33, 47, 1\) and those before it \(33, 47, 3\)"),
+        (".webp", [np.zeros((4, 17000, 3), np.uint8)] * 2, r"a\.webp: cannot be written .*smaller pictures"),
     ],
-)
-def test_an_unfinished_movie_leaves_what_was_there(tmp_path, suffix, frames, error, says):
+)  # fmt: skip
+def test_an_unfinished_movie_leaves_what_was_there(tmp_path, suffix, frames, says):
     path = tmp_path / f"a{suffix}"
     path.write_bytes(b"old")
-    with pytest.raises(error, match=says):
-        write_movie(path, frames(), frames_per_second=10)
+    with pytest.raises(UserError, match=says):
+        write_movie(path, frames, frames_per_second=10)
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [(path.name, b"old")]
 
 
@@ -194,18 +166,13 @@ def test_a_full_disk_is_one_line(tmp_path, suffix):
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [(path.name, b"old")]
 
 
-def test_pictures_too_large_for_a_format_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"a\.webp: cannot be written .*smaller pictures"):
-        write_movie(tmp_path / "a.webp", [np.zeros((4, 17000, 3), np.uint8)] * 2, frames_per_second=10)
-    assert not list(tmp_path.iterdir())
-
-
-def test_frames_are_taken_one_by_one(tmp_path):
-    """The encoders look some frames ahead; what they keep of those before is small."""
+def test_frames_are_taken_one_by_one(tmp_path, command_environment):
+    """The encoders look some frames ahead; what they keep of those before is small. They are loaded when needed."""
     code = (
         "import resource, sys, numpy as np\n"
         "from pathlib import Path\n"
         "from medgan_jax.movie import write_movie\n"
+        "assert 'av' not in sys.modules\n"
         "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "def frames(number):\n"
         "    for i in range(number): yield np.full((256, 256, 3), i, np.uint8)\n"
@@ -215,9 +182,4 @@ def test_frames_are_taken_one_by_one(tmp_path):
         "    write_movie(Path(sys.argv[1], f'a.{suffix}'), frames(110), frames_per_second=10)\n"
         "    assert peak() - before < 6_000, (suffix, peak() - before)\n"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=os.environ | {"PYTHONPATH": "."})
-
-
-def test_encoders_are_loaded_when_they_are_needed():
-    code = "import sys, medgan_jax.movie; assert 'av' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, env=os.environ | {"PYTHONPATH": "."})
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=command_environment)

@@ -1,22 +1,21 @@
 """Writes the report of a training: report.html in its workdir, one page that needs no other file and no network.
 
-python -m medgan_jax.report runs/melanoma
-python -m medgan_jax.report runs/melanoma --serve
-python -m medgan_jax.report runs/melanoma --plots --movie=melanoma.webp
+medgan report runs/melanoma
+medgan report runs/melanoma --serve
+medgan report runs/melanoma --plots --movie=melanoma.webp
 """
 
 import argparse
 import contextlib
 import os
-import sys
 from pathlib import Path
 
-from medgan_jax import cli
-from medgan_jax.errors import ArgumentParser, UserError, reported
+from medgan_jax.errors import ArgumentParser, UserError
 
 
-def main(args: argparse.Namespace) -> None:
+def main(argv: list[str]) -> None:
     """Writes, or serves, what the command line asks for."""
+    args = _parse(argv)
     from medgan_jax.movie import check_movie_path, write_movie
     from medgan_jax.report.frames import movie_frames
     from medgan_jax.report.page import write_report
@@ -43,10 +42,9 @@ def main(args: argparse.Namespace) -> None:
         print(write_report(files, Path(args.out) if args.out else None))
 
 
-def parse(argv: list[str]) -> argparse.Namespace:
-    """The command line."""
+def _parse(argv: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(
-        prog="python -m medgan_jax.report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="medgan report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     path = os.path.expanduser
     parser.add_argument("workdir", type=path, help="of a training")
@@ -71,9 +69,3 @@ def _port(text: str) -> int:
         if 0 <= (value := int(text)) < 2**16:
             return value
     raise argparse.ArgumentTypeError(f"{text} must be a whole number from 0 to 65535")
-
-
-if __name__ == "__main__":
-    with reported():  # before anything slow is imported, so that --help is fast
-        arguments = parse(sys.argv[1:])
-    cli.run(lambda: main(arguments))

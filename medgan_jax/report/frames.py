@@ -53,7 +53,7 @@ class Frame:
 
 
 def layout(num_frames: int, image_size: int) -> Layout:
-    """How the frames of a page are made, so that they are few bytes without becoming mush.
+    """How the frames of a page are made, so that they are few bytes and their images stay recognisable.
 
     Args:
       num_frames: on the page; only whether they are few matters, so that frames made before can be used again.
@@ -79,37 +79,15 @@ def thinned(steps: Sequence[int], limit: int = MAX_FRAMES) -> list[int]:
     return sorted({*steps[::stride], *steps[-1:]})
 
 
-def read_picture(path: Path) -> np.ndarray:
-    """A picture of samples/.
-
-    Returns:
-      uint8, (H, W, 3).
-
-    Raises:
-      ImageError: it is no image, or a damaged one.
-      OSError: it cannot be read.
-    """
-    return decode_image(path.read_bytes(), channels=3)
-
-
 def movie_frames(pictures: dict[int, Path]) -> Iterator[np.ndarray]:
     """The pictures in their order, as uint8 (H, W, 3) of one shape: that of the last one.
 
     Pictures that cannot be read, or have another shape because num_sample_images was changed, are left out.
     """
-    shape = None
-    for path in reversed(pictures.values()):
-        try:
-            shape = read_picture(path).shape
-            break
-        except (ImageError, OSError):
-            continue
+    last = next((picture for path in reversed(pictures.values()) if (picture := _readable(path)) is not None), None)
     for path in pictures.values():
-        try:
-            picture = read_picture(path)
-        except (ImageError, OSError):
-            continue
-        if picture.shape == shape:
+        picture = _readable(path)
+        if picture is not None and last is not None and picture.shape == last.shape:
             yield picture
 
 
@@ -120,17 +98,17 @@ def page_frames(pictures: dict[int, Path], layout: Layout) -> tuple[list[Frame],
       The frames in their order, and for each step whose picture cannot be read the reason.
     """
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as workers:  # Pillow works outside the GIL
-        encoded = list(workers.map(lambda path: encode_file(path, layout), pictures.values()))
-    frames = [Frame(step, each) for step, each in zip(pictures, encoded, strict=True) if each.startswith("data:")]
-    damaged = {step: each for step, each in zip(pictures, encoded, strict=True) if not each.startswith("data:")}
-    return frames, damaged
+        texts = workers.map(lambda path: encode_file(path, layout), pictures.values())
+        encoded = dict(zip(pictures, texts, strict=True))
+    frames = [Frame(step, each) for step, each in encoded.items() if each.startswith("data:")]
+    return frames, {step: each for step, each in encoded.items() if not each.startswith("data:")}
 
 
 def encode_file(path: Path, layout: Layout) -> str:
     """The data: URI of a picture, or the reason why there is none."""
     try:
         about = path.stat()
-        return _encoded(str(path.absolute()), about.st_mtime_ns, about.st_size, layout)
+        return _encoded(path.absolute(), about.st_mtime_ns, about.st_size, layout)
     except ImageError as error:
         return str(error)
     except OSError as error:
@@ -138,8 +116,9 @@ def encode_file(path: Path, layout: Layout) -> str:
 
 
 @functools.lru_cache(maxsize=_CACHED)
-def _encoded(path: str, mtime_ns: int, size: int, layout: Layout) -> str:
-    image = _cropped(Image.fromarray(read_picture(Path(path))), layout)
+def _encoded(path: Path, mtime_ns: int, size: int, layout: Layout) -> str:
+    """Keyed by time and size too, so that a picture that was replaced is read again."""
+    image = _cropped(Image.fromarray(decode_image(path.read_bytes(), channels=3)), layout)
     data = _webp(image, lossless=True) if max(image.size) <= _SMALL else b""
     if not 0 < len(data) <= layout.max_bytes:
         for quality in _QUALITIES:
@@ -152,13 +131,19 @@ def _encoded(path: str, mtime_ns: int, size: int, layout: Layout) -> str:
     return "data:image/webp;base64," + base64.b64encode(data).decode()
 
 
+def _readable(path: Path) -> np.ndarray | None:
+    try:
+        return decode_image(path.read_bytes(), channels=3)
+    except (ImageError, OSError):
+        return None
+
+
 def _cropped(image: Image.Image, layout: Layout) -> Image.Image:
     """The first images of a grid, smaller where the layout says so; a picture that is no such grid, scaled down."""
     pitch = layout.cell + _GAP
     if layout.cell and all(side > _GAP and (side - _GAP) % pitch == 0 for side in image.size):
-        image = image.crop((0, 0, *(min(side, layout.images * pitch + _GAP) for side in image.size)))
-        if layout.shrink == 1:
-            return image
+        width, height = (min(side, layout.images * pitch + _GAP) for side in image.size)
+        image = image.crop((0, 0, width, height))
         return image.reduce(layout.shrink)
     image.thumbnail((layout.side, layout.side))
     return image

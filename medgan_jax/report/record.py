@@ -1,21 +1,27 @@
-"""What a workdir tells of its training, read with patience: whatever is missing or damaged becomes a sentence."""
+"""Reads what a workdir holds of a training. A file that is missing, damaged or being written becomes a sentence."""
 
 import dataclasses
-import math
+import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from medgan_jax.errors import UserError, abbreviate, reason_of
-from medgan_jax.workdir import Workdir, read_json, read_lines
+from medgan_jax.errors import UserError, reason_of
+from medgan_jax.workdir import Workdir
 
+Lines = Sequence[dict[str, Any]]
+
+_LOGS = ("runs", "metrics", "evaluations", "health", "alarms", "rollbacks")  # attributes of Workdir
 _LOST = {  # what the page cannot show without a file, and how to have it the next time
     "config": "The configuration is not known, nor the total of steps.",
     "dataset": "Counts per label and the total of steps are not known.",
-    "runs": "The command is not known: an older version trained this.",
+    "runs": "The command is not known.",
     "metrics": "There are no losses, scores or gradient norms to plot.",
     "evaluations": "It is not known how good the images are; evaluate_every_steps above 0 measures it.",
-    "health": "Diversity and spectral norms are not known; monitor_every_steps above 0 watches them, for alarms.",
+    "health": "Diversity and spectral norms are not known; monitor_every_steps above 0 runs health checks.",
 }
+_ASKED_BY = {"evaluations": "evaluate_every_steps", "health": "monitor_every_steps"}  # 0: the log is not wanted
 _MAX_STEP = 2**53  # up to which a float holds every step
 
 
@@ -43,7 +49,7 @@ class Record:
 
     @property
     def step(self) -> int:
-        """The last step that any file tells of."""
+        """The last step in any log, or of any picture."""
         lines = (self.logs[name][-1]["step"] for name in ("metrics", "evaluations", "health") if self.logs[name])
         return max([0, *lines, *self.pictures])
 
@@ -58,7 +64,7 @@ class Record:
 
     @property
     def is_monitored(self) -> bool:
-        """Whether alarms could have been raised."""
+        """Whether there are health checks, which could have raised alarms."""
         return bool(self.logs["health"] or self.logs["alarms"] or number(self.config, "monitor_every_steps"))
 
 
@@ -66,97 +72,97 @@ def read_record(files: Workdir) -> Record:
     """Reads what there is.
 
     Raises:
-      UserError: it is no folder, or holds no training at all.
+      UserError: it is no folder, or holds no training.
     """
     if not files.path.is_dir():
         found = "is a file" if files.path.exists() else "there is no such folder"
         raise UserError(f"{files.path}: {found}; give the workdir of a training")
     missing: list[tuple[str, str]] = []
-    config = _object(files, "config", missing)
+    config = _read_object(files.config, missing)
     record = Record(
         files=files,
         config=config,
-        dataset=_object(files, "dataset", missing),
-        evaluation=_object(files, "evaluation", missing),
-        logs={
-            name: _lines(getattr(files, name), name, config, missing)
-            for name in ("runs", "metrics", "evaluations", "health", "alarms", "rollbacks")
-        },
+        dataset=_read_object(files.dataset, missing),
+        evaluation=_read_object(_evaluation(files), missing),
+        logs={name: _read_log(getattr(files, name), config, missing) for name in _LOGS},
         pictures=files.pictures(),
         missing=missing,
     )
     if not files.config.exists() and not record.logs["metrics"] and not record.pictures:
         raise UserError(f"{files.path}: has no config.json, metrics.jsonl or pictures; give the workdir of a training")
-    missing += _gaps(record.pictures, number(config, "sample_every_steps"))
-    if record.logs["metrics"] and not any(number(line, "grad_norm_gen") for line in record.logs["metrics"]):
-        missing.append(("metrics.jsonl has no gradient norms", "An older version wrote it; they cannot be plotted."))
+    if not record.pictures:
+        missing.append(("There are no pictures in samples/", "There is nothing to play."))
     return record
+
+
+def sources(files: Workdir) -> list[Path]:
+    """The files that a report is made of, whether or not they are there."""
+    logs = (getattr(files, name) for name in _LOGS)
+    return [files.config, files.dataset, *logs, files.reals, _evaluation(files), *files.pictures().values()]
 
 
 def number(values: dict[str, Any], name: str) -> float | None:
     """A finite number, or None where there is anything else."""
     value = values.get(name)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        value = float(value)
-    except OverflowError:
-        return None
-    return value if math.isfinite(value) else None
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
+        return float(value)
+    return None
 
 
-def _object(files: Workdir, name: str, missing: list[tuple[str, str]]) -> dict[str, Any]:
-    path = files.path / "evaluation" / "evaluation.json" if name == "evaluation" else getattr(files, name)
+def measure_names(evaluations: Lines) -> list[str]:
+    """The measures in lines of evaluations.jsonl, in their order, without those of the reals (`NAME_reals`)."""
+    names = dict.fromkeys(name for line in evaluations for name in line if number(line, name) is not None)
+    return [name for name in names if name != "step" and not name.endswith("_reals")]
+
+
+def _evaluation(files: Workdir) -> Path:
+    return files.path / "evaluation" / "evaluation.json"
+
+
+def _read_object(path: Path, missing: list[tuple[str, str]]) -> dict[str, Any]:
+    cost = _LOST.get(path.stem, "Its table is not shown; run evaluate.py again.")
     if not path.is_file():  # a named pipe would be waited for
-        if name != "evaluation":  # made on demand
-            missing.append((f"{path.name} is missing", _LOST[name]))
+        if path.stem in _LOST:  # evaluation.json is made on demand
+            missing.append((f"{path.name} is missing", cost))
         return {}
     try:
-        return read_json(path)
-    except (UserError, RecursionError):
-        missing.append((f"{path.name} is damaged", _LOST.get(name, "Its table is not shown; run evaluate.py again.")))
+        values = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        missing.append((f"{path.name} is damaged", cost))
         return {}
+    return values
 
 
-def _lines(path: Path, name: str, config: dict[str, Any], missing: list[tuple[str, str]]) -> list[dict[str, Any]]:
+def _read_log(path: Path, config: dict[str, Any], missing: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    name = path.stem
     if not path.is_file():
-        interval = {"evaluations": "evaluate_every_steps", "health": "monitor_every_steps"}.get(name)
-        if name in _LOST and (interval is None or config.get(interval) != 0):  # 0: it was not wanted
+        if name in _LOST and config.get(_ASKED_BY.get(name, "")) != 0:
             missing.append((f"{path.name} is missing", _LOST[name]))
         return []
     try:
-        text = path.read_text()
-        lines = [line for line in read_lines(path) if type(line["step"]) is int and 0 <= line["step"] < _MAX_STEP]
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        reason = reason_of(error) if isinstance(error, OSError) else "it is no text"
-        missing.append((f"{path.name} cannot be read ({reason})", _LOST.get(name, "It is left out.")))
+        *texts, last = path.read_text(errors="replace").split("\n")  # of a complete file the last one is empty
+    except OSError as error:
+        missing.append((f"{path.name} cannot be read ({reason_of(error)})", _LOST.get(name, "It is left out.")))
         return []
-    written = sum(bool(line.strip()) for line in text.splitlines())
-    if text and not text.endswith("\n") and len(lines) < written:
-        written -= 1
-        missing.append(
-            (f"The last line of {path.name} is cut short", "It is being written now, or was when a training crashed.")
-        )
-    if len(lines) < written:
-        missing.append((f"{path.name} has {written - len(lines)} lines that cannot be read", "They are left out."))
+    texts = [text for text in texts if text.strip()]
+    lines = [line for line in map(_parsed, texts) if line]
+    if damaged := len(texts) - len(lines):
+        missing.append((f"{path.name} has {damaged} lines that cannot be read", "They are left out."))
+    if line := _parsed(last):
+        lines.append(line)
+    elif last:
+        cost = "It is being written now, or was when a training crashed."
+        missing.append((f"The last line of {path.name} is cut short", cost))
     return sorted(lines, key=lambda line: line["step"])
 
 
-def _gaps(pictures: dict[int, Path], every: float | None) -> list[tuple[str, str]]:
-    if not pictures:
-        return [("There are no pictures in samples/", "There is nothing to play.")]
-    first, last = min(pictures), max(pictures)
-    if not every or every < 1 or (last - first) / every > 1_000_000:
-        return []
-    every = int(every)
-    absent = [step for step in range(-(-first // every) * every, last, every) if step not in pictures]
-    if not absent:
-        return []
-    what = "The picture of step" if len(absent) == 1 else "The pictures of steps"
-    return [
-        (
-            f"{what} {abbreviate(absent, 5)} {'is' if len(absent) == 1 else 'are'} missing",
-            f"The player passes over {'it' if len(absent) == 1 else 'them'}. config.json asks for one every {every} "
-            "steps; if that was changed in the course of the training, nothing is lost.",
-        )
-    ]
+def _parsed(text: str) -> dict[str, Any] | None:
+    """A line of a log, None where it is none: an object with a step."""
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    is_line = isinstance(line, dict) and type(line.get("step")) is int and 0 <= line["step"] < _MAX_STEP
+    return line if is_line else None

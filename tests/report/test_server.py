@@ -1,24 +1,21 @@
 """The live page: whom it answers, and what with."""
 
+import contextlib
 import http.client
-import os
 import socket
 import threading
-import types
 
 import pytest
 
 from medgan_jax.errors import UserError
-from medgan_jax.report import page
-from medgan_jax.report import server as module
 from medgan_jax.report.server import Server
 
+pytestmark = pytest.mark.usefixtures("no_plots")
 
-@pytest.fixture
-def server(make, monkeypatch):
-    monkeypatch.setattr(page, "draw_plots", lambda record: {})
-    monkeypatch.setattr(module, "_SHARE", 1e9)
-    with Server(make(), port=0) as server:
+
+@contextlib.contextmanager
+def serving(files, **options):
+    with Server(files, port=0, **{"max_load": 1e9} | options) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server
@@ -26,11 +23,9 @@ def server(make, monkeypatch):
         thread.join()
 
 
-def raiser(error):
-    def fail(*arguments, **more):
-        raise error
-
-    return fail
+@pytest.fixture
+def files(make):
+    return make()
 
 
 def ask(server, path, *, method="GET", host=None):
@@ -42,108 +37,65 @@ def ask(server, path, *, method="GET", host=None):
     return answer.status, body, answer.headers
 
 
-def test_it_gives_the_page_and_makes_it_anew_when_a_log_grows(server):
-    status, first, headers = ask(server, "/")
-    assert status == 200
-    assert "connect-src &#x27;self&#x27;" in first
-    assert headers["Cache-Control"] == "no-store"
-    assert headers["X-Content-Type-Options"] == "nosniff"
-    assert headers["X-Frame-Options"] == "DENY"
-    assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
-    version = ask(server, "/version")[1]
-    assert f'"live":"{version}"' in first
-    assert ask(server, "/")[1] == first
-    with open(server._files.metrics, "a") as file:
-        file.write('{"step": 401, "loss_gen": 8.38, "loss_dis": 1}\n')
-    assert ask(server, "/version")[1] != version
-    assert "8.38" in ask(server, "/")[1]
+def test_it_gives_the_page_and_makes_it_anew_when_a_log_grows(files):
+    with serving(files) as server:
+        status, first, headers = ask(server, "/")
+        assert status == 200
+        assert "connect-src &#39;self&#39;" in first
+        assert headers["Cache-Control"] == "no-store"
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["X-Frame-Options"] == "DENY"
+        assert headers["Cross-Origin-Resource-Policy"] == "same-origin"
+        version = ask(server, "/version")[1]
+        assert f'"live": "{version}"' in first
+        assert server.page() is server.page()  # made once for all browsers
+        with open(files.metrics, "a") as file:
+            file.write('{"step": 401, "loss_gen": 8.38, "loss_dis": 1}\n')
+        assert ask(server, "/version")[1] != version
+        assert "8.38" in ask(server, "/")[1]
+        status, body, headers = ask(server, "/", method="HEAD")
+        assert (status, body) == (200, "")
+        assert int(headers["Content-Length"]) == len(server.page())
 
 
-def test_pages_that_look_on_take_little_of_the_processor(server, monkeypatch):
-    monkeypatch.setattr(module, "_SHARE", 1e-9)
-    before = ask(server, "/")[1]
-    server._files.alarms.write_text("")
-    assert f'"live":"{ask(server, "/version")[1]}"' in before
-    assert ask(server, "/")[1] != before  # who asks gets the newest
+def test_open_pages_take_little_of_the_processor(files):
+    with serving(files, max_load=1e-9) as server:
+        before = ask(server, "/")[1]
+        files.alarms.write_text("")
+        assert f'"live": "{ask(server, "/version")[1]}"' in before
+        assert ask(server, "/")[1] != before  # who asks gets the newest
 
 
-def test_a_page_is_made_once_for_all_and_again_when_a_file_is_replaced(server, monkeypatch):
-    made = []
-    monkeypatch.setattr(module, "render", lambda files, *, version: made.append(version) or version)
-    assert ask(server, "/")[1] == ask(server, "/")[1] == made[0]
-    os.utime(server._files.reals, ns=(1, 1))  # of the same size
-    assert ask(server, "/")[1] == made[1] != made[0]
-    assert len(made) == 2
+def test_nothing_else_is_served(files):
+    with serving(files) as server:
+        for path in ("/config.json", "/samples/reals.png", "/../../etc/passwd", "/%2e%2e/", "/?x", "/version/", "*"):
+            assert ask(server, path)[0] == 404, path
+        for method in ("POST", "PUT", "DELETE", "OPTIONS"):
+            assert ask(server, "/", method=method)[0] == 501, method
 
 
-def test_head_gives_no_body(server):
-    status, body, headers = ask(server, "/", method="HEAD")
-    assert (status, body) == (200, "")
-    assert int(headers["Content-Length"]) == len(ask(server, "/")[1].encode())
-
-
-@pytest.mark.parametrize(
-    "path", ["/config.json", "/samples/reals.png", "/../../etc/passwd", "/%2e%2e/", "/?x", "/version/", "*"]
-)
-def test_nothing_else_is_served(server, path):
-    assert ask(server, path)[0] == 404
-
-
-@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
-def test_it_takes_nothing(server, method):
-    assert ask(server, "/", method=method)[0] == 501
-
-
-def test_only_this_machines_names_are_answered(server):
+def test_only_this_machines_names_are_answered(files):
     """A page from elsewhere may have its own name lead to 127.0.0.1."""
-    for host in ("evil.example", "evil.example:80", "localhost.evil.example", "", "[::1]", "127.0.0.1.evil.example"):
-        assert ask(server, "/", host=host)[0] == 403, host
-        assert ask(server, "/version", host=host)[0] == 403, host
-    for host in ("localhost", "127.0.0.1", f"LOCALHOST:{server.server_port}"):
-        assert ask(server, "/version", host=host)[0] == 200, host
-    assert server.server_address[0] == "127.0.0.1"
+    with serving(files) as server:
+        for host in ("evil.example", "evil.example:80", "localhost.evil.example", "", "127.0.0.1.evil.example"):
+            assert ask(server, "/", host=host)[0] == 403, host
+            assert ask(server, "/version", host=host)[0] == 403, host
+        for host in ("localhost", "127.0.0.1", f"LOCALHOST:{server.server_port}"):
+            assert ask(server, "/version", host=host)[0] == 200, host
+        assert server.server_address[0] == "127.0.0.1"
 
 
-def test_a_workdir_that_goes_away_is_told(server):
-    server._files.path.rename(server._files.path.with_name("moved"))
-    status, body, _ = ask(server, "/")
-    assert status == 503
-    assert "there is no such folder" in body
-    assert ask(server, "/version")[0] == 503  # so a page that looks on keeps what it shows
+def test_a_workdir_that_goes_away_is_told(files):
+    with serving(files) as server:
+        files.path.rename(files.path.with_name("moved"))
+        status, body, headers = ask(server, "/")
+        assert (status, headers["Content-Type"]) == (503, "text/plain; charset=utf-8")
+        assert "there is no such folder" in body
+        assert ask(server, "/version")[0] == 503  # so an open page keeps what it shows
 
 
-def test_a_file_that_cannot_be_read_is_told(server, monkeypatch):
-    monkeypatch.setattr(module, "render", raiser(PermissionError(13, "Permission denied", "/run/samples")))
-    status, body, headers = ask(server, "/")
-    assert (status, headers["Content-Type"]) == (503, "text/plain; charset=utf-8")
-    assert "Permission denied: '/run/samples'" in body
-
-
-def test_a_browser_that_goes_away_is_no_news(server, capsys):
-    for error, said in ((BrokenPipeError(), False), (ConnectionResetError(), False), (KeyError("ours"), True)):
-        try:
-            raise error
-        except Exception:
-            server.handle_error(None, ("127.0.0.1", 1))
-        assert ("Traceback" in capsys.readouterr().err) == said
-
-
-def test_after_a_page_that_took_long_the_next_one_is_not_far(make, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(module, "time", types.SimpleNamespace(monotonic=lambda: now[0], process_time=lambda: now[0]))
-    monkeypatch.setattr(module, "render", lambda files, *, version: now.__setitem__(0, now[0] + 40) or "page")
-    with Server(make(), port=0) as server:
-        server.page()
-        server._files.alarms.write_text("")
-        first = server.offered()
-        now[0] += 29
-        assert server.offered() == first
-        now[0] += 2
-        assert server.offered() == server.version() != first
-
-
-def test_a_port_in_use_is_one_line(make):
+def test_a_port_in_use_is_one_line(files):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        with pytest.raises(UserError, match=rf"--port={port}: is in use; give another"):
-            Server(make(), port=port)
+        with pytest.raises(UserError, match=rf"--port={port}: cannot be had \(address already in use\); give another"):
+            Server(files, port=port)

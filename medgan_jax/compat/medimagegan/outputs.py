@@ -108,8 +108,8 @@ def write_outputs(
     """
     for j, image in enumerate(fakes[:num_images]):
         write_png(_image_path(prefix, epoch, j), image)
-    if curves := plots.losses(list(read_lines(log))):
-        replace_file(_path(prefix, _PLOT), curves)
+    if curves := plots.plot_figure("losses", list(read_lines(log))):
+        replace_file(_path(prefix, _PLOT), plots.png(curves))
     shown = np.random.default_rng(seed).permutation(len(reals))[:_GRID_IMAGES]  # classes lie together
     replace_file(_path(prefix, _GRID), _side_by_side(np.asarray(reals[shown]), fakes[:_GRID_IMAGES]))
     title = f"{_title(step)}{len(reals)} images it was trained on"
