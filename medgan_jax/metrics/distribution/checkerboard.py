@@ -17,7 +17,7 @@ MIN_SIZE = 4 * min(PERIODS)  # px; each period needs images of four times its le
 _BATCH = 64
 
 
-def checkerboard_index(images: np.ndarray, *, seed: int = 0) -> dict[int, Estimate]:
+def checkerboard_index(images: np.ndarray, *, seed: int = 0, replicates: int = 200) -> dict[int, Estimate]:
     """The power of a grid of each period, relative to its surroundings in the spectrum.
 
     The power spectrum of the grey images under a Hann window is averaged over the images. At each frequency of a grid
@@ -26,7 +26,8 @@ def checkerboard_index(images: np.ndarray, *, seed: int = 0) -> dict[int, Estima
 
     Args:
       images: uint8, (N, H, W, 1 or 3).
-      seed: of the bootstrap.
+      seed: of the interval.
+      replicates: of the bootstrap.
 
     Returns:
       By period in px, for periods of at most a quarter of the image: about 1 where there is no grid.
@@ -46,7 +47,7 @@ def checkerboard_index(images: np.ndarray, *, seed: int = 0) -> dict[int, Estima
         ends = np.cumsum([len(found) for found in bins.values()])
         return {period: part.mean() for period, part in zip(bins, np.split(ratios, ends[:-1]), strict=True)}
 
-    return bootstrap(indices, [len(images)], seed=seed, bounds=(0, np.inf))
+    return bootstrap(indices, [len(images)], seed=seed, replicates=replicates, bounds=(0, np.inf))
 
 
 def _bins(shape: tuple[int, int], period: int) -> np.ndarray:

@@ -15,12 +15,13 @@ def similarity_metric(size: int) -> str:
     return "ms_ssim" if size >= METRICS["ms_ssim"].min_size else "ssim"
 
 
-def pairwise_similarity(images: np.ndarray, *, seed: int = 0) -> Estimate:
+def pairwise_similarity(images: np.ndarray, *, seed: int = 0, replicates: int = 200) -> Estimate:
     """The mean similarity of two images of the set, over 1,000 random pairs, or all where there are fewer.
 
     Args:
       images: uint8, (N, H, W, 1 or 3), at least two.
-      seed: decides the pairs, and is that of the bootstrap.
+      seed: of the pairs and the interval.
+      replicates: of the bootstrap.
 
     Returns:
       From -1 to 1, by `similarity_metric`; above that of reals, the images are less diverse.
@@ -38,7 +39,7 @@ def pairwise_similarity(images: np.ndarray, *, seed: int = 0) -> Estimate:
         both = weights[first] * weights[second]
         return float(both @ scores / both.sum())
 
-    return bootstrap(mean, [len(images)], seed=seed, bounds=(-1, 1))
+    return bootstrap(mean, [len(images)], seed=seed, replicates=replicates, bounds=(-1, 1))
 
 
 def _pairs(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ Averages do not show it: a generator that copies its training images has excelle
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 
 from medgan_jax.images import uint8_to_unit
@@ -90,4 +91,4 @@ def memorization(fakes: np.ndarray, heldout: np.ndarray) -> Estimate:
 def _thumbnails(images: np.ndarray) -> np.ndarray:
     size = min(_SIZE, images.shape[1])
     parts = (images[i : i + _BATCH] for i in range(0, len(images), _BATCH))
-    return np.concatenate([np.asarray(resized(uint8_to_unit(np.asarray(part)), size)) for part in parts])
+    return np.concatenate([np.asarray(resized(uint8_to_unit(jnp.asarray(part)), size)) for part in parts])
