@@ -1,1 +1,1 @@
-"""Judging a generator: sets of images, the protocol, and the page that shows the result."""
+"""Evaluation of a generator: the sets of images, the protocol, and the page that shows the result."""

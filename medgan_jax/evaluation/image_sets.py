@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from medgan_jax.checkpoint import TrainedGenerator, load_generator
-from medgan_jax.config import DataConfig, parse_data
+from medgan_jax.config import DataConfig, current_name, parse_data
 from medgan_jax.data.batches import load_dataset
 from medgan_jax.data.cache import load_cached
 from medgan_jax.data.classes import in_proportion
@@ -25,7 +25,7 @@ from medgan_jax.sampling import GRID, MANIFEST, classes_listed, classes_of, samp
 from medgan_jax.sharding import data_mesh, replicated
 
 MIN_SIZE = 16  # px
-MAX_IMAGES = 2000  # of each set, for measures between sets: the time of FID's intervals grows with the cube
+MAX_IMAGES = 2000  # of each set, for metrics of sets: the time of FID's intervals grows with the cube
 _BATCH = 64
 
 
@@ -36,7 +36,7 @@ class ImageSet:
     Attributes:
       title: what they are, for people.
       images: uint8, (N, H, W, C); possibly a memory map.
-      labels: the class of each image; None where nobody says.
+      labels: the class of each image; None where it is unknown.
     """
 
     title: str
@@ -44,7 +44,7 @@ class ImageSet:
     labels: tuple[str, ...] | None = None
 
     def of_class(self, label: str) -> "ImageSet":
-        """Those of one class, or all where nobody says what they are."""
+        """The images of one class, or all where the classes are unknown."""
         if self.labels is None:
             return self
         kept = [index for index, name in enumerate(self.labels) if name == label]
@@ -67,14 +67,14 @@ def choose(
     Args:
       checkpoint: a workdir, generator folder or PyTorch state dict to sample from; or else
       fakes: a folder of generated images.
-      reals: images to judge by, a path; None for what the training of `checkpoint` held out, or for a source of
-        `data` that needs no path.
+      reals: real images to compare with, a path; None for what the training of `checkpoint` held out, or for a source
+        of `data` that needs no path.
       train: the training images, a path; None where `reals` is, or where they are not to be compared.
       data: the fields of a data set, as in `configs/default.py`: how to read reals and training images, or where the
-        images of the training now lie.
+        images of the training are now.
       num_images: how many to sample; None for as many as can be compared.
       seed: of the samples.
-      label: the class to judge alone, of a conditional training; None for all, drawn in the proportions of the reals.
+      label: the one class of a conditional training to evaluate; None for all, in the proportions of the reals.
 
     Returns:
       Fakes, reals, and training images or None.
@@ -83,7 +83,7 @@ def choose(
       UserError: they contradict each other, cannot be read, or are no sets to compare.
     """
     if bool(checkpoint) == bool(fakes):
-        raise UserError("give either --checkpoint=... or --fakes=..., the images to judge")
+        raise UserError("give either --checkpoint=... or --fakes=..., the images to evaluate")
     if fakes and num_images:
         raise UserError("--num_images is for --checkpoint; of --fakes all are taken")
     if data["group_column"] and not train:
@@ -92,52 +92,42 @@ def choose(
         raise UserError(
             f"--label={label}: is for --checkpoint; all --fakes are taken, and data.class_filter chooses reals"
         )
-    mesh = data_mesh()
-    generator, title = None, ""
     if fakes:
-        like = made = from_folder(fakes, field="--fakes", data=data)
+        found = like = from_folder(fakes, field="--fakes", data=data)
+        generator, training = None, None
     else:
+        mesh = data_mesh()
         generator = load_generator(Path(checkpoint), replicated(mesh))
-        best_by = generator.about.get("best_by")
-        chosen = f", the best by {best_by} to the images that its training held out" if best_by else ""
-        title = checkpoint if "imported_from" in generator.about else f"{checkpoint} at step {generator.step}{chosen}"
-        like = sampled(generator, 1, seed=seed, mesh=mesh, title=title, label=label, progress=False)
+        training = generator.about.get("config")
+        sample = functools.partial(
+            sampled, generator, seed=seed, mesh=mesh, title=_title_of(generator, checkpoint), label=label
+        )
+        like = sample(1, progress=False)
 
-    training = generator.about.get("config") if generator else None
     if not reals and training and training["data"].get("holdout_fraction"):
         if train:
             raise UserError("--train: the training of --checkpoint is known; leave it out, or give --reals")
-        judges, seen = _held_out(generator, data, like)
+        real_set, train_set = _held_out(generator, data, like)
         if label is not None:
-            judges, seen = judges.of_class(label), seen.of_class(label)
+            real_set, train_set = real_set.of_class(label), train_set.of_class(label)
     elif reals or data["path"] or data["source"] in ("tfds", "phantom"):
         if data["holdout_fraction"]:
             raise UserError("data.holdout_fraction: the training of --checkpoint knows what it held out; leave it out")
-
-        def decoded(path: str | None, field: str) -> ImageSet:
-            found = from_data({**data, "path": path or data["path"]}, like, field=field, convert=generator is not None)
-            if label is None or data["label"]:  # which may be another name for that class
-                return found
-            if found.labels and label not in found.labels:
-                there = abbreviate(sorted(set(found.labels)), 8)
-                raise UserError(
-                    f"--label={label}: the labels of {found.title} are {there}; say with --data.class_filter which is "
-                    "that class"
-                )
-            return found.of_class(label)
-
-        judges, seen = decoded(reals, "--reals"), decoded(train, "--train") if train else None
+        read = functools.partial(_given, data=data, like=like, label=label, convert=generator is not None)
+        real_set, train_set = read(reals, field="--reals"), read(train, field="--train") if train else None
     else:
         none = f": the training of {checkpoint} held none out (data.holdout_fraction)" if training else ""
-        raise UserError(f"give --reals=..., the images to judge by{none}")
-    least = 2 if seen else 4
-    if len(judges.images) < least:
-        raise UserError(f"{judges.title}: {len(judges.images)} images are too few to judge by; give {least} or more")
+        raise UserError(f"give --reals=..., the real images to compare with{none}")
+    least = 2 if train_set else 4
+    if len(real_set.images) < least:
+        raise UserError(
+            f"{real_set.title}: {len(real_set.images)} images are too few to compare with; give {least} or more"
+        )
     if generator:
-        number = num_images or min(len(seen.images) if seen else len(judges.images) // 2, MAX_IMAGES)
-        counts = _counts(generator.classes, judges) if generator.classes and label is None else None
-        made = sampled(generator, number, seed=seed, mesh=mesh, title=title, label=label, counts=counts)
-    return made, judges, seen
+        number = num_images or min(len(train_set.images) if train_set else len(real_set.images) // 2, MAX_IMAGES)
+        counts = _counts(generator.classes, real_set) if generator.classes and label is None else None
+        found = sample(number, counts=counts)
+    return found, real_set, train_set
 
 
 def choose_features(name: str | None, inception_weights: str | None) -> Features:
@@ -146,25 +136,31 @@ def choose_features(name: str | None, inception_weights: str | None) -> Features
         name = "inception" if inception_weights else "pyramid"
     if (name == "inception") != bool(inception_weights):
         raise UserError("--features=inception and --inception_weights=FILE go together")
-    return (
-        inception_features(Path(inception_weights))
-        if inception_weights
-        else {"pyramid": PYRAMID, "pixels": PIXELS}[name]
-    )
+    if inception_weights:
+        return inception_features(Path(inception_weights))
+    return {"pyramid": PYRAMID, "pixels": PIXELS}[name]
 
 
-def _counts(classes: Sequence[str], judges: ImageSet) -> list[int]:
+def _title_of(generator: TrainedGenerator, checkpoint: str) -> str:
+    if "imported_from" in generator.about:
+        return checkpoint
+    best_by = generator.about.get("best_by")
+    chosen = f", the best by {best_by} to the images that its training held out" if best_by else ""
+    return f"{checkpoint} at step {generator.step}{chosen}"
+
+
+def _counts(classes: Sequence[str], reals: ImageSet) -> list[int]:
     """How many reals there are of each class that a generator has learned."""
-    if judges.labels is None:
+    if reals.labels is None:
         raise UserError(
-            f"{judges.title}: the images have no labels, so in which proportions to sample the classes "
+            f"{reals.title}: the images have no labels, so in which proportions to sample the classes "
             f"{abbreviate(classes, 8)} is unknown; give --label=CLASS, or reals with labels (data.source=csv, or a "
             "folder per class)"
         )
-    counts = Counter(judges.labels)
+    counts = Counter(reals.labels)
     if unknown := sorted(set(counts) - set(classes)):
         raise UserError(
-            f"{judges.title}: has images of {abbreviate(unknown, 8)}, and the classes of the checkpoint are "
+            f"{reals.title}: has images of {abbreviate(unknown, 8)}, and the classes of the checkpoint are "
             f"{abbreviate(classes, 8)}; choose one with --label, and with --data.class_filter what it is called there"
         )
     return [counts[name] for name in classes]
@@ -197,20 +193,23 @@ def sampled(
       UserError: the generator has not learned the class.
     """
     module = generator.module
-    labels_of = classes_of(generator, label)
-    if counts:
-        labels_of = classes_listed(in_proportion(number, counts))
-    images = np.empty((number, module.image_size, module.image_size, module.channels), np.uint8)
+    labels_of = classes_listed(in_proportion(number, counts)) if counts else classes_of(generator, label)
     latents = functools.partial(seeded_latents, seed, latent_dim=generator.latent_dim)
-    batch_size = -(-_BATCH // mesh.size) * mesh.size
-    done = 0
+    batches = sample_batches(
+        module,
+        generator.variables,
+        latents,
+        number,
+        batch_size=-(-_BATCH // mesh.size) * mesh.size,
+        mesh=mesh,
+        labels_of=labels_of,
+    )
+    parts = []
     with progress_bar(number, unit="image", desc="sampling", disable=not progress) as bar:
-        for batch in sample_batches(
-            module, generator.variables, latents, number, batch_size=batch_size, mesh=mesh, labels_of=labels_of
-        ):
-            images[done : done + len(batch)] = batch
-            done += len(batch)
+        for batch in batches:
+            parts.append(batch)
             bar.update(len(batch))
+    images = np.concatenate(parts)
     if not labels_of:
         return ImageSet(title, images)
     labels = tuple(generator.classes[i] for i in labels_of(np.arange(number)))
@@ -244,33 +243,39 @@ def from_folder(folder: str, *, field: str, data: Mapping[str, Any]) -> ImageSet
     return ImageSet(folder, cached.images)
 
 
-def from_data(fields: Mapping[str, Any], like: ImageSet, *, field: str, convert: bool) -> ImageSet:
-    """Decodes a data set as training does, to the size and channels of `like`.
+def _given(
+    path: str | None, *, field: str, data: Mapping[str, Any], like: ImageSet, label: str | None, convert: bool
+) -> ImageSet:
+    """Decodes a data set as training does, to the size and channels of `like`, and takes the class `label` of it.
 
-    Args:
-      fields: which images, as in `configs/default.py`.
-      like: the images that they are to be compared with.
-      field: what to call the data set in messages.
-      convert: whether colour may become grey and the other way round, as in training.
-
-    Raises:
-      UserError: it cannot be read; or its images are smaller than those of `like`, or have other channels.
+    `convert` says whether colour may become grey and the other way round, as in training.
     """
-    data = parse_data(fields)
-    source = open_source(data)
+    parsed = parse_data({**data, "path": path or data["path"]})
+    source = open_source(parsed)
     if isinstance(source, FileSource):
         _check_like(source, like, field, convert)
     size, channels = like.images.shape[2:]
     cached = load_cached(
-        source, image_size=size, channels=channels, cache_dir=data.cache_dir, on_bad_image=data.on_bad_image
+        source, image_size=size, channels=channels, cache_dir=parsed.cache_dir, on_bad_image=parsed.on_bad_image
     )
-    return ImageSet(_title(data), cached.images, cached.labels)
+    found = ImageSet(_title(parsed), cached.images, cached.labels)
+    if label is None or parsed.class_filter:  # which may be another name for that class
+        return found
+    if found.labels and label not in found.labels:
+        there = abbreviate(sorted(set(found.labels)), 8)
+        raise UserError(
+            f"--label={label}: the labels of {found.title} are {there}; say with --data.class_filter which is "
+            "that class"
+        )
+    return found.of_class(label)
 
 
 def _held_out(generator: TrainedGenerator, data: Mapping[str, Any], like: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """What the training of a generator held out, and what it was trained on, wherever `data` says they lie now."""
-    places = {name: data[name] for name in ("path", "labels", "cache_dir") if data[name]}
-    then = parse_data({**data, **generator.about["config"]["data"], **places})
+    """What the training of a generator held out, and what it was trained on, wherever `data` says they are now."""
+    stored = generator.about["config"]["data"]
+    stored = {current_name(f"data.{name}").removeprefix("data."): value for name, value in stored.items()}
+    places = {name: data[name] for name in ("path", "labels_csv", "cache_dir") if data[name]}
+    then = parse_data({**data, **stored, **places})
     size, channels = like.images.shape[2:]
     training, apart = load_dataset(then, image_size=size, channels=channels)
     if training.digest != generator.about.get("data_digest"):
@@ -278,8 +283,11 @@ def _held_out(generator: TrainedGenerator, data: Mapping[str, Any], like: ImageS
             f"{_title(then)}: the images are no longer those of the training, so which of them it has not seen is "
             "unknown; restore them, say with --data.path where they are now, or give --reals"
         )
-    sides = ((apart, "held out"), (training, "trained on"))
-    return tuple(ImageSet(f"{_title(then)}, {side}", cached.images, cached.labels) for cached, side in sides)
+    held_out, trained_on = (
+        ImageSet(f"{_title(then)}, {side}", cached.images, cached.labels)
+        for cached, side in ((apart, "held out"), (training, "trained on"))
+    )
+    return held_out, trained_on
 
 
 def _title(data: DataConfig) -> str:
@@ -288,7 +296,7 @@ def _title(data: DataConfig) -> str:
 
 
 def _shapes(source: FileSource) -> Counter[tuple[int, int, int]]:
-    """How many files have which height, width and channels; those that cannot be read are left to decoding."""
+    """How many files have which height, width and channels; files that cannot be read are left to decoding."""
     shapes: Counter[tuple[int, int, int]] = Counter()
     for name in source.names:
         with contextlib.suppress(ImageError, OSError):
@@ -297,10 +305,11 @@ def _shapes(source: FileSource) -> Counter[tuple[int, int, int]]:
 
 
 def _check_like(source: FileSource, like: ImageSet, field: str, convert: bool) -> None:
+    """Raises UserError where files are smaller than the images of `like`, or have other channels."""
     ours = like.images.shape[1:]
     for theirs in sorted(_shapes(source)):
         if min(theirs[:2]) < ours[0]:
-            fault = "enlarged ones would be judged for their blur"
+            fault = "enlarged ones would be compared for their blur"
         elif theirs[2] != ours[2] and not convert:
             fault = "compare colour with colour, and grey with grey"
         else:

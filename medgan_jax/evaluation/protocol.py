@@ -1,16 +1,17 @@
-"""The protocol: every measure of the fakes beside its floor, which is the same measure of reals.
+"""The evaluation protocol: every metric of the fakes beside the same metric of real images.
 
-Three sets of images take part. The *reference* are reals. The *others* are reals too, apart from the reference. The
-fakes and the others are measured against the reference in the same way and in equal numbers, because nearly every
-measure changes with the number of images: the figure of the others is the floor, what a perfect generator would get.
+Three sets of images take part: the fakes; the *reference*, real images that both others are compared with; and the
+*reals*, real images apart from the reference. Fakes and reals are compared with the reference in the same way and in
+equal numbers, because nearly every metric changes with the number of images. So the figure of the reals is what a
+perfect generator would get.
 
-With a training set the others come from it, and the reference is what the generator has not seen. Without one the
-reals are divided in two halves.
+With a training set, the reals are training images and the reference is what the generator has not seen. Without one,
+the given reals are divided into two halves.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -25,13 +26,13 @@ from medgan_jax.metrics.distribution.diversity import pairwise_similarity, simil
 from medgan_jax.metrics.distribution.features import PYRAMID, Features
 from medgan_jax.metrics.distribution.fid import fid
 from medgan_jax.metrics.distribution.kid import kid
-from medgan_jax.metrics.distribution.memorization import copied_share, duplicated, nearest, turned
-from medgan_jax.metrics.distribution.prdc import manifold
+from medgan_jax.metrics.distribution.memorization import duplicated, memorization, nearest, turned
+from medgan_jax.metrics.distribution.prdc import prdc
 from medgan_jax.metrics.distribution.swd import sliced_wasserstein
 from medgan_jax.metrics.paired import METRICS
 from medgan_jax.progress import progress_bar
 
-MIN_IMAGES = 10  # of each set, for measures between sets
+MIN_IMAGES = 10  # of each set, for metrics of sets
 PAIRINGS = {
     "nearest": "each image with the real it differs least from, by pixels at 32 px at most",
     "random": "each image with a real drawn by chance",
@@ -43,15 +44,15 @@ _BATCH = 4  # pairs: few enough that what is computed of them stays in a CPU's c
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """One measure of the fakes, and of reals.
+    """One metric of the fakes, and of reals.
 
     Attributes:
       name: as in evaluation.json.
       title: for people.
-      group: what kind of measure it is.
-      better: "higher", "lower", or "floor" where leaving the floor in either direction is a fault.
+      group: what kind of metric it is.
+      better: "higher", "lower", or "reals" where the value of the reals is best.
       value: of the fakes.
-      floor: of reals; None where there is none.
+      reals: of the reals; None where there is none.
       note: what must be known to read it.
     """
 
@@ -60,21 +61,22 @@ class Figure:
     group: str
     better: str
     value: Estimate
-    floor: Estimate | None
+    reals: Estimate | None
     note: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What is known of a set of fakes.
+    """The result of an evaluation.
 
     Attributes:
       protocol: what was compared with what, and how.
       figures: in the order to show them.
-      skipped: measures that could not be taken, each as "NAME: reason".
+      skipped: metrics that could not be computed, each as "NAME: reason".
       grids: pictures, each by title: uint8 (N, H, W, C).
       closest: the ten fakes nearest to the training set (or else to the reals): fakes, their neighbours as turned to
         match, and their distances.
+      closest_of: what those neighbours are, for people.
     """
 
     protocol: dict[str, Any]
@@ -93,52 +95,52 @@ def evaluate(
     pairing: str = "nearest",
     features: Features = PYRAMID,
     seed: int = 0,
+    replicates: int = 200,
     progress: bool = True,
 ) -> Evaluation:
-    """Measures a set of fakes; the same call gives the same numbers.
+    """Computes every metric of a set of fakes; the same call gives the same numbers.
 
     Args:
-      fakes: the images to judge, square, of 16 px or more; at least one.
-      reals: images to judge them by, of the same size and channels; at least 4, or 2 with `train`.
-      train: what the generator was trained on, if that is to be compared too; `reals` must not be among it.
+      fakes: the images to evaluate, square, of 16 px or more; at least one.
+      reals: real images to compare them with, of the same size and channels; at least 4, or 2 with `train`.
+      train: what the generator was trained on, if known; `reals` must not be among it.
       pairing: one of `PAIRINGS`, for the paired metrics.
-      features: what the distribution measures see.
+      features: for KID, FID, precision, recall, density and coverage.
       seed: decides halves, pairs, subsets and resampling.
+      replicates: of the bootstrap; half as many for the sliced Wasserstein distance, which takes longest.
       progress: whether to show a progress bar on stderr.
     """
     sets = _Sets.chosen(fakes, reals, train, seed)
+    options = {"seed": seed, "replicates": replicates}
     size = min(fakes.images.shape[1:3])
-    skipped: list[str] = []
-    tasks: list[tuple[str, Callable[[], Iterator[Figure]]]] = []
-
-    def add(name: str, task: Callable[..., Iterator[Figure]], *arguments: Any, min_images: int = MIN_IMAGES) -> None:
-        fewest = min(len(sets.fakes), len(sets.others), len(sets.reference))
-        if fewest < min_images:
-            skipped.append(f"{name}: needs {min_images} images of each set, and one has {fewest}")
-        else:
-            tasks.append((name, functools.partial(task, sets, *arguments)))
-
     usable = [name for name, metric in METRICS.items() if size >= metric.min_size]
-    skipped += [
+    skipped = [
         f"{metric.title}: needs images of {metric.min_size} px, and these have {size}"
         for name, metric in METRICS.items()
         if name not in usable
     ]
-    add("paired metrics", _paired, usable, pairing, seed, min_images=2)
-    add("sliced Wasserstein distance", _swd, seed)
-    add(f"KID, FID, precision, recall, density and coverage by {features.name}", _by_features, features, seed)
-    add("checkerboard index", _checkerboard, seed)
-    add("diversity", _diversity, seed)
+    by_features = f"KID, FID, precision, recall, density and coverage by {features.name}"
+    tasks = [  # by name, with the least number of images
+        ("paired metrics", 2, _paired(sets, usable, pairing, options)),
+        ("sliced Wasserstein distance", MIN_IMAGES, _swd(sets, seed, replicates // 2)),
+        (by_features, MIN_IMAGES, _by_features(sets, features, options)),
+        ("checkerboard index", MIN_IMAGES, _checkerboard(sets, options)),
+        ("diversity", MIN_IMAGES, _diversity(sets, options)),
+    ]
     if train:
-        add("copies", _copies, fakes, train, seed)
-    else:
-        skipped.append("copies: needs the training images")
+        tasks.append(("memorization", MIN_IMAGES, _memorization(sets, fakes, train, options)))
+    fewest = min(len(sets.fakes), len(sets.reals), len(sets.reference))
+    skipped += [
+        f"{name}: needs {least} images of each set, and one has {fewest}" for name, least, _ in tasks if fewest < least
+    ]
+    if not train:
+        skipped.append("memorization: needs the training images")
 
     figures: list[Figure] = []
-    with progress_bar(len(tasks), desc="evaluating", unit="measure", disable=not progress) as bar:
-        for name, task in tasks:
-            bar.set_postfix_str(name)
-            figures.extend(task())
+    possible = [task for _, least, task in tasks if fewest >= least]
+    with progress_bar(len(possible), desc="evaluating", unit="metric", disable=not progress) as bar:
+        for task in possible:
+            figures.extend(task)
             bar.update()
 
     closest_of = train or reals
@@ -146,12 +148,12 @@ def evaluate(
         protocol={
             "fakes": f"{len(sets.fakes)} of {fakes.title}",
             "reference": f"{len(sets.reference)} of {reals.title}" + ("" if train else ", one half"),
-            "floor": f"{len(sets.others)} of {train.title}" if train else f"{len(sets.others)} of the other half",
+            "reals": f"{len(sets.reals)} of {train.title if train else 'the other half'}",
             "image_size": size,
             "channels": fakes.images.shape[3],
             "pairing": f"{pairing}: {PAIRINGS[pairing]}",
             "features": f"{features.name}: {features.description}",
-            "intervals": "95 %, by bootstrap over images; copies: Wilson's",
+            "intervals": "95 %, by bootstrap over images; memorization: Wilson's",
             "seed": seed,
         },
         figures=tuple(figures),
@@ -164,10 +166,10 @@ def evaluate(
 
 @dataclasses.dataclass(frozen=True)
 class _Sets:
-    """uint8 (N, H, W, C) each; as many others as fakes. `in_order` are fakes, others and reals as they came."""
+    """uint8 (N, H, W, C) each; as many reals as fakes. `in_order` are fakes, reals and reference as they came."""
 
     fakes: np.ndarray
-    others: np.ndarray
+    reals: np.ndarray
     reference: np.ndarray
     in_order: tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -189,27 +191,23 @@ class _Sets:
         return cls(some(fakes.images, number), some(others, number), reference, in_order)
 
 
-def _paired(sets: _Sets, names: list[str], pairing: str, seed: int) -> Iterator[Figure]:
-    fakes, others, reals = sets.fakes, sets.others, sets.reference
-    if pairing == "medimagegan":
-        fakes, others, reals = sets.in_order
-    fakes, others = (paired_scores(x, reals, names, pairing=pairing, seed=seed) for x in (fakes, others))
+def _paired(sets: _Sets, names: list[str], pairing: str, options: dict[str, int]) -> Iterator[Figure]:
+    fakes, reals, reference = sets.in_order if pairing == "medimagegan" else (sets.fakes, sets.reals, sets.reference)
+    of_fakes, of_reals = (
+        paired_scores(x, reference, names, pairing=pairing, seed=options["seed"]) for x in (fakes, reals)
+    )
     for name in names:
         metric = METRICS[name]
-        yield Figure(
-            name=name,
-            title=metric.title + (f", {metric.unit}" if metric.unit else ""),
-            group=f"Paired metrics, {pairing} pairs",
-            better="higher" if metric.higher_is_better else "lower",
-            value=_mean(fakes[name], seed),
-            floor=_mean(others[name], seed),
-        )
+        title = metric.title + (f", {metric.unit}" if metric.unit else "")
+        better = "higher" if metric.higher_is_better else "lower"
+        means = (_mean(scores[name], options) for scores in (of_fakes, of_reals))
+        yield Figure(name, title, f"Paired metrics, {pairing} pairs", better, *means)
 
 
 def paired_scores(
     images: np.ndarray, reals: np.ndarray, names: list[str], *, pairing: str, seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Scores of each pair, a batch of pairs at a time.
+    """Paired metrics of each image and its partner, a batch of pairs at a time.
 
     Args:
       images: uint8, (N, H, W, C).
@@ -250,64 +248,59 @@ def _stretch(images: jax.Array) -> jax.Array:
     return (images - low) / jnp.where(high > low, high - low, 1)
 
 
-def _swd(sets: _Sets, seed: int) -> Iterator[Figure]:
-    fakes, others = (sliced_wasserstein(x, sets.reference, seed=seed) for x in (sets.fakes, sets.others))
-    for size, value in fakes.items():
-        yield Figure(
-            f"swd_{size}", f"Sliced Wasserstein distance x1000, {size} px", "Distances", "lower", value, others[size]
-        )
-
-
-def _by_features(sets: _Sets, features: Features, seed: int) -> Iterator[Figure]:
-    fakes, others, reference = (features.of(x) for x in (sets.fakes, sets.others, sets.reference))
-    by = f"by {features.name}"
-    yield Figure(
-        "kid", f"KID, {by}", "Distances", "lower", kid(fakes, reference, seed=seed), kid(others, reference, seed=seed)
+def _swd(sets: _Sets, seed: int, replicates: int) -> Iterator[Figure]:
+    fakes, reals = (
+        sliced_wasserstein(x, sets.reference, seed=seed, replicates=replicates) for x in (sets.fakes, sets.reals)
     )
-    (value, bias), (floor, floor_bias) = fid(fakes, reference, seed=seed), fid(others, reference, seed=seed)
-    note = f"of it {bias:.3g} for want of images, {floor_bias:.3g} of the floor (extrapolated to endless sets)"
-    yield Figure("fid", f"FID, {by}", "Distances", "lower", value, floor, note)
-    values, floors = manifold(fakes, reference, seed=seed), manifold(others, reference, seed=seed)
-    for name, value in values.items():
-        yield Figure(name, f"{name.capitalize()}, {by}", "Fidelity and coverage", "higher", value, floors[name])
+    for size, value in fakes.items():
+        title = f"Sliced Wasserstein distance x1000, {size} px"
+        yield Figure(f"swd_{size}", title, "Distances", "lower", value, reals[size])
 
 
-def _checkerboard(sets: _Sets, seed: int) -> Iterator[Figure]:
-    fakes, others = (checkerboard_index(x, seed=seed) for x in (sets.fakes, sets.others))
+def _by_features(sets: _Sets, features: Features, options: dict[str, int]) -> Iterator[Figure]:
+    fakes, reals, reference = (features.of(x) for x in (sets.fakes, sets.reals, sets.reference))
+    by = f"by {features.name}"
+    kids = (kid(x, reference, **options) for x in (fakes, reals))
+    yield Figure("kid", f"KID, {by}", "Distances", "lower", *kids)
+    (value, bias), (of_reals, bias_of_reals) = (fid(x, reference, **options) for x in (fakes, reals))
+    note = f"{bias:.3g} of it is bias of small sets, and {bias_of_reals:.3g} of that of the reals (extrapolated)"
+    yield Figure("fid", f"FID, {by}", "Distances", "lower", value, of_reals, note)
+    of_fakes, of_reals = (prdc(x, reference, **options) for x in (fakes, reals))
+    for name, value in of_fakes.items():
+        yield Figure(name, f"{name.capitalize()}, {by}", "Fidelity and coverage", "higher", value, of_reals[name])
+
+
+def _checkerboard(sets: _Sets, options: dict[str, int]) -> Iterator[Figure]:
+    fakes, reals = (checkerboard_index(x, **options) for x in (sets.fakes, sets.reals))
     for period, value in fakes.items():
         title = f"Checkerboard index, {period} px"
-        yield Figure(f"checkerboard_{period}", title, "Artefacts", "lower", value, others[period], "1: no grid")
+        yield Figure(f"checkerboard_{period}", title, "Artefacts", "lower", value, reals[period], "1: no grid")
 
 
-def _diversity(sets: _Sets, seed: int) -> Iterator[Figure]:
-    fakes, others = (pairwise_similarity(x, seed=seed) for x in (sets.fakes, sets.others))
+def _diversity(sets: _Sets, options: dict[str, int]) -> Iterator[Figure]:
     title = f"{METRICS[similarity_metric(sets.fakes.shape[1])].title} of two fakes, against two reals"
-    yield Figure("similarity", title, "Diversity", "floor", fakes, others)
+    similarities = (pairwise_similarity(x, **options) for x in (sets.fakes, sets.reals))
+    yield Figure("similarity", title, "Diversity", "reals", *similarities)
 
 
-def _copies(sets: _Sets, fakes: ImageSet, train: ImageSet, seed: int) -> Iterator[Figure]:
+def _memorization(sets: _Sets, fakes: ImageSet, train: ImageSet, options: dict[str, int]) -> Iterator[Figure]:
     """Of all fakes: a single copy matters, and needs no equal numbers."""
-    found, reals = nearest(fakes.images, train.images), nearest(sets.reference, train.images)
-    order = np.random.default_rng(seed).permutation(len(sets.reference))
-    first, second = (reals.part(half) for half in np.array_split(order, 2))
+    of_fakes, of_reals = (nearest(x, train.images).distance for x in (fakes.images, sets.reference))
+    order = np.random.default_rng(options["seed"]).permutation(len(of_reals))
+    first, second = (of_reals[half] for half in np.array_split(order, 2))
     notes = ["blurred images are near to everything: look at the pairs"]
-    if known := int(duplicated(reals).sum()):
+    if known := int(duplicated(of_reals).sum()):
         notes.append(f"WARNING: {known} of the reals are training images, and left out")
-    yield Figure(
-        "copies",
-        f"Share of {len(fakes.images)} closer to a training image than any held-out real",
-        "Copies",
-        "lower",
-        copied_share(found, reals),
-        copied_share(first, second),
-        "; ".join(notes),
-    )
+    title = f"Share of {len(fakes.images)} closer to a training image than any held-out real"
+    shares = memorization(of_fakes, of_reals), memorization(first, second)
+    yield Figure("memorization", title, "Memorization", "lower", *shares, "; ".join(notes))
     title = "Distance to the nearest training image"
-    yield Figure("nearest_train", title, "Copies", "floor", _mean(found.distance, seed), _mean(reals.distance, seed))
+    means = (_mean(distances, options) for distances in (of_fakes, of_reals))
+    yield Figure("nearest_train", title, "Memorization", "reals", *means)
 
 
-def _mean(scores: np.ndarray, seed: int) -> Estimate:
-    return bootstrap(lambda weights: float(weights @ scores), [len(scores)], seed=seed)
+def _mean(scores: np.ndarray, options: dict[str, int]) -> Estimate:
+    return bootstrap(lambda weights: float(weights @ scores), [len(scores)], **options)
 
 
 def _closest(fakes: np.ndarray, references: ImageSet, number: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The cheap part of an evaluation, which a training can take now and then."""
+"""The fast part of an evaluation, for use during training."""
 
 import numpy as np
 
@@ -22,33 +22,33 @@ def check_enough(held_out: int, training: int) -> None:
 
 
 class QuickEvaluation:
-    """Distances of fakes to held-out reals, and their floor: that of as many training images."""
+    """Distances of fakes to held-out images, beside those of as many training images (the real reference)."""
 
     def __init__(self, training: np.ndarray, held_out: np.ndarray, *, seed: int) -> None:
-        """Measures the floor.
+        """Measures the real reference.
 
         Args:
           training: uint8, (N, H, W, C).
           held_out: uint8, (M, H, W, C).
           seed: decides patches and projections; the same at every step, so that figures can be compared.
         """
-        random = np.random.default_rng(seed)  # classes lie together: the first images would be of one class
+        random = np.random.default_rng(seed)  # images are sorted by class: the first ones would be of one class
 
         def some(images: np.ndarray) -> np.ndarray:
             return np.asarray(images[np.sort(random.permutation(len(images))[:_MAX_IMAGES])])
 
         self._seed = seed
         self._reference = some(held_out)
-        self._floor = self._distances(some(training))
+        self._reals = self._distances(some(training))
         self.num_fakes = min(len(training), _MAX_IMAGES)
 
     def figures(self, fakes: np.ndarray) -> dict[str, float]:
-        """By name: `swd`, the mean over scales, `swd_SIZE` of each, `kid`, and the floor of each as `NAME_floor`.
+        """`swd` (the mean over scales), `swd_SIZE` of each scale, `kid`, and each of reals as `NAME_reals`.
 
         Args:
           fakes: uint8, (`num_fakes`, H, W, C).
         """
-        return self._distances(fakes) | {f"{name}_floor": value for name, value in self._floor.items()}
+        return self._distances(fakes) | {f"{name}_reals": value for name, value in self._reals.items()}
 
     def _distances(self, images: np.ndarray) -> dict[str, float]:
         by_scale = sliced_wasserstein(images, self._reference, seed=self._seed, replicates=0)

@@ -1,1 +1,1 @@
-"""How good images are: paired metrics of two images, and distances between sets of them."""
+"""Image metrics: `paired` compares two images, `distribution` compares two sets of images."""

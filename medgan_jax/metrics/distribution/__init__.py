@@ -1,1 +1,1 @@
-"""How far a set of generated images is from a set of real ones, with intervals that hold for small sets."""
+"""Metrics of generated images against real ones as sets, with intervals that hold for small sets."""

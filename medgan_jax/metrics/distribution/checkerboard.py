@@ -1,8 +1,7 @@
-"""Checkerboard artefacts: how far a periodic grid stands out of the spectrum.
+"""Checkerboard artefacts: the power of periodic grids in the spectrum.
 
-Transposed convolutions write a grid of 2, 4 or 8 px into what they generate (Odena et al. 2016,
-doi:10.23915/distill.00003), seen as lines in the spectrum (Durall et al. 2020, arXiv:2003.01826). Photographs have
-none.
+Transposed convolutions leave a grid of 2, 4 or 8 px in the images (Odena et al. 2016, doi:10.23915/distill.00003). It
+shows as peaks in the spectrum (Durall et al. 2020, arXiv:2003.01826). Photographs have none.
 """
 
 import jax
@@ -18,19 +17,20 @@ MIN_SIZE = 4 * min(PERIODS)  # px; each period needs images of four times its le
 _BATCH = 64
 
 
-def checkerboard_index(images: np.ndarray, *, seed: int = 0) -> dict[int, Estimate]:
+def checkerboard_index(images: np.ndarray, *, seed: int = 0, replicates: int = 200) -> dict[int, Estimate]:
     """The power of a grid of each period, relative to its surroundings in the spectrum.
 
-    The power spectrum of the grey images under a Hann window is averaged over the images. At each frequency that a
-    pattern of this period has, and one of half the period has not, it is divided by the median of the sixteen
-    frequencies two bins away, beyond the window's own spread; the index is the mean of these ratios.
+    The power spectrum of the grey images under a Hann window is averaged over the images. At each frequency of a grid
+    of this period, except those of half the period, it is divided by the median of the sixteen frequencies two bins
+    away (the window spreads power over one bin). The index is the mean of these ratios.
 
     Args:
       images: uint8, (N, H, W, 1 or 3).
-      seed: of the bootstrap.
+      seed: of the interval.
+      replicates: of the bootstrap.
 
     Returns:
-      By period in px, as far as the images are large enough: about 1 where there is no grid.
+      By period in px, for periods of at most a quarter of the image: about 1 where there is no grid.
     """
     size = min(images.shape[1:3])
     bins = {period: _bins(images.shape[1:3], period) for period in PERIODS if size >= 4 * period}
@@ -47,11 +47,11 @@ def checkerboard_index(images: np.ndarray, *, seed: int = 0) -> dict[int, Estima
         ends = np.cumsum([len(found) for found in bins.values()])
         return {period: part.mean() for period, part in zip(bins, np.split(ratios, ends[:-1]), strict=True)}
 
-    return bootstrap(indices, [len(images)], seed=seed, bounds=(0, np.inf))
+    return bootstrap(indices, [len(images)], seed=seed, replicates=replicates, bounds=(0, np.inf))
 
 
 def _bins(shape: tuple[int, int], period: int) -> np.ndarray:
-    """(F, 17, 2): each frequency of a period, followed by its surroundings, as bins of the two-dimensional FFT."""
+    """(F, 17, 2): each frequency of a period, then its surroundings, as bins of the two-dimensional FFT."""
     height, width = shape
     harmonics = [
         (round(i * height / period), round(j * width / period))

@@ -1,4 +1,4 @@
-"""Diversity: how alike the images of one set are. In a collapsed generator all are."""
+"""Diversity: the similarity of the images within one set, which is high after mode collapse."""
 
 import numpy as np
 
@@ -11,19 +11,20 @@ _BATCH = 25
 
 
 def similarity_metric(size: int) -> str:
-    """MS-SSIM, as Odena et al. 2017 (arXiv:1610.09585) have it, where images are large enough for it; else SSIM."""
+    """MS-SSIM, as in Odena et al. 2017 (arXiv:1610.09585), where images are large enough for it; else SSIM."""
     return "ms_ssim" if size >= METRICS["ms_ssim"].min_size else "ssim"
 
 
-def pairwise_similarity(images: np.ndarray, *, seed: int = 0) -> Estimate:
+def pairwise_similarity(images: np.ndarray, *, seed: int = 0, replicates: int = 200) -> Estimate:
     """The mean similarity of two images of the set, over 1,000 random pairs, or all where there are fewer.
 
     Args:
       images: uint8, (N, H, W, 1 or 3), at least two.
-      seed: decides the pairs, and is that of the bootstrap.
+      seed: of the pairs and the interval.
+      replicates: of the bootstrap.
 
     Returns:
-      From -1 to 1, by `similarity_metric`: the higher above that of reals, the less diverse.
+      From -1 to 1, by `similarity_metric`; above that of reals, the images are less diverse.
     """
     first, second = _pairs(len(images), seed)
     metric = METRICS[similarity_metric(min(images.shape[1:3]))].function
@@ -38,11 +39,11 @@ def pairwise_similarity(images: np.ndarray, *, seed: int = 0) -> Estimate:
         both = weights[first] * weights[second]
         return float(both @ scores / both.sum())
 
-    return bootstrap(mean, [len(images)], seed=seed, bounds=(-1, 1))
+    return bootstrap(mean, [len(images)], seed=seed, replicates=replicates, bounds=(-1, 1))
 
 
 def _pairs(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Different images, all of them in as many pairs as any other, one pair more or less."""
+    """Pairs of different images; each image is in the same number of pairs, give or take one."""
     order = np.random.default_rng(seed).permutation(number)
     shifts = range(1, 1 + max(1, min((number - 1) // 2, -(-_PAIRS // number))))
     first = np.tile(order, len(shifts))

@@ -1,19 +1,18 @@
-"""Copies: whether fakes lie closer to training images than real patients do.
+"""Memorization: whether fakes are closer to training images than held-out real images are.
 
-Averages do not tell: a generator that copies has excellent ones.
+Averages do not show it: a generator that copies its training images has excellent ones.
 """
 
 import dataclasses
-import math
 
 import jax.numpy as jnp
 import numpy as np
 
 from medgan_jax.images import uint8_to_unit
 from medgan_jax.metrics.distribution.bootstrap import Estimate
-from medgan_jax.metrics.distribution.pyramid import resized
+from medgan_jax.metrics.distribution.features import resized
 
-_SIDE = 32  # px: two photographs of one lesion match at this size, and two lesions do not
+_SIZE = 32  # px: two photographs of one lesion match at this size, and two lesions do not
 _SAME = 1 / 255  # below this distance two images are one
 _BATCH = 32
 
@@ -25,16 +24,12 @@ class Nearest:
     Attributes:
       index: (N,), of the nearest.
       distance: float32, (N,), root mean squared difference of values in [0, 1].
-      symmetry: (N,), how the reference was turned to match: quarter turns, plus 4 where it was mirrored first.
+      symmetry: (N,), how the reference was turned to match, see `turned`.
     """
 
     index: np.ndarray
     distance: np.ndarray
     symmetry: np.ndarray
-
-    def part(self, chosen: np.ndarray) -> "Nearest":
-        """Of some of the images, by their numbers."""
-        return Nearest(self.index[chosen], self.distance[chosen], self.symmetry[chosen])
 
 
 def turned(image: np.ndarray, symmetry: int) -> np.ndarray:
@@ -51,51 +46,49 @@ def nearest(images: np.ndarray, references: np.ndarray, *, symmetries: bool = Tr
       symmetries: whether a reference may be mirrored and turned by quarters: the dermatoscope has no up.
     """
     ours, theirs = _thumbnails(images), _thumbnails(references)
-    kinds = range(8) if symmetries else range(1)
+    flat = ours.reshape(len(ours), -1)
     best = np.full(len(ours), np.inf, np.float32)
     index, symmetry = np.zeros(len(ours), np.int64), np.zeros(len(ours), np.int64)
-    for kind in kinds:
+    for kind in range(8 if symmetries else 1):
         moved = np.stack([turned(image, kind) for image in theirs]).reshape(len(theirs), -1)
+        norms = (moved**2).sum(1)
         for start in range(0, len(ours), _BATCH):
             part = slice(start, start + _BATCH)
-            flat = ours[part].reshape(len(ours[part]), -1)
-            squares = (flat**2).sum(1)[:, None] + (moved**2).sum(1)[None] - 2 * flat @ moved.T
-            found = squares.argmin(1)
-            # Once more without the products, whose rounding would hide an exact copy.
-            distance = np.sqrt(((flat - moved[found]) ** 2).mean(1))
+            found = (norms - 2 * flat[part] @ moved.T).argmin(1)
+            # The distance is computed anew, because the rounding of the products would hide an exact copy.
+            distance = np.sqrt(((flat[part] - moved[found]) ** 2).mean(1))
             closer = distance < best[part]
             best[part][closer], index[part][closer], symmetry[part][closer] = distance[closer], found[closer], kind
     return Nearest(index, best, symmetry)
 
 
-def duplicated(found: Nearest) -> np.ndarray:
-    """(N,), whether each image is its nearest, turned or not, to a grey level."""
-    return found.distance < _SAME
+def duplicated(distances: np.ndarray) -> np.ndarray:
+    """(N,), whether the nearest image is the same one to the grey level, from the distances (N,) to it."""
+    return distances < _SAME
 
 
-def copied_share(fakes: Nearest, heldout: Nearest) -> Estimate:
+def memorization(fakes: np.ndarray, heldout: np.ndarray) -> Estimate:
     """The share of fakes that are closer to the training set than any held-out real is.
 
-    A fake that is a training image to the grey level is a copy whatever the others are; a held-out real that is one
-    says nothing, and is left out.
+    A fake that equals a training image to the grey level always counts. A held-out real that does is left out.
 
     Args:
-      fakes: nearest training images of fakes.
-      heldout: nearest training images of reals that the generator has not seen.
+      fakes: distances of fakes to their nearest training images, (N,).
+      heldout: the same of reals that the generator was not trained on, (M,).
 
     Returns:
-      From 0 to 1, with Wilson's interval: resampling would be certain of a share of which it has seen nothing. Blurred
-      fakes are near to everything: look at the pairs before you call them copies.
+      From 0 to 1, with Wilson's interval: after no hit in N images, resampling would give an interval of zero width.
+      Blurred fakes are near to everything: look at the pairs before you call them copies.
     """
-    strangers = heldout.distance[~duplicated(heldout)]
-    copied = duplicated(fakes) | (fakes.distance < strangers.min(initial=0 if not len(strangers) else np.inf))
-    share, number, z = float(copied.mean()), len(copied), 1.959964
-    centre = (share + z**2 / (2 * number)) / (1 + z**2 / number)
-    half = z / (1 + z**2 / number) * math.sqrt(share * (1 - share) / number + z**2 / (4 * number**2))
-    return Estimate(share, max(0.0, centre - half) if share else 0.0, min(1.0, centre + half) if share < 1 else 1.0)
+    from scipy.stats import binomtest  # here, because it takes long to import
+
+    unseen = heldout[~duplicated(heldout)]
+    copied = duplicated(fakes) | (fakes < unseen.min(initial=np.inf if len(unseen) else 0))
+    interval = binomtest(int(copied.sum()), len(copied)).proportion_ci(method="wilson")
+    return Estimate(float(copied.mean()), float(interval.low), float(interval.high))
 
 
 def _thumbnails(images: np.ndarray) -> np.ndarray:
-    size = min(_SIDE, images.shape[1])
+    size = min(_SIZE, images.shape[1])
     parts = (images[i : i + _BATCH] for i in range(0, len(images), _BATCH))
     return np.concatenate([np.asarray(resized(uint8_to_unit(jnp.asarray(part)), size)) for part in parts])

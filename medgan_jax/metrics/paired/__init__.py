@@ -1,8 +1,8 @@
 """Paired metrics: one number for two images, as pure and jitted functions.
 
-Images are floating, (N, H, W, 1 or 3), in [0, 1]; each function takes two batches and returns (N,). Image i is compared
-with image i and with nothing else. Generated images have no partner: how they were paired has to stand beside every
-figure, see `medgan_jax.evaluation`.
+Images are floating, (N, H, W, 1 or 3), in [0, 1]; each function takes two batches and returns (N,): image i is compared
+with image i alone. Generated images have no partner, so every figure must name the pairing, see
+`medgan_jax.evaluation`.
 """
 
 import dataclasses

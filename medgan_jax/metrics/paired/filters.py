@@ -1,9 +1,4 @@
-"""What the metrics share: the check of a pair, linear filters as matrix products, and powers with finite gradients.
-
-A filter with a long kernel along each axis is two products with banded matrices. That wastes multiplications on zeros,
-and is still several times faster on CPU, at the sizes of generated images, than a convolution, or than sums of shifted
-planes: XLA computes the first axis of those anew for each tap of the second.
-"""
+"""What the paired metrics share: the check of a pair, linear filters, and powers with finite gradients."""
 
 from collections.abc import Sequence
 
@@ -15,7 +10,7 @@ _MAX_SHIFTS = 3  # taps
 
 
 def check_pair(x: jax.Array, y: jax.Array, *, name: str, min_size: int, data_range: float) -> tuple[jax.Array, ...]:
-    """Checks what every metric asks of its two batches.
+    """Checks two batches of images, and returns them as float32 in [0, 1].
 
     Args:
       x: images, floating, (N, H, W, 1 or 3), from 0 to `data_range`.
@@ -23,9 +18,6 @@ def check_pair(x: jax.Array, y: jax.Array, *, name: str, min_size: int, data_ran
       name: of the metric, for messages.
       min_size: the least height and width.
       data_range: the value of white.
-
-    Returns:
-      Both, as float32 in [0, 1].
 
     Raises:
       ValueError: they are not that.
@@ -43,22 +35,16 @@ def check_pair(x: jax.Array, y: jax.Array, *, name: str, min_size: int, data_ran
 
 
 def correlate(
-    planes: jax.Array,
-    rows: Sequence[float],
-    columns: Sequence[float],
-    *,
-    padding: tuple[int, int] = (0, 0),
+    planes: jax.Array, rows: Sequence[float], columns: Sequence[float], *, padding: tuple[int, int] = (0, 0)
 ) -> jax.Array:
-    """Correlates each plane with the separable kernel `rows[i] * columns[j]`.
+    """Correlates planes (N, H, W) with the separable kernel `rows[i] * columns[j]`.
 
-    Args:
-      planes: (N, H, W).
-      rows: the kernel down the rows.
-      columns: the kernel along a row.
-      padding: how many zeros to take before and after each plane, in both directions.
+    `padding` is the number of zeros before and after each plane, in both directions. Height and width of the result
+    are less by the length of the kernel - 1 - the padding.
 
-    Returns:
-      As `planes`, height and width less by the length of the kernel - 1 - the padding.
+    A short kernel becomes sums of shifted planes. A long one becomes two products with banded matrices: on CPU, at the
+    sizes of generated images, several times as fast as a convolution, or as shifted planes, of which XLA computes the
+    first axis anew for each tap of the second.
     """
     if max(len(rows), len(columns)) <= _MAX_SHIFTS:
         planes = jnp.pad(planes, [(0, 0), padding, padding])
@@ -67,7 +53,7 @@ def correlate(
         jnp.asarray(_band_matrix(size, kernel, padding))
         for size, kernel in zip(planes.shape[1:], (rows, columns), strict=True)
     )
-    # All of float32's digits: a GPU or TPU would round the factors, and SSIM takes small differences of the results.
+    # In full float32: a GPU or TPU would round the factors, and SSIM takes small differences of the results.
     planes = jnp.einsum("oh,nhw->now", down, planes, precision=jax.lax.Precision.HIGHEST)
     return jnp.einsum("pw,now->nop", along, planes, precision=jax.lax.Precision.HIGHEST)
 
@@ -87,14 +73,8 @@ def _band_matrix(size: int, kernel: Sequence[float], padding: tuple[int, int]) -
     return matrix[:, padding[0] : padding[0] + size]
 
 
-def gaussian_kernel(size: int, sigma: float) -> np.ndarray:
-    """(size,), of sum 1."""
-    weights = np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / sigma) ** 2)
-    return weights / weights.sum()
-
-
 def gradient_magnitude(planes: jax.Array) -> jax.Array:
-    """Prewitt's gradient, a third of the published integers, of planes (N, H, W) with zeros around."""
+    """The Prewitt gradient (a third of the usual integers) of planes (N, H, W), with zeros around them."""
     smooth, difference = (1 / 3, 1 / 3, 1 / 3), (-1, 0, 1)
     across = correlate(planes, smooth, difference, padding=(1, 1))
     down = correlate(planes, difference, smooth, padding=(1, 1))
@@ -102,20 +82,16 @@ def gradient_magnitude(planes: jax.Array) -> jax.Array:
 
 
 def average_pool(planes: jax.Array, size: int, *, before: int = 0) -> jax.Array:
-    """Means over squares of `size` pixels.
+    """Means over squares of `size` pixels, of planes (N, H, W) or images (N, H, W, C).
 
-    Args:
-      planes: (N, H, W) or (N, H, W, C); filled up with zeros where the squares do not come out even.
-      size: of a square.
-      before: how many zeros come before the first row and column.
+    `before` zeros come before the first row and column, and at the end as many as make the last squares complete.
     """
     number, height, width, *channels = planes.shape
     outputs = [-(-length // size) for length in (height, width)]
     after = [size * o - length - before for o, length in zip(outputs, (height, width), strict=True)]
     edges = [(0, 0, 0), (before, after[0], 0), (before, after[1], 0)] + [(0, 0, 0)] * len(channels)
     planes = jax.lax.pad(planes, jnp.zeros((), planes.dtype), edges)  # after may be negative, which cuts
-    planes = planes.reshape(number, outputs[0], size, outputs[1], size, *channels)
-    return planes.mean((2, 4))
+    return planes.reshape(number, outputs[0], size, outputs[1], size, *channels).mean((2, 4))
 
 
 def luminance(images: jax.Array) -> jax.Array:
@@ -133,12 +109,12 @@ def _weighted(images: jax.Array, weights: Sequence[float]) -> jax.Array:
 
 
 def root(x: jax.Array) -> jax.Array:
-    """The square root of x >= 0, with gradient 0 at 0 in place of infinity."""
+    """The square root of x >= 0, with gradient 0 at 0 instead of infinity."""
     return power(x, 0.5)
 
 
 def power(x: jax.Array, exponent: float) -> jax.Array:
-    """|x| ** exponent, with gradient 0 at 0 in place of infinity."""
+    """|x| ** exponent, with gradient 0 at 0 instead of infinity."""
     x = jnp.abs(x)
     positive = x > 0
     safe = jnp.where(positive, x, 1)

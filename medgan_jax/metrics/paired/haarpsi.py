@@ -7,27 +7,25 @@ import jax.numpy as jnp
 
 from medgan_jax.metrics.paired.filters import average_pool, check_pair, chrominance, correlate, luminance
 
-_SCALES = 3  # the two finest are compared, the third weighs
+_SCALES = 3  # the two finest are compared, the third gives the weights
+_STABILITY = 30.0  # the paper's C, for values from 0 to 255
+_STEEPNESS = 4.2  # the paper's alpha, of the logistic function
 
 
-@functools.partial(jax.jit, static_argnames=("data_range", "stability", "steepness"))
-def haarpsi(
-    x: jax.Array, y: jax.Array, *, data_range: float = 1.0, stability: float = 30.0, steepness: float = 4.2
-) -> jax.Array:
+@functools.partial(jax.jit, static_argnames="data_range")
+def haarpsi(x: jax.Array, y: jax.Array, *, data_range: float = 1.0) -> jax.Array:
     """Haar wavelet-based perceptual similarity index (Reisenhofer et al. 2018, arXiv:1607.06140). Symmetric.
 
-    The similarity of Haar coefficients on two fine scales, most where the third is strong, and of colours. A grey image
-    has no colours to compare.
+    The similarity of Haar coefficients on two fine scales, weighted by the third, and of colours. A grey image has no
+    colours to compare.
 
     Args:
-      x: floating, (N, H, W, 1 or 3), from 0 to `data_range`; at least 16 px. Both are halved first, as the paper does.
+      x: floating, (N, H, W, 1 or 3), from 0 to `data_range`; at least 16 px. Both are halved first, as in the paper.
       y: as `x`.
       data_range: the value of white.
-      stability: the paper's C, for values from 0 to 255.
-      steepness: the paper's alpha, of the logistic function.
 
     Returns:
-      float32, (N,): from 0 to 1, which identical images have (to rounding).
+      float32, (N,): from 0 to 1; identical images have 1, to rounding.
 
     Raises:
       ValueError: shapes or types are others.
@@ -35,12 +33,12 @@ def haarpsi(
     x, y = check_pair(x, y, name="haarpsi", min_size=2 ** (_SCALES + 1), data_range=data_range)
     planes_x, planes_y = _planes(x), _planes(y)
 
-    # Differences in place of similarities, which are 0 to the last digit for identical images.
-    perfect = jax.nn.sigmoid(steepness)
+    # Differences instead of similarities: they are exactly 0 for identical images.
+    perfect = jax.nn.sigmoid(_STEEPNESS)
 
     def loss(pairs: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
-        unlike = [(a - b) ** 2 / (a**2 + b**2 + stability) for a, b in pairs]
-        return perfect - jax.nn.sigmoid(steepness * (1 - sum(unlike) / len(unlike)))
+        unlike = [(a - b) ** 2 / (a**2 + b**2 + _STABILITY) for a, b in pairs]
+        return perfect - jax.nn.sigmoid(_STEEPNESS * (1 - sum(unlike) / len(unlike)))
 
     lost, weight, weights = 0.0, 0.0, []
     for orientation in range(2):
@@ -54,9 +52,9 @@ def haarpsi(
         mean_weight = sum(weights) / 2
         lost += jnp.sum(mean_weight * loss(colours), (1, 2))
         weight += jnp.sum(mean_weight, (1, 2))
-    # Where both images are black throughout, nothing weighs, and nothing is lost.
+    # Two black images have no weights and no loss.
     similarity = perfect - lost / jnp.where(weight > 0, weight, 1)
-    return (jax.scipy.special.logit(similarity) / steepness) ** 2
+    return (jax.scipy.special.logit(similarity) / _STEEPNESS) ** 2
 
 
 def _planes(images: jax.Array) -> list[jax.Array]:
@@ -66,7 +64,7 @@ def _planes(images: jax.Array) -> list[jax.Array]:
 
 
 def _haar(planes: jax.Array, scale: int, orientation: int) -> jax.Array:
-    """The size of Haar's coefficients of `scale`, of the size of `planes`, aligned as by MATLAB's `conv2`."""
+    """Absolute Haar coefficients of `scale`, of the size of `planes`, aligned as by MATLAB's `conv2`."""
     half = 2 ** (scale - 1)
     box, step = [1 / (2 * half)] * (2 * half), [1.0] * half + [-1.0] * half
     kernels = (step, box) if orientation == 0 else (box, step)

@@ -18,7 +18,7 @@ def psnr(x: jax.Array, y: jax.Array, *, data_range: float = 1.0) -> jax.Array:
       data_range: the value of white.
 
     Returns:
-      float32, (N,): above 0; identical images have infinity, and no finite gradient.
+      float32, (N,): above 0; infinity, without a finite gradient, for identical images.
 
     Raises:
       ValueError: shapes or types are others.

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from medgan_jax.config import Config
 from medgan_jax.data.classes import Classes
 from medgan_jax.images import uint8_to_signed, uint8_to_unit
-from medgan_jax.metrics.distribution.pyramid import resized
+from medgan_jax.metrics.distribution.features import resized
 from medgan_jax.models.spectral_norm import largest_singular_value
 from medgan_jax.rng import RngStream, rng_key
 from medgan_jax.sharding import local_copy, replicated
