@@ -411,10 +411,10 @@ def _read_config(values: ConfigDict | Mapping[str, Any], names: Mapping[str, str
 def _read_fields(cls: type, values: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
     fields = {field.name: field.type for field in dataclasses.fields(cls)}
     given = {}
-    for name, value in values.items():
+    for name, value in sorted(values.items(), key=lambda item: prefix + item[0] in _FORMER_NAMES):
+        # Former names come last: a config file that sets one does so beside the default of the present one.
         if (present := current_name(prefix + name).removeprefix(prefix)) in fields:
-            if present == name or name not in fields:
-                given[present] = value
+            given[present] = value
             continue
         near = difflib.get_close_matches(name, fields, n=1)
         hint = f", did you mean {prefix}{near[0]}?" if near else ""
