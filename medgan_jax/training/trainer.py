@@ -34,7 +34,7 @@ from medgan_jax.training.callbacks import Action, Callback, RollBack, Stop, defa
 from medgan_jax.training.checkpointer import Checkpointer
 from medgan_jax.training.signals import Signals
 from medgan_jax.training.state import GANState, build_networks, initial_state, with_learning_rates
-from medgan_jax.training.step import Metrics, generator_to_sample, train_steps
+from medgan_jax.training.step import Metrics, generator_to_sample, metric_names, train_steps
 from medgan_jax.workdir import Workdir, read_lines
 
 STOPPED_BY_ALARM = 3  # exit code
@@ -252,7 +252,7 @@ class Run:
 
     def _take_metrics(self, bar: tqdm, step: int, count: int, history: Metrics) -> Action | None:
         """Waits for the metrics of the call that ended at `step`, shows them, and gives them to the callbacks."""
-        metrics = {name: np.asarray(values)[:count] for name, values in history.items()}
+        metrics = {name: np.asarray(history[name])[:count] for name in metric_names(self.config)}
         shown = {
             "loss D": f"{metrics['loss_dis'][-1]:.3f}",
             "G": f"{metrics['loss_gen'][-1]:.3f}",
