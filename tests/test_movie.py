@@ -166,6 +166,7 @@ def test_a_full_disk_is_one_line(tmp_path, suffix):
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [(path.name, b"old")]
 
 
+@pytest.mark.slow
 def test_frames_are_taken_one_by_one(tmp_path, command_environment):
     """The encoders look some frames ahead; what they keep of those before is small. They are loaded when needed."""
     code = (

@@ -25,7 +25,7 @@ from medgan_jax.errors import UserError, abbreviate
 from medgan_jax.images import replace_file
 from medgan_jax.report.frames import Frame, encode_file, layout, page_frames, thinned
 from medgan_jax.report.plots import PLOTS, draw_plots
-from medgan_jax.report.record import Record, measure_names, number, read_record
+from medgan_jax.report.record import Record, measure_names, number, read_record, sources
 from medgan_jax.workdir import Workdir
 
 REFRESH_SECONDS = 3.0  # after which a served page asks whether there is a newer one
@@ -250,9 +250,8 @@ def _progress(record: Record, last: dict[str, Any]) -> dict[str, Any]:
     elif any(line.get("action") == "stopped" for line in record.logs["alarms"][-1:]):
         state = "stopped by an alarm"
     else:
-        files = record.files
-        written = [path.stat().st_mtime for path in (files.metrics, files.health, files.config) if path.is_file()]
-        state = time.strftime("last written %Y-%m-%d %H:%M UTC", time.gmtime(max(written, default=0)))
+        written = max((path.stat().st_mtime for path in sources(record.files) if path.is_file()), default=0)
+        state = time.strftime("last written %Y-%m-%d %H:%M UTC", time.gmtime(written))
     epoch, rate = number(last, "epoch"), number(last, "images_per_s")
     parts = [state, f"epoch {_whole(epoch)}" if epoch is not None else "", f"{_whole(rate)} images/s" if rate else ""]
     return {"step": step, "total": total, "state": " · ".join(part for part in parts if part)}

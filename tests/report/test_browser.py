@@ -19,6 +19,7 @@ KEYS = {" ": ("Space", 32), "ArrowLeft": ("ArrowLeft", 37), "ArrowRight": ("Arro
         "End": ("End", 35), "ArrowUp": ("ArrowUp", 38), "ArrowDown": ("ArrowDown", 40)}  # fmt: skip
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(BROWSER is None, reason="no chromium is installed; the page was not opened in a browser"),
     pytest.mark.usefixtures("no_plots"),
 ]

@@ -11,6 +11,7 @@ from medgan_jax.errors import UserError
 from medgan_jax.report.plots import PLOTS
 
 
+@pytest.mark.slow
 def test_help_is_fast(command_environment):
     code = (
         "import sys\nfrom medgan_jax.commands.report import main\n"
@@ -29,6 +30,7 @@ def test_it_writes_the_report(make, no_plots, capsys, tmp_path):
     assert not files.report.exists()
 
 
+@pytest.mark.slow
 def test_it_writes_plots_and_a_movie_instead(make, capsys, tmp_path):
     files = make()
     main([str(files.path), "--plots", f"--movie={tmp_path}/m.webp", "--fps=5"])
