@@ -21,12 +21,12 @@ def evaluation():
         protocol={"fakes": f"3 of {HOSTILE}", "seed": 0},
         figures=(
             Figure("kid", "KID", "Distances", "lower", Estimate(0.123456789, 0.1, 0.2), Estimate(0, -0.1, 0.1)),
-            Figure("copies", "Copies", "Copies", "lower", Estimate(0.0, 0.0, 0.1), None, "look"),
+            Figure("memorization", "Copies", "Memorization", "lower", Estimate(0.0, 0.0, 0.1), None, HOSTILE),
         ),
         skipped=("fid: needs 20 images",),
         grids={"Fakes": images, "Reals": images},
         closest=(images, images, np.array([0.1, 0.2, 0.3])),
-        closest_of=HOSTILE,
+        closest_of=f"{HOSTILE} \udcff",  # a folder's name that is no text
     )
 
 
@@ -42,28 +42,26 @@ class Elements(HTMLParser):
         self.text += data
 
 
-def test_json(evaluation, tmp_path):
-    page.prepare(tmp_path / "new" / "folder")
-    page.write(evaluation, tmp_path / "new" / "folder")
-    values = json.loads((tmp_path / "new" / "folder" / page.JSON).read_text())
+def test_files(evaluation, tmp_path):
+    folder = tmp_path / "new" / "folder"
+    page.prepare(folder)
+    page.write(evaluation, folder)
+
+    values = json.loads((folder / page.JSON).read_text())
     assert values["protocol"] == evaluation.protocol
     assert values["figures"]["kid"]["value"] == pytest.approx(0.123457)
-    assert values["figures"]["kid"]["floor"] == {"value": 0, "low": -0.1, "high": 0.1}
-    assert values["figures"]["copies"]["floor"] is None
+    assert values["figures"]["kid"]["reals"] == {"value": 0, "low": -0.1, "high": 0.1}
+    assert values["figures"]["memorization"]["reals"] is None
     assert values["skipped"] == ["fid: needs 20 images"]
 
-
-def test_page(evaluation, tmp_path):
-    page.write(evaluation, tmp_path)
     elements = Elements()
-    elements.feed((tmp_path / page.PAGE).read_text())
+    elements.feed((folder / page.PAGE).read_text())
     assert "script" not in {tag for tag, _ in elements.found}
     pictures = [attributes["src"] for tag, attributes in elements.found if tag == "img"]
     assert len(pictures) == 3
     assert all(source.startswith("data:image/png;base64,") for source in pictures)
-    assert f"3 of {HOSTILE}" in elements.text
-    assert "0.1235 (0.1 to 0.2)" in elements.text
-    assert "fid: needs 20 images" in elements.text
+    for text in (f"3 of {HOSTILE}", f"lower is better; {HOSTILE}", "0.1235 (0.1 to 0.2)", "fid: needs 20 images"):
+        assert text in elements.text
 
 
 def test_table(evaluation):

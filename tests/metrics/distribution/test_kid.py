@@ -3,14 +3,8 @@
 import numpy as np
 import pytest
 
-from medgan_jax.metrics.distribution import kid as module
+from medgan_jax.metrics.distribution.bootstrap import bootstrap
 from medgan_jax.metrics.distribution.kid import kid
-
-
-def features(number, size, shift):
-    """A table that needs no generator of random numbers."""
-    i, j = np.arange(number)[:, None], np.arange(size)
-    return np.sin(1.7 * i * (j + 1) + 0.3 * i**2 + shift * j) + shift * np.cos(j)
 
 
 def double_loop(x, y, x_weights, y_weights):
@@ -27,24 +21,20 @@ def double_loop(x, y, x_weights, y_weights):
     return total - 2 * numerator / sum(x_weights[i] * y_weights[j] for i, j in pairs)
 
 
-def test_double_loop():
-    x, y = features(9, 4, 0.0), features(12, 4, 0.4)
-    assert kid(x, y).value == pytest.approx(double_loop(x, y, np.ones(9), np.ones(12)), rel=1e-10)
+def test_double_loop_with_replicates(table):
+    """In a replicate, of pairs of different images."""
+    x, y = table(9, 4, 0.0), table(12, 4, 0.4)
+    estimate = kid(x, y, seed=3, replicates=10)
+    expected = bootstrap(lambda *weights: double_loop(x, y, *weights), (9, 12), seed=3, replicates=10)
+    assert estimate.value == pytest.approx(expected.value, rel=1e-10)
+    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high), rel=1e-10)
+    alone = kid(x, y, replicates=0)
+    assert alone.low == alone.value == alone.high == pytest.approx(estimate.value)
 
 
-def test_replicates_weigh_pairs_of_different_images(monkeypatch):
-    x, y = features(9, 4, 0.0), features(12, 4, 0.4)
-    x_weights, y_weights = (
-        np.array([0, 1, 2, 0, 3, 1, 1, 1, 0]) / 9,
-        np.array([2, 2, 0, 0, 1, 1, 1, 1, 1, 3, 0, 0]) / 12,
-    )
-    monkeypatch.setattr(module, "bootstrap", lambda statistic, sizes, **_: statistic(x_weights, y_weights))
-    assert kid(x, y) == pytest.approx(double_loop(x, y, x_weights, y_weights), rel=1e-10)
-
-
-def test_other_implementations():
+def test_other_implementations(table):
     """A double loop over PyTorch tensors, and piq 0.8's KID of one subset, of all 24 images, of the same tables."""
-    x, y = features(24, 6, 0.0), features(30, 6, 0.4)
+    x, y = table(24, 6, 0.0), table(30, 6, 0.4)
     assert kid(x, y).value == pytest.approx(0.04540082325090869, rel=1e-9)
     assert kid(x, y[:24]).value == pytest.approx(0.01520854414788797, rel=1e-9)
 
@@ -61,10 +51,9 @@ def test_zero_on_average_for_equal_distributions():
 
 def test_interval_covers_the_truth():
     generator = np.random.default_rng(0)
-    shift = 0.5
 
     def draw(fakes, reals):
-        return generator.normal(shift, 1.2, (fakes, 6)), generator.normal(0, 1, (reals, 6))
+        return generator.normal(0.5, 1.2, (fakes, 6)), generator.normal(0, 1, (reals, 6))
 
     truth = kid(*draw(2000, 2000), replicates=0).value
     estimates = [kid(*draw(30, 40), seed=seed, replicates=100) for seed in range(100)]
@@ -74,19 +63,17 @@ def test_interval_covers_the_truth():
     assert np.mean(widths) < 2 * 3.92 * np.std([estimate.value for estimate in estimates])
 
 
-def test_blocks_of_large_sets(monkeypatch):
+def test_blocks_of_large_sets():
     generator = np.random.default_rng(0)
     x, y = generator.normal(size=(300, 5)), generator.normal(0.3, 1, (120, 5))
-    whole = kid(x, y, replicates=50)
-    monkeypatch.setattr(module, "_BLOCK", 100)
-    blocks = kid(x, y, replicates=50)
+    whole, blocks = kid(x, y, replicates=50), kid(x, y, replicates=50, block_size=100)
     assert blocks.value != whole.value
     assert blocks.value == pytest.approx(whole.value, rel=0.2)
     assert whole.low < blocks.value < whole.high
 
 
-def test_order_and_roles_do_not_matter():
-    x, y = features(20, 5, 0.0), features(25, 5, 0.3)
+def test_order_and_roles_do_not_matter(table):
+    x, y = table(20, 5, 0.0), table(25, 5, 0.3)
     value = kid(x, y, replicates=0).value
     assert kid(x[::-1], y[::-1], replicates=0).value == pytest.approx(value, rel=1e-9)
     assert kid(y, x, replicates=0).value == pytest.approx(value, rel=1e-9)
@@ -98,11 +85,6 @@ def test_grows_with_shift_and_with_lost_variety():
     values = [kid(fakes + shift, reals, replicates=0).value for shift in (0, 0.5, 1)]
     assert values[0] < values[1] < values[2]
     assert kid(np.repeat(fakes[:5], 20, axis=0), reals, replicates=0).value > values[0] + 0.1
-
-
-def test_no_replicates():
-    estimate = kid(features(9, 4, 0.0), features(12, 4, 0.4), replicates=0)
-    assert estimate.low == estimate.value == estimate.high
 
 
 @pytest.mark.parametrize(
