@@ -237,6 +237,11 @@ def _find_overfitting(window: HealthWindow) -> Finding | None:
 
 
 def _reduce_overfitting(c: Config, _: str) -> Iterator[str]:
+    yield from _hinder_memorizing(c)
+    yield _fewer_steps(c)
+
+
+def _hinder_memorizing(c: Config) -> Iterator[str]:
     if not c.augment.translation:
         yield "augment.translation=0.125, so that the discriminator rarely sees the same image twice"
     elif not c.augment.flips:
@@ -251,7 +256,6 @@ def _reduce_overfitting(c: Config, _: str) -> Iterator[str]:
     if c.dis_dropout < _DROPOUT:
         yield f"dis_dropout={_DROPOUT:g}, which weakens the discriminator"
     yield f"lower dis_features, now {c.dis_features}"
-    yield _fewer_steps(c)
 
 
 def _fewer_steps(c: Config) -> str:
@@ -271,9 +275,9 @@ def _find_memorization(window: HealthWindow) -> Finding | None:
     )
 
 
-def _reduce_memorization(c: Config, lower_lr: str) -> Iterator[str]:
+def _reduce_memorization(c: Config, _: str) -> Iterator[str]:
     yield _fewer_steps(c)
-    yield from _reduce_overfitting(c, lower_lr)
+    yield from _hinder_memorizing(c)
 
 
 DIVERGENCE = Check("divergence", "Divergence", _find_divergence, _smaller_updates)
