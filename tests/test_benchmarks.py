@@ -55,7 +55,7 @@ def count_flops(jaxpr):
 
 @pytest.mark.parametrize(("size", "channels"), [(16, 3), (64, 1)])
 def test_the_formula_counts_what_a_step_computes(tiny_config, monkeypatch, size, channels):
-    monkeypatch.setattr(winograd, "_use_matmul", lambda lowering: False)
+    monkeypatch.setattr(winograd, "LOWERING", "native")
     config = tiny_config(image_size=size, channels=channels, gen_features=8, dis_features=8, latent_dim=5)
     networks = build_networks(config)
     state = jax.eval_shape(functools.partial(initial_state, networks, config))

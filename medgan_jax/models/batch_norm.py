@@ -30,42 +30,34 @@ class BatchNorm(nn.Module):
     num_classes: int = 0
 
     @nn.compact
-    def __call__(self, x: jax.Array, labels: jax.Array | None = None, *, training: bool, batches: int = 1) -> jax.Array:
+    def __call__(self, x: jax.Array, labels: jax.Array | None = None, *, training: bool) -> jax.Array:
         """Normalises.
 
         Args:
-          x: (N * batches, H, W, C) float; its rows take turns, one of each batch and again.
-          labels: (N * batches,) int32 below `num_classes`, the class of each row; None where there are no classes.
-          training: normalise by statistics of these batches; `batch_stats` must be mutable.
-          batches: how many batches, each normalised by itself, as if they came one after the other.
+          x: (N, H, W, C) float.
+          labels: (N,) int32 below `num_classes`, the class of each image; None where there are no classes.
+          training: normalise by the statistics of this batch and update the running ones (`batch_stats` mutable).
 
         Returns:
           The same shape and type.
         """
         features = x.shape[-1:]
         shape = (self.num_classes, *features) if self.num_classes else features
-        values = x.astype(jnp.float32).reshape(x.shape[0] // batches, batches, -1, x.shape[-1])
+        values = x.astype(jnp.float32)
         scale = self.param("scale", _initial_scale, shape)
         bias = self.param("bias", nn.initializers.zeros, shape)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, features)
         running_var = self.variable("batch_stats", "var", jnp.ones, features)
         if training:
-            mean = jnp.mean(values, axis=(0, 2))
-            var = jnp.mean(jnp.square(values - mean[None, :, None]), axis=(0, 2))
+            mean, var = jnp.mean(values, axis=(0, 1, 2)), jnp.var(values, axis=(0, 1, 2))
             if not self.is_initializing():
-                count = values.shape[0] * values.shape[2]
+                count = x.size // x.shape[-1]
                 unbiased = var * (count / max(count - 1, 1))
-                for b in range(batches):
-                    running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean[b]
-                    running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased[b]
+                running_mean.value = MOMENTUM * running_mean.value + (1 - MOMENTUM) * mean
+                running_var.value = MOMENTUM * running_var.value + (1 - MOMENTUM) * unbiased
         else:
-            mean, var = running_mean.value[None], running_var.value[None]
-        inverse = jax.lax.rsqrt(var + EPSILON)
-        if self.num_classes:
-            scale, bias = (y[labels].reshape(-1, batches, *features) for y in (scale, bias))
-            gain = scale * inverse[None]
-            normalised = values * gain[:, :, None] + (bias - mean[None] * gain)[:, :, None]
-        else:
-            gain = scale[None] * inverse
-            normalised = values * gain[None, :, None] + (bias[None] - mean * gain)[None, :, None]
-        return normalised.reshape(x.shape).astype(x.dtype)
+            mean, var = running_mean.value, running_var.value
+        rows = labels if self.num_classes else None
+        gain = scale[rows] * jax.lax.rsqrt(var + EPSILON)[None]  # (N, C); (1, C) without classes
+        shift = bias[rows] - mean[None] * gain
+        return (values * gain[:, None, None] + shift[:, None, None]).astype(x.dtype)

@@ -2,9 +2,9 @@
 
 Layout NHWC; images are signed floats in [-1, 1]. Channels double as the resolution halves, down to 4x4. SNGAN is the
 same pair with spectral normalisation on every convolution of the discriminator and its batch normalisation kept, as in
-the system re-created. With classes, the generator's batch normalisation has a scale and a bias for each, and the
-discriminator judges an image as one of its class (Miyato & Koyama 2018, arXiv:1802.05637). Layers are numbered as they
-come, `conv_0`, `norm_0`, `conv_1`, ..., so that a PyTorch `Sequential` maps onto them in order. `dtype` is what the
+the system re-created. With classes, the generator's batch normalisation has a scale and a bias for each class, and the
+discriminator's logit has a class-conditional projection (Miyato & Koyama 2018, arXiv:1802.05637). Layers are numbered
+in order, `conv_0`, `norm_0`, `conv_1`, ..., so that a PyTorch `Sequential` maps onto them. `dtype` is what the
 convolutions compute in; parameters, statistics, spectral norm, images and logits are float32.
 """
 
@@ -13,14 +13,10 @@ import jax
 import jax.numpy as jnp
 
 from medgan_jax.models.batch_norm import BatchNorm
-from medgan_jax.models.classes import Projection, check_labels
-from medgan_jax.models.spectral_norm import SpectralNorm, divide
-from medgan_jax.ops.winograd import (
-    UPSAMPLING_SIZES,
-    downsampling_convolution,
-    upsampling_convolution,
-    upsampling_kernel,
-)
+from medgan_jax.models.projection import Projection, check_labels
+from medgan_jax.models.spectral_norm import SpectralNorm
+from medgan_jax.ops.upsample import UPSAMPLING_SIZES, upsampling_kernel
+from medgan_jax.ops.winograd import downsampling_convolution, upsampling_convolution
 
 BASE_SIZE = 4  # the resolution of the generator's first and the discriminator's last feature maps
 LEAK = 0.2
@@ -38,7 +34,7 @@ def doublings(image_size: int) -> int:
     return image_size.bit_length() - 4
 
 
-# Of what is drawn for a 4x4 kernel: outputs vary as much where what is learnt is a smaller one, after an enlargement.
+# Times the standard deviation of a 4x4 kernel: after an upsampling, outputs of a smaller kernel then vary as much.
 _INITIAL_SCALE = {"transposed": 1, "nearest": 2 / 3, "bilinear": 4 / 3}
 
 
@@ -52,16 +48,15 @@ class _Convolution(nn.Module):
     upsample: str = "transposed"  # of kind "up", see `upsampling_kernel`
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, training: bool, batches: int = 1) -> jax.Array:
-        """Convolves `x` (N * batches, ...), whose rows take turns: one of each batch, and again."""
+    def __call__(self, x: jax.Array, *, training: bool) -> jax.Array:
         size = UPSAMPLING_SIZES[self.upsample]
         shape = (size, size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.normal(0.02 * _INITIAL_SCALE[self.upsample]), shape)
         weights = upsampling_kernel(kernel, self.upsample)
         x = self._convolve(x.astype(self.dtype), weights.astype(self.dtype))
         if self.spectral_norm:
-            sigma = SpectralNorm(name="spectral_norm")(kernel, training=training, batches=batches)
-            x = divide(x, sigma)
+            # The layer is linear: dividing its output by sigma is cheaper than dividing its kernel.
+            x = (x / SpectralNorm(name="spectral_norm")(kernel, training=training)).astype(self.dtype)
         return x
 
     def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -84,12 +79,12 @@ class Generator(nn.Module):
     channels: int = 3
     features: int = 64
     dtype: jnp.dtype = jnp.float32
-    upsample: str = "transposed"  # or "nearest", "bilinear": see `convolution.upsampling_kernel`
+    upsample: str = "transposed"  # or "nearest", "bilinear": see `ops.upsample.upsampling_kernel`
     num_classes: int = 0
 
     @nn.compact
     def __call__(self, latents: jax.Array, labels: jax.Array | None = None, *, training: bool) -> jax.Array:
-        """Generates.
+        """Generates images.
 
         Args:
           latents: (N, latent_dim) float.
@@ -121,39 +116,36 @@ class Discriminator(nn.Module):
     spectral_norm: bool = False
     dtype: jnp.dtype = jnp.float32
     batch_norm: bool = True
-    dropout: float = 0.0  # share of the input's values set to 0 in training, the others scaled up to make up for it
+    dropout: float = 0.0  # rate of dropout on the input image
     num_classes: int = 0
 
     @nn.compact
     def __call__(self, images: jax.Array, labels: jax.Array | None = None, *, training: bool) -> jax.Array:
-        """Judges.
+        """Computes logits.
 
         Args:
-          images: (N, image_size, image_size, C) float in [-1, 1]; or (N, B, image_size, image_size, C), B batches that
-            are judged as if one after the other, at less cost.
-          labels: (N,) or (N, B) int32 below `num_classes`, the class of each image; None where there are no classes.
-          training: normalise by each batch's statistics, update the running ones and take one power iteration
-            (`batch_stats` and `spectral` mutable). With dropout this needs the random numbers "dropout".
+          images: (N, image_size, image_size, C) float in [-1, 1].
+          labels: (N,) int32 below `num_classes`, the class of each image; None where there are no classes.
+          training: normalise by this batch's statistics, update the running ones and take one power iteration
+            (`batch_stats` and `spectral` mutable). Dropout then needs the rng stream "dropout".
 
         Returns:
-          (N,) float32 logits; or (N, B).
+          (N,) float32 logits.
         """
         check_labels(labels, self.num_classes)
         steps = doublings(self.image_size)
         layer = {"spectral_norm": self.spectral_norm, "dtype": self.dtype}
-        shape = images.shape[:-3]
-        batches = shape[1] if len(shape) == 2 else 1
-        how = {"training": training, "batches": batches}
-        x = nn.Dropout(self.dropout, deterministic=not training)(images.reshape(-1, *images.shape[-3:]))
+        x = nn.Dropout(self.dropout, deterministic=not training)(images)
         for i in range(steps + 1):
-            x = _Convolution("down", self.features * 2**i, **layer, name=f"conv_{i}")(x, **how)
+            x = _Convolution("down", self.features * 2**i, **layer, name=f"conv_{i}")(x, training=training)
             if i and self.batch_norm:  # the published networks do not normalise the layer that sees the image
-                x = BatchNorm(name=f"norm_{i}")(x, **how)
+                x = BatchNorm(name=f"norm_{i}")(x, training=training)
             x = nn.leaky_relu(x, LEAK)
-        logits = _Convolution("collapse", 1, **layer, name=f"conv_{steps + 1}")(x, **how).astype(jnp.float32)
+        logits = _Convolution("collapse", 1, **layer, name=f"conv_{steps + 1}")(x, training=training)
+        logits = logits[:, 0].astype(jnp.float32)
         if self.num_classes:
             projection = Projection(
                 self.num_classes, self.spectral_norm, INITIAL_KERNEL, name=f"projection_{steps + 1}"
             )
-            logits += projection(x, labels, **how)[:, None]
-        return logits.reshape(shape)
+            logits += projection(x, labels, training=training)
+        return logits

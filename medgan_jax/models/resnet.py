@@ -1,11 +1,11 @@
 """The residual SNGAN of Miyato et al. 2018 (arXiv:1802.05957, appendix B.4), for every power of two from 32 to 256 px.
 
-Layout, value ranges, `dtype` and batches that take turns are those of `models.dcgan`. Channels double as the resolution
-halves, down to 4x4, and stop at 16 times those beside the image: at 128 px this is the paper's network, and at 32 px
-the generator is its one for 48 px, from 4x4 instead of 6x6, and the discriminator that one's less a block. All layers
-have biases; every one of the discriminator is divided by its singular value, and the bias is added after that. Weights
-begin as Glorot & Bengio's uniform ones, those within residual branches larger by the root of two. With classes, see
-`models.classes` and `BatchNorm`. Names end in a layer's place.
+Layout, value ranges and `dtype` are those of `models.dcgan`. Channels double as the resolution halves, down to 4x4, up
+to 16 times the number at the image's resolution. At 128 px this is the paper's network. At 32 px the generator is the
+paper's one for 48 px, but starts from 4x4 instead of 6x6; the discriminator has one block less. All layers have biases.
+Every layer of the discriminator has spectral norm; its bias is added after the division. Initial weights are Glorot &
+Bengio's uniform ones, times the root of two within residual branches. With classes, see `models.projection` and
+`BatchNorm`. A name's number is the layer's place.
 """
 
 import math
@@ -15,18 +15,14 @@ import jax
 import jax.numpy as jnp
 
 from medgan_jax.models.batch_norm import BatchNorm
-from medgan_jax.models.classes import Projection, check_labels
-from medgan_jax.models.spectral_norm import SpectralNorm, divide
-from medgan_jax.ops.winograd import (
-    convolution,
-    reducing_convolution,
-    upsampling_convolution,
-    upsampling_kernel,
-)
+from medgan_jax.models.projection import Projection, check_labels
+from medgan_jax.models.spectral_norm import SpectralNorm
+from medgan_jax.ops.upsample import average_pooling_kernel, upsampling_kernel
+from medgan_jax.ops.winograd import downsampling_convolution, upsampling_convolution
 
 BASE_SIZE = 4
 _SIZES = (32, 64, 128, 256)
-_WIDEST = 16  # times the features beside the image
+_WIDEST = 16  # times the features at the image's resolution
 
 
 def _widths(image_size: int, features: int) -> list[int]:
@@ -41,9 +37,9 @@ def _glorot(gain: float) -> nn.initializers.Initializer:
 
 
 class _Layer(nn.Module):
-    """A linear layer with a bias: `kind` is "dense", over channels alone, or a 3x3 convolution, "same", "up", "down".
+    """A linear layer with a bias: `kind` is "dense" (over channels), or a 3x3 convolution: "same", "up" or "down".
 
-    "up" repeats pixels before it convolves, "down" averages squares of four after that.
+    "up" doubles the resolution by nearest neighbours, then convolves. "down" convolves, then averages 2x2 pixels.
     """
 
     kind: str
@@ -53,30 +49,33 @@ class _Layer(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, training: bool, batches: int = 1) -> jax.Array:
+    def __call__(self, x: jax.Array, *, training: bool) -> jax.Array:
         size = () if self.kind == "dense" else (3, 3)
         kernel = self.param("kernel", _glorot(self.gain), (*size, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x = self._apply(x.astype(self.dtype), kernel)
-        if self.spectral_norm:
-            x = divide(x, SpectralNorm(name="spectral_norm")(kernel, training=training, batches=batches))
+        if self.spectral_norm:  # divides the output instead of the kernel, see `models.dcgan`
+            x = (x / SpectralNorm(name="spectral_norm")(kernel, training=training)).astype(self.dtype)
         return x + bias.astype(self.dtype).reshape(*[1] * (x.ndim - 1), -1)
 
     def _apply(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
         match self.kind:
             case "dense":
                 return x @ kernel.astype(x.dtype)
-            case "same":
-                return convolution(x, kernel)
+            case "same":  # at stride 1 XLA's own convolution is fast on CPU too
+                kernel = kernel.astype(x.dtype)
+                return jax.lax.conv_general_dilated(
+                    x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+                )
             case "up":
                 return upsampling_convolution(x, upsampling_kernel(kernel, "nearest").astype(x.dtype))
             case "down":
-                return reducing_convolution(x, kernel)
+                return downsampling_convolution(x, average_pooling_kernel(kernel).astype(x.dtype))
         raise ValueError(f"unknown kind of layer: {self.kind!r}")
 
 
-class _GeneratorBlock(nn.Module):
-    """Doubles the resolution: normalised, convolved up, normalised, convolved; and added to what a shortcut makes."""
+class GeneratorBlock(nn.Module):
+    """A residual block that doubles the resolution."""
 
     features: int
     dtype: jnp.dtype
@@ -84,6 +83,7 @@ class _GeneratorBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, labels: jax.Array | None, *, training: bool) -> jax.Array:
+        """Batch norm, convolution at twice the resolution, batch norm, convolution; plus a 1x1 shortcut."""
         # A 1x1 convolution does not see whether pixels are repeated before or after it.
         shortcut = _Layer("dense", self.features, dtype=self.dtype, name="shortcut")(x, training=training)
         for i, kind in enumerate(("up", "same")):
@@ -93,8 +93,8 @@ class _GeneratorBlock(nn.Module):
         return x + _repeated(shortcut)
 
 
-class _DiscriminatorBlock(nn.Module):
-    """Convolves twice, and adds what a shortcut makes; halves the resolution unless it is the last block."""
+class DiscriminatorBlock(nn.Module):
+    """A residual block that halves the resolution, unless it is the last one."""
 
     features: int
     dtype: jnp.dtype
@@ -102,17 +102,18 @@ class _DiscriminatorBlock(nn.Module):
     last: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, training: bool, batches: int) -> jax.Array:
-        how = {"training": training, "batches": batches}
+    def __call__(self, x: jax.Array, *, training: bool) -> jax.Array:
+        """Two convolutions; plus a shortcut."""
         options = {"spectral_norm": True, "dtype": self.dtype}
         shortcut = x if self.last else _averaged(x)
         if not self.last or x.shape[-1] != self.features:
-            shortcut = _Layer("dense", self.features, **options, name="shortcut")(shortcut, **how)
+            shortcut = _Layer("dense", self.features, **options, name="shortcut")(shortcut, training=training)
         inner = self.features if self.first else x.shape[-1]  # the paper's own code has it so
         x = x if self.first else nn.relu(x)  # the first block sees the image, which is not to be cut at zero
-        x = nn.relu(_Layer("same", inner, math.sqrt(2), **options, name="conv_0")(x, **how))
+        x = nn.relu(_Layer("same", inner, math.sqrt(2), **options, name="conv_0")(x, training=training))
         kind = "same" if self.last else "down"
-        return _Layer(kind, self.features, math.sqrt(2), **options, name="conv_1")(x, **how) + shortcut
+        x = _Layer(kind, self.features, math.sqrt(2), **options, name="conv_1")(x, training=training)
+        return x + shortcut
 
 
 def _repeated(x: jax.Array) -> jax.Array:
@@ -138,17 +139,17 @@ class ResidualGenerator(nn.Module):
 
     @nn.compact
     def __call__(self, latents: jax.Array, labels: jax.Array | None = None, *, training: bool) -> jax.Array:
-        """Generates; as `models.dcgan.Generator`."""
+        """Generates images; arguments and result are those of `models.dcgan.Generator`."""
         check_labels(labels, self.num_classes)
         *widths, widest = _widths(self.image_size, self.features)
-        how, layer = {"training": training}, {"dtype": self.dtype}
-        x = _Layer("dense", BASE_SIZE**2 * widest, **layer, name="dense_0")(latents, **how)
+        x = _Layer("dense", BASE_SIZE**2 * widest, dtype=self.dtype, name="dense_0")(latents, training=training)
         x = x.reshape(-1, BASE_SIZE, BASE_SIZE, widest)
         for i, width in enumerate(reversed(widths), 1):
-            x = _GeneratorBlock(width, self.dtype, self.num_classes, name=f"block_{i}")(x, labels, **how)
+            block = GeneratorBlock(width, self.dtype, self.num_classes, name=f"block_{i}")
+            x = block(x, labels, training=training)
         last = len(widths) + 1
-        x = nn.relu(BatchNorm(self.num_classes, name=f"norm_{last}")(x, labels, **how))
-        x = _Layer("same", self.channels, **layer, name=f"conv_{last}")(x, **how)
+        x = nn.relu(BatchNorm(self.num_classes, name=f"norm_{last}")(x, labels, training=training))
+        x = _Layer("same", self.channels, dtype=self.dtype, name=f"conv_{last}")(x, training=training)
         return jnp.tanh(x.astype(jnp.float32))
 
 
@@ -163,20 +164,18 @@ class ResidualDiscriminator(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array, labels: jax.Array | None = None, *, training: bool) -> jax.Array:
-        """Judges; as `models.dcgan.Discriminator`, with `spectral` alone to be mutable."""
+        """Computes logits; as `models.dcgan.Discriminator`, but only `spectral` must be mutable."""
         check_labels(labels, self.num_classes)
         widths = _widths(self.image_size, self.features)
-        shape = images.shape[:-3]
-        how = {"training": training, "batches": shape[1] if len(shape) == 2 else 1}
-        x = nn.Dropout(self.dropout, deterministic=not training)(images.reshape(-1, *images.shape[-3:]))
-        x = x.astype(self.dtype)
+        x = nn.Dropout(self.dropout, deterministic=not training)(images).astype(self.dtype)
         last = len(widths) - 1
         for i, width in enumerate(widths):
-            x = _DiscriminatorBlock(width, self.dtype, first=i == 0, last=i == last, name=f"block_{i}")(x, **how)
+            block = DiscriminatorBlock(width, self.dtype, first=i == 0, last=i == last, name=f"block_{i}")
+            x = block(x, training=training)
         x = nn.relu(x)
         sums = jnp.sum(x.astype(jnp.float32), axis=(1, 2))
-        logits = _Layer("dense", 1, spectral_norm=True, name=f"dense_{last + 1}")(sums, **how)[:, 0]
+        logits = _Layer("dense", 1, spectral_norm=True, name=f"dense_{last + 1}")(sums, training=training)[:, 0]
         if self.num_classes:
             projection = Projection(self.num_classes, True, _glorot(1), name=f"projection_{last + 1}")
-            logits += projection(x, labels, **how)
-        return logits.reshape(shape)
+            logits += projection(x, labels, training=training)
+        return logits

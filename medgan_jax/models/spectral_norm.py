@@ -1,10 +1,9 @@
 """Spectral normalisation by power iteration (Miyato et al. 2018, arXiv:1802.05957).
 
-A layer is divided by an estimate of its kernel's largest singular value, which bounds its Lipschitz constant. The
-estimate's two singular vectors live in their own variable collection, `spectral`, beside the parameters: a training
-forward improves them by one iteration, an evaluation forward leaves them as they are. The kernel itself is never
-overwritten, and no divided copy of it is made: a convolution is linear, so its output is divided instead, for several
-batches by an estimate each. Everything here is float32, whatever the layer computes in.
+A layer's kernel is divided by an estimate of its largest singular value, which bounds the layer's Lipschitz constant.
+The two singular vectors of the estimate are kept in their own variable collection, `spectral`, beside the parameters:
+a training forward improves them by one iteration, an evaluation forward leaves them as they are. The stored kernel is
+never overwritten. Everything here is float32, whatever the layer computes in.
 """
 
 import flax.linen as nn
@@ -43,20 +42,6 @@ def largest_singular_value(kernel: jax.Array, *, iterations: int = 20) -> jax.Ar
     return power_iteration(matrix, u)[2]
 
 
-def divide(outputs: jax.Array, sigmas: jax.Array) -> jax.Array:
-    """Divides a linear layer's outputs by the estimate of their batch.
-
-    Args:
-      outputs: (N * B, ...); the rows take turns, one of each batch, and again.
-      sigmas: (B,), see `SpectralNorm`.
-
-    Returns:
-      The same shape and type.
-    """
-    scale = jnp.tile(1 / sigmas, outputs.shape[0] // sigmas.shape[0]).reshape(-1, *[1] * (outputs.ndim - 1))
-    return (outputs * scale).astype(outputs.dtype)
-
-
 class SpectralNorm(nn.Module):
     """Estimates a kernel's largest singular value, the kernel seen as a matrix of inputs by outputs.
 
@@ -65,16 +50,15 @@ class SpectralNorm(nn.Module):
     """
 
     @nn.compact
-    def __call__(self, kernel: jax.Array, *, training: bool, batches: int = 1) -> jax.Array:
-        """Estimates the singular value by which a layer is divided, once for each batch that passes through it.
+    def __call__(self, kernel: jax.Array, *, training: bool) -> jax.Array:
+        """Estimates the singular value by which a layer is divided.
 
         Args:
           kernel: (..., C_out).
-          training: iterate once before each estimate; `spectral` must be mutable.
-          batches: how many estimates, B.
+          training: take one power iteration first; `spectral` must be mutable.
 
         Returns:
-          (B,) float32, each from below; all the same when not training.
+          () float32, from below.
         """
         matrix = kernel.reshape(-1, kernel.shape[-1]).astype(jnp.float32)
         if self.is_initializing():
@@ -85,9 +69,6 @@ class SpectralNorm(nn.Module):
         u = self.variable("spectral", "u", lambda: u)
         v = self.variable("spectral", "v", lambda: v)
         if not training or self.is_initializing():
-            return jnp.full(batches, v.value @ matrix @ u.value)
-        sigmas = []
-        for _ in range(batches):
-            u.value, v.value, sigma = power_iteration(matrix, u.value)
-            sigmas.append(sigma)
-        return jnp.stack(sigmas)
+            return v.value @ matrix @ u.value
+        u.value, v.value, sigma = power_iteration(matrix, u.value)
+        return sigma

@@ -1,23 +1,18 @@
-"""Convolutions: the DCGAN's two, 4x4 with stride 2 and padding 1, down and up, each in two lowerings; and 3x3 ones.
+"""4x4 convolutions with stride 2 and padding 1, down and up (transposed), each in several lowerings.
 
 Layout: images (N, H, W, C), kernels (4, 4, C_in, C_out), any float type. Kernels follow PyTorch's convention in both
 directions: `down` correlates (output i reads inputs 2i - 1 ... 2i + 2 with kernel taps 0 ... 3) and `up` is its
-transpose (input i writes outputs 2i - 1 ... 2i + 2 with kernel taps 0 ... 3; no tap is mirrored), so a weight of
-`torch.nn.Conv2d` or `ConvTranspose2d` needs a transposition of axes and nothing else.
+transpose (input i writes outputs 2i - 1 ... 2i + 2 with kernel taps 0 ... 3; no tap is mirrored). So a weight of
+`torch.nn.Conv2d` or `ConvTranspose2d` only needs its axes transposed.
 
-On GPU and TPU the native convolution is the right lowering. XLA's CPU backend has slow paths for strided and dilated
-convolutions and for their gradients; there the same sums are written as matrix products between cheap rearrangements,
-whose gradients are matrix products too. Seen in cells of 2x2 pixels, both convolutions have a 2x2 kernel and stride 1.
-That lets Winograd's minimal filtering F(2x2, 2x2) (Winograd 1980; Lavin & Gray 2016, arXiv:1509.09308) do with 9
-multiplications what takes 16, and its transforms only add and subtract, so rounding stays that of float32.
-`lowering` is "native", "matmul", or "auto": by backend.
+On GPU and TPU the native convolution is the fast lowering. XLA's CPU backend is slow at strided and dilated
+convolutions and at their gradients. There the same sums are written as matrix products between cheap rearrangements;
+their gradients are matrix products too. Seen as cells of 2x2 pixels, both convolutions have a 2x2 kernel and stride 1.
+So Winograd's minimal filtering F(2x2, 2x2) applies (Winograd 1980; Lavin & Gray 2016, arXiv:1509.09308): 9
+multiplications instead of 16. Its transforms only add and subtract, so the rounding stays that of float32.
 
-A transposed convolution lays a grid over what it makes, as its outputs at even and odd places come from different taps
-(Odena et al. 2016, doi:10.23915/distill.00003). Enlarging first and convolving then has no such parts. Both are linear,
-so together they are again a transposed convolution by a 4x4 kernel, at its speed: `upsampling_kernel` writes it down.
-Likewise a 3x3 convolution before an average of 2x2 pixels is a 4x4 one with stride 2: the same function, at 4
-multiplications where 9 were, and less by Winograd. A 3x3 convolution alone has stride 1, at which XLA's own is as fast
-on CPU as anything here.
+Lowerings: "native"; "matmul", one matrix product; "winograd", for even output (down) or input (up) sizes; "auto":
+native on GPU and TPU, else the faster of the other two at the layer's size.
 """
 
 import functools
@@ -26,65 +21,72 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-KERNEL_SIZE = 4
-UPSAMPLING_SIZES = {"transposed": 4, "nearest": 3, "bilinear": 2}  # of the kernel that is learnt, by kind of upsampling
+LOWERING = "auto"  # of every convolution that is not given one; tests set it
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # Below so many tiles, or so few channels, transforming kernel and image costs more than the multiplications saved.
 _MIN_TILES = 128
 _MIN_CHANNELS = 16
 
 
-def _use_matmul(lowering: str) -> bool:
-    if lowering not in ("auto", "native", "matmul"):
-        raise ValueError(f"lowering must be auto, native or matmul, not {lowering!r}")
-    return lowering == "matmul" or (lowering == "auto" and jax.default_backend() == "cpu")
+def _chosen(lowering: str | None, n: int, h: int, w: int, c: int, f: int) -> str:
+    """The lowering for (N, H + 1, W + 1, C) cells on one side and (N, H, W, F) pixels on the other."""
+    lowering = lowering or LOWERING
+    if lowering not in ("auto", "native", "matmul", "winograd"):
+        raise ValueError(f"lowering must be auto, native, matmul or winograd, not {lowering!r}")
+    if lowering != "auto":
+        return lowering
+    if jax.default_backend() != "cpu":
+        return "native"
+    is_worth_it = h % 2 == w % 2 == 0 and n * h * w // 4 >= _MIN_TILES and min(c, f) >= _MIN_CHANNELS
+    return "winograd" if is_worth_it else "matmul"
 
 
-def downsampling_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str = "auto") -> jax.Array:
+def downsampling_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str | None = None) -> jax.Array:
     """Convolves with a 4x4 kernel, stride 2 and padding 1.
 
     Args:
       x: images (N, H, W, C_in), H and W even.
       kernel: (4, 4, C_in, C_out).
-      lowering: "native", "matmul" or "auto".
+      lowering: see the module; `LOWERING` by default.
 
     Returns:
       (N, H / 2, W / 2, C_out).
     """
-    if not _use_matmul(lowering):
-        return lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS)
     n, h, w, c = x.shape
-    cells = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    cells = cells.reshape(n, h // 2 + 1, 2, w // 2 + 1, 2, c).transpose(0, 1, 3, 2, 4, 5)
-    cells = cells.reshape(n, h // 2 + 1, w // 2 + 1, 4 * c)
-    kernel = kernel.reshape(2, 2, 2, 2, c, -1).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * c, -1)
     h, w, f = h // 2, w // 2, kernel.shape[-1]
-    if not _worth_tiling(n, h, w, 4 * c, f):
+    lowering = _chosen(lowering, n, h, w, 4 * c, f)
+    if lowering == "native":
+        return lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS)
+    cells = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    cells = cells.reshape(n, h + 1, 2, w + 1, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, h + 1, w + 1, 4 * c)
+    kernel = kernel.reshape(2, 2, 2, 2, c, f).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * c, f)
+    if lowering == "matmul":
         return (_patches(cells) @ kernel.reshape(-1, f)).reshape(n, h, w, f)
     products = [d @ g for d, g in zip(_split_cells(cells), _split_kernel(kernel), strict=True)]
     return _combine_outputs(products, (n, h, w, f))
 
 
-def upsampling_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str = "auto") -> jax.Array:
+def upsampling_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str | None = None) -> jax.Array:
     """Transposed convolution with a 4x4 kernel, stride 2 and padding 1.
 
     Args:
       x: images (N, H, W, C_in).
       kernel: (4, 4, C_in, C_out).
-      lowering: "native", "matmul" or "auto".
+      lowering: see the module; `LOWERING` by default.
 
     Returns:
       (N, 2 H, 2 W, C_out).
     """
-    if not _use_matmul(lowering):
+    n, h, w, c = x.shape
+    f = kernel.shape[-1]
+    lowering = _chosen(lowering, n, h, w, 4 * f, c)
+    if lowering == "native":
         return lax.conv_general_dilated(
             x, kernel[::-1, ::-1], (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=_DIMENSIONS
         )
-    n, h, w, c = x.shape
-    f = kernel.shape[-1]
     kernel = kernel.reshape(2, 2, 2, 2, c, f).transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, c, 4 * f)
     shape = (n, h + 1, w + 1, 4 * f)
-    if not _worth_tiling(n, h, w, c, 4 * f):
+    if lowering == "matmul":
         (cells,) = jax.linear_transpose(_patches, jax.ShapeDtypeStruct(shape, x.dtype))(
             x.reshape(-1, c) @ kernel.transpose(2, 0, 1, 3).reshape(c, -1)
         )
@@ -93,60 +95,6 @@ def upsampling_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str = "
         cells = _combine_cells(products, shape)
     pixels = cells.reshape(n, h + 1, w + 1, 2, 2, f).transpose(0, 1, 3, 2, 4, 5)
     return pixels.reshape(n, 2 * h + 2, 2 * w + 2, f)[:, 1:-1, 1:-1]
-
-
-def upsampling_kernel(kernel: jax.Array, upsample: str) -> jax.Array:
-    """The kernel for `upsampling_convolution` that enlarges twofold and then convolves with `kernel`.
-
-    Args:
-      kernel: (S, S, C_in, C_out), S of `UPSAMPLING_SIZES`.
-      upsample: "nearest": doubles each pixel, then correlates, with zeros beyond the edge; "bilinear": puts the mean of
-        two neighbours between them, then correlates with a 2x2 kernel; "transposed": as it is.
-
-    Returns:
-      (4, 4, C_in, C_out). Except at the edges, even and odd outputs of a constant image are the same for the first two.
-
-    Raises:
-      ValueError: the kernel is of another size, or `upsample` of no known kind.
-    """
-    if upsample not in UPSAMPLING_SIZES or kernel.shape[:2] != 2 * (UPSAMPLING_SIZES[upsample],):
-        raise ValueError(f"upsample={upsample!r} has no kernel of shape {kernel.shape}; sizes are {UPSAMPLING_SIZES}")
-    if upsample == "transposed":
-        return kernel
-    spread = {"nearest": (1.0, 1.0), "bilinear": (0.5, 1.0, 0.5)}[upsample]
-    return _spread(kernel[::-1, ::-1], spread)  # an input writes to its outputs what these read from it, in reverse
-
-
-def _spread(kernel: jax.Array, shares: tuple[float, ...]) -> jax.Array:
-    """(S, S, C, F) to (4, 4, C, F): the kernel's multiples by `shares`, each a row and a column further, summed."""
-    missing = KERNEL_SIZE - kernel.shape[0]
-    for axis in (0, 1):
-        kernel = sum(share * _pad(kernel, axis, i, missing - i) for i, share in enumerate(shares))
-    return kernel
-
-
-def convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolves with a 3x3 kernel, stride 1 and padding 1: (N, H, W, C_in), (3, 3, C_in, C_out) to (N, H, W, C_out)."""
-    return lax.conv_general_dilated(x, kernel.astype(x.dtype), (1, 1), "SAME", dimension_numbers=_DIMENSIONS)
-
-
-def reducing_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str = "auto") -> jax.Array:
-    """Convolves with a 3x3 kernel and padding 1, then averages squares of 2x2 pixels.
-
-    Args:
-      x: images (N, H, W, C_in), H and W even.
-      kernel: (3, 3, C_in, C_out), of any type; the result is of that of `x`.
-      lowering: "native", "matmul" or "auto".
-
-    Returns:
-      (N, H / 2, W / 2, C_out).
-    """
-    return downsampling_convolution(x, _spread(kernel / 4, (1.0, 1.0)).astype(x.dtype), lowering=lowering)
-
-
-def _worth_tiling(n: int, h: int, w: int, c: int, f: int) -> bool:
-    """Whether (N, H + 1, W + 1, C) cells and (N, H, W, F) outputs should go by tiles of 2x2 outputs."""
-    return h % 2 == w % 2 == 0 and n * h * w // 4 >= _MIN_TILES and min(c, f) >= _MIN_CHANNELS
 
 
 def _patches(cells: jax.Array) -> jax.Array:

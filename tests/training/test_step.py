@@ -35,20 +35,12 @@ def same(a, b):
     return all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
 
 
-@pytest.fixture
-def tilings(monkeypatch):
-    """What the convolutions answered, while tracing, to whether they go by Winograd's tiles."""
-    answers, ask = [], winograd._worth_tiling
-    monkeypatch.setattr(winograd, "_worth_tiling", lambda *shape: answers.append(ask(*shape)) or answers[-1])
-    return answers
-
-
-@pytest.mark.parametrize(("case", "tiled"), [*((case, False) for case in torch_oracle.CASES), ("sngan16", True)])
-def test_two_golden_steps_are_pytorchs(case, tiled, tiny_config, tilings, monkeypatch):
-    """Also through the fast lowering, which networks as small as these would not take by themselves."""
-    if tiled:
-        monkeypatch.setattr(winograd, "_MIN_TILES", 0)
-        monkeypatch.setattr(winograd, "_MIN_CHANNELS", 0)
+@pytest.mark.parametrize(
+    ("case", "lowering"), [*((case, "auto") for case in torch_oracle.CASES), ("sngan16", "winograd")]
+)
+def test_two_golden_steps_are_pytorchs(case, lowering, tiny_config, monkeypatch):
+    """Also through the fast lowering, which is not chosen for networks as small as these."""
+    monkeypatch.setattr(winograd, "LOWERING", lowering)
     before, after = torch_oracle.load(case, "before"), torch_oracle.load(case, "after")
     config = tiny_config(
         arch=case[:5], image_size=int(case[5:]), channels=3 if case == "sngan32" else 1, lr_dis=5e-4, ema_decay=0.0
@@ -76,7 +68,7 @@ def test_two_golden_steps_are_pytorchs(case, tiled, tiny_config, tilings, monkey
         expected |= {"score_dis": (real + (1 - fake)) / 2, "score_gen": fake}
         norms = {name: metrics.pop(f"grad_norm_{name}") for name in ("gen", "dis")}
         if i == 0:  # Adam's first moment is then half of the gradient, and its parameters are compared below
-            moments = {"gen": gen.opt_state[0].mu, "dis": dis.opt_state[0].mu}
+            moments = {"gen": gen.opt_state.inner_state[0].mu, "dis": dis.opt_state.inner_state[0].mu}
             for name, moment in moments.items():
                 squares = sum(np.square(np.asarray(leaf, np.float64)).sum() for leaf in jax.tree.leaves(moment))
                 assert norms[name] == pytest.approx(2 * squares**0.5, rel=1e-5)
@@ -88,14 +80,12 @@ def test_two_golden_steps_are_pytorchs(case, tiled, tiny_config, tilings, monkey
         moved = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), theirs["params"], start)
         assert min(jax.tree.leaves(moved)) > 1e-4  # the comparison below sees the update, not only the start
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), ours.variables, theirs)
-    assert set(tilings) == {tiled}
 
 
-def test_tiles_train_as_native_convolutions_do(tiny_config, tilings, monkeypatch):
-    """At the smallest shapes that both networks tile by themselves; in bfloat16 as far as its 8 bits reach."""
+def test_winograd_trains_as_native_convolutions_do(tiny_config, monkeypatch):
+    """In bfloat16 as far as its 8 bits reach."""
     make = functools.partial(tiny_config, batch_size=32, gen_features=8, dis_features=8)
     _, state = fresh(make())
-    tilings.clear()
 
     def stepped(dtype):
         config = make(dtype=dtype)
@@ -103,18 +93,17 @@ def test_tiles_train_as_native_convolutions_do(tiny_config, tilings, monkeypatch
         return jax.jit(step)(state, batch(config))
 
     def gradients(network):
-        return network.opt_state[0].mu  # Adam's first moment: (1 - beta1) times the gradient
+        return network.opt_state.inner_state[0].mu  # Adam's first moment: (1 - beta1) times the gradient
 
     def distances(ours, theirs):
         return jax.tree.leaves(
             jax.tree.map(lambda a, b: np.linalg.norm(a - b) / np.linalg.norm(b), *jax.device_get((ours, theirs)))
         )
 
+    monkeypatch.setattr(winograd, "LOWERING", "winograd")
     tiled, metrics = stepped("float32")
-    assert tilings.count(True) == 3  # a layer of the generator, and one of the discriminator in its two calls
     rough, _ = stepped("bfloat16")
-    assert tilings.count(True) == 6
-    monkeypatch.setattr(winograd, "_use_matmul", lambda lowering: False)
+    monkeypatch.setattr(winograd, "LOWERING", "native")
     native, expected = stepped("float32")
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), metrics, expected)
     for network in ("gen", "dis"):
@@ -127,12 +116,10 @@ def test_tiles_train_as_native_convolutions_do(tiny_config, tilings, monkeypatch
         assert abs(float(cosine)) < 2e-3
 
 
-@pytest.mark.parametrize("tiled", [False, True])
-def test_the_gradient_penalty_is_pytorchs(tiled, tilings, monkeypatch):
+@pytest.mark.parametrize("lowering", ["auto", "winograd"])
+def test_the_gradient_penalty_is_pytorchs(lowering, monkeypatch):
     """Its value, and its gradient, which is a gradient of a gradient; also through the fast lowering."""
-    if tiled:
-        monkeypatch.setattr(winograd, "_MIN_TILES", 0)
-        monkeypatch.setattr(winograd, "_MIN_CHANNELS", 0)
+    monkeypatch.setattr(winograd, "LOWERING", lowering)
     expected = torch_oracle.load("critic32", "penalty")
     variables = torch_oracle.variables(torch_oracle.load("critic32", "before"), "dis")
     assert set(variables) == {"params"}
@@ -149,7 +136,6 @@ def test_the_gradient_penalty_is_pytorchs(tiled, tilings, monkeypatch):
     assert value == pytest.approx(float(expected["value"]), rel=1e-5)
     theirs = torch_oracle.variables(expected, "dis")["params"]
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), grads, theirs)
-    assert set(tilings) == {tiled}
 
 
 def test_the_discriminators_loss_includes_the_weighted_penalty(tiny_config):
@@ -363,7 +349,7 @@ def test_the_generators_gradient_is_that_of_the_composed_loss(tiny_config):
         return step_module.generator_update(state.gen, state.dis, fakes, backward, stats, KEY, **bound)[0]
 
     expected, gen = jax.jit(jax.grad(composed))(state.gen.params), update()
-    mu = gen.opt_state[0].mu  # Adam's first moment after one step is (1 - beta1) times the gradient
+    mu = gen.opt_state.inner_state[0].mu  # Adam's first moment after one step is (1 - beta1) times the gradient
     jax.tree.map(lambda m, g: np.testing.assert_allclose(m, 0.5 * g, rtol=1e-4, atol=1e-8), mu, expected)
 
 

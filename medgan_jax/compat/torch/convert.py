@@ -19,7 +19,7 @@ from flax import traverse_util
 
 from medgan_jax.errors import UserError, quoted
 from medgan_jax.models.dcgan import Discriminator, Generator, doublings
-from medgan_jax.ops.winograd import upsampling_kernel
+from medgan_jax.ops.upsample import upsampling_kernel
 from medgan_jax.torch_files import read_state_dict
 
 PREFIX = "main."  # the attribute in which the published classes keep their Sequential
