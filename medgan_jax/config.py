@@ -45,7 +45,7 @@ _INSIDE_0_1 = Rule(lambda value: 0 < value < 1, "above 0 and below 1")
 
 def _field(
     group: str, default: Any, help_text: str, *rules: Rule, may_change: bool = False, was: str = ""
-) -> dataclasses.Field:
+) -> Any:
     """Declares a field.
 
     Args:
@@ -271,7 +271,7 @@ class Config:
         return dataclasses.asdict(self)
 
 
-def _schema(cls: type = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+def _schema(cls: Any = Config, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
     """All fields by dotted name, those of a group after its name and a point."""
     for field in dataclasses.fields(cls):
         if isinstance(field.type, type) and dataclasses.is_dataclass(field.type):
@@ -408,8 +408,8 @@ def _read_config(values: ConfigDict | Mapping[str, Any], names: Mapping[str, str
     return config, problems or [*_rule_problems(config, "", names), *_conflicts(config)]
 
 
-def _read_fields(cls: type, values: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
-    fields = {field.name: field.type for field in dataclasses.fields(cls)}
+def _read_fields(cls: Any, values: Mapping[str, Any], prefix: str, problems: list[str]) -> Any:
+    fields: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(cls)}
     given = {}
     for name, value in sorted(values.items(), key=lambda item: prefix + item[0] in _FORMER_NAMES):
         # Former names come last: a config file that sets one does so beside the default of the present one.

@@ -9,6 +9,7 @@ python evaluate.py --fakes=synthetic --reals=/data/isic --data.class_filter=mali
 """
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -21,7 +22,7 @@ def main(argv: list[str]) -> None:
     """Flags to sets of images to figures."""
     values = flags.FlagValues()
     argv = [_present_name(argument) for argument in argv]
-    define = {"flag_values": values}
+    define: dict[str, Any] = {"flag_values": values}
     config_flags.DEFINE_config_dict(
         "data",
         default_config().data,

@@ -9,6 +9,7 @@ Image i depends on the generator, the seed, the class and i alone, whatever the 
 """
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
@@ -23,7 +24,7 @@ def main(argv: list[str]) -> None:
     """Flags to generator to images."""
     values = flags.FlagValues()
     argv = cli.resolve_config(argv, _CONTROL_FIELDS)
-    define = {"flag_values": values}
+    define: dict[str, Any] = {"flag_values": values}
     config_flags.DEFINE_config_file(
         "config",
         help_string="a control file, in place of --checkpoint and --out",

@@ -108,9 +108,10 @@ def default_callbacks() -> list[Callback]:
 class MetricLogger(Callback):
     """Writes metrics.jsonl and the other logs, and TensorBoard's."""
 
+    _tensorboard: TensorBoard | None = None
+
     def on_start(self, run: "Run", state: GANState) -> None:
         """Goes on after the run's step: what the logs say of later steps is dropped."""
-        self._tensorboard: TensorBoard | None = None
         self._step, self._time = run.step, time.perf_counter()
         if run.files.writes:
             first_step = run.step if run.saved_step else -1
@@ -157,7 +158,7 @@ class MetricLogger(Callback):
         self._close()
 
     def _close(self) -> None:
-        if getattr(self, "_tensorboard", None):
+        if self._tensorboard:
             self._tensorboard.close()
             self._tensorboard = None
 
@@ -211,7 +212,7 @@ class Evaluation(Callback):
 
         variables = run.generator_to_sample(state)
         is_best = False
-        if run.files.writes:
+        if run.files.writes and run.data.held_out:
             if self._quick is None:
                 training, held_out = run.data.training.images, run.data.held_out.images
                 self._quick = QuickEvaluation(training, held_out, seed=run.config.seed)

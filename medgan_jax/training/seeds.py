@@ -49,7 +49,7 @@ def _train_seeds(number: int, config: Config, workdir: Path, **options: Any) -> 
 
 def _write_summary(workdir: Path, folders: list[Path]) -> None:
     files = [Workdir(folder) for folder in folders]
-    summary = {
+    summary: dict[str, Any] = {
         "seeds": [int(folder.name.removeprefix("seed_")) for folder in folders],
         "metrics": _spread([f.metrics for f in files]),
         "evaluations": _spread([f.evaluations for f in files]),

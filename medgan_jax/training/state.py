@@ -16,8 +16,7 @@ from medgan_jax.models.resnet import ResidualDiscriminator, ResidualGenerator
 from medgan_jax.rng import RngStream, rng_key
 
 
-@struct.dataclass
-class NetworkState:
+class NetworkState(struct.PyTreeNode):
     """One network: its parameters, its other variables, and its optimizer's state."""
 
     params: Any
@@ -30,8 +29,7 @@ class NetworkState:
         return {"params": self.params, **self.stats}
 
 
-@struct.dataclass
-class GANState:
+class GANState(struct.PyTreeNode):
     """All that a run is resumed from. What else it needs follows from the config.
 
     Attributes:
@@ -69,9 +67,9 @@ def build_networks(config: Config, num_classes: int = 0) -> Networks:
       config: the training.
       num_classes: how many classes the networks learn; 0: unconditional.
     """
-    gen = {"image_size": config.image_size, "channels": config.channels, "features": config.gen_features}
-    dis = {"image_size": config.image_size, "features": config.dis_features, "dropout": config.dis_dropout}
-    both = {"dtype": jnp.dtype(config.dtype), "num_classes": num_classes}
+    gen: dict[str, Any] = {"image_size": config.image_size, "channels": config.channels, "features": config.gen_features}
+    dis: dict[str, Any] = {"image_size": config.image_size, "features": config.dis_features, "dropout": config.dis_dropout}
+    both: dict[str, Any] = {"dtype": jnp.dtype(config.dtype), "num_classes": num_classes}
     if config.arch == "resnet":
         generator, discriminator = ResidualGenerator(**gen, **both), ResidualDiscriminator(**dis, **both)
     else:
@@ -127,7 +125,7 @@ def initial_state(networks: Networks, config: Config) -> GANState:
     )
 
 
-def _network_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> NetworkState:
+def _network_state(variables: Any, optimizer: optax.GradientTransformation) -> NetworkState:
     stats = dict(variables)
     params = stats.pop("params")
     return NetworkState(params=params, stats=stats, opt_state=optimizer.init(params))

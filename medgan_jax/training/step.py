@@ -113,7 +113,7 @@ def train_step(
         fakes_for_gen, augment_vjp = jax.vjp(functools.partial(transform, key=keys[2]), fakes)
         gen_vjp = _composed(augment_vjp, gen_vjp)
 
-    bound = {"labels": labels, "networks": networks, "config": config}
+    bound: dict[str, Any] = {"labels": labels, "networks": networks, "config": config}
     dis, metrics = discriminator_update(
         state.dis, reals, fakes_for_dis, targets, dis_key, step=state.step, lecam=state.lecam, **bound
     )

@@ -144,7 +144,7 @@ class Run:
         self._callbacks = callbacks
         self._signals = signals
         self._shared = shared = replicated(mesh)
-        bound = {"networks": self.networks, "config": config}
+        bound: dict[str, Any] = {"networks": self.networks, "config": config}
         self._initial_state = jax.jit(functools.partial(initial_state, **bound), out_shardings=shared)
         # Copies, as the state is donated to the next call.
         self._generator_to_sample = jax.jit(
@@ -275,7 +275,7 @@ class Run:
             seed=c.seed,
             first_step=self.step,
             mesh=self._mesh,
-            classes=classes and classes.training,
+            classes=classes.training if classes else None,
             balanced=c.conditional and c.balance_classes,
         )
 
@@ -292,15 +292,14 @@ class Run:
 
     def _roll_back(self, action: RollBack) -> None:
         """Goes back to a checkpoint before the alarms' evidence, with a lower learning rate."""
-        rates = action.learning_rates
         self.checkpointer.roll_back(action.to_step)
-        line = {"step": self.step, "alarm": ", ".join(alarm.name for alarm in action.alarms), **rates}
-        line["to_step"] = from_leader(self.checkpointer.latest_step()) or 0
+        to_step = from_leader(self.checkpointer.latest_step()) or 0
         for callback in self._callbacks:
-            callback.on_roll_back(self, action, line["to_step"])
+            callback.on_roll_back(self, action, to_step)
         # A crash before this line leaves the run at the earlier step with the same rates, to meet the alarm again.
-        self.rollbacks.append(line)
-        self.files.append(self.files.rollbacks, line)
+        alarms = ", ".join(alarm.name for alarm in action.alarms)
+        self.rollbacks.append({"step": self.step, "to_step": to_step, "alarm": alarms, **action.learning_rates})
+        self.files.append(self.files.rollbacks, self.rollbacks[-1])
         self.state = self._restore()
         self._start_callbacks()
 
@@ -329,7 +328,7 @@ class Run:
         classes = self.data.classes
         labels_of = classes_in_turn(len(classes.names) if classes else 0)
         if classes and as_reals:
-            labels_of = classes_listed(in_proportion(number, classes.counts))
+            labels_of = classes_listed(in_proportion(number, classes.counts.tolist()))
         batches = sample_batches(
             self.networks.generator,
             local_copy(variables, mesh),
@@ -402,7 +401,7 @@ def _load_data(config: Config) -> Data:
     classes = None
     if config.conditional:
         place = config.data.path or config.data.source
-        classes = number_classes(training.labels, held_out and held_out.labels, place)
+        classes = number_classes(training.labels, held_out.labels if held_out else None, place)
     data = Data(training, held_out, steps_per_epoch(len(training.images), config.batch_size), classes)
     if config.evaluate_every_steps:
         from medgan_jax.evaluation.quick import check_enough
