@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from absl import flags
 
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     argv = list(sys.argv[1:] if argv is None else argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # names of files and classes may hold what a terminal cannot show
         sys.stdout.reconfigure(errors="backslashreplace")
+    code: Any = 0
     try:
         with reported():
             _configure_libraries()
@@ -196,7 +197,8 @@ def _configure_libraries() -> None:
     os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
     for name in ("absl", "asyncio", "matplotlib"):
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-    threading.excepthook = sys.unraisablehook = lambda details: None
+    threading.excepthook = lambda details: None
+    sys.unraisablehook = lambda details: None
     warnings.filterwarnings("ignore", module=r"orbax|tensorflow_datasets|jax\._src\.compil")
     ours = logging.getLogger("medgan_jax")
     if not ours.handlers:

@@ -67,16 +67,17 @@ def build_networks(config: Config, num_classes: int = 0) -> Networks:
       config: the training.
       num_classes: how many classes the networks learn; 0: unconditional.
     """
-    gen: dict[str, Any] = {"image_size": config.image_size, "channels": config.channels, "features": config.gen_features}
-    dis: dict[str, Any] = {"image_size": config.image_size, "features": config.dis_features, "dropout": config.dis_dropout}
-    both: dict[str, Any] = {"dtype": jnp.dtype(config.dtype), "num_classes": num_classes}
+    both = {"image_size": config.image_size, "dtype": jnp.dtype(config.dtype), "num_classes": num_classes}
+    gen: dict[str, Any] = {**both, "channels": config.channels, "features": config.gen_features}
+    dis: dict[str, Any] = {**both, "features": config.dis_features, "dropout": config.dis_dropout}
+    generator: Generator | ResidualGenerator
+    discriminator: Discriminator | ResidualDiscriminator
     if config.arch == "resnet":
-        generator, discriminator = ResidualGenerator(**gen, **both), ResidualDiscriminator(**dis, **both)
+        generator, discriminator = ResidualGenerator(**gen), ResidualDiscriminator(**dis)
     else:
-        generator = Generator(**gen, **both, upsample=config.upsample)
+        generator = Generator(**gen, upsample=config.upsample)
         discriminator = Discriminator(
             **dis,
-            **both,
             spectral_norm=config.arch == "sngan",
             batch_norm=config.loss != "wgan-gp",  # the penalty is on each image's own gradient
         )
