@@ -105,6 +105,7 @@ def test_donated_arrays_do_not_reach_the_save(tmp_path, shared):
     np.testing.assert_array_equal(restored["x"], np.arange(2**20))
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # Orbax lets go of a failed future
 def test_another_structure_is_refused(tmp_path, shared):
     checkpoints = filled(tmp_path / "c", [5], keep=1)
     a, c = jax.ShapeDtypeStruct((3, 2), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
