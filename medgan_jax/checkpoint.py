@@ -220,7 +220,11 @@ def _architecture(module: Any) -> dict[str, Any]:
     """A network's name and fields, as they are saved."""
     (name,) = [name for modules in _MODULES.values() for name, kind in modules.items() if kind is type(module)]
     fields = [field.name for field in dataclasses.fields(module) if field.name not in ("parent", "name")]
-    return {"network": name} | {field: getattr(module, field) for field in fields} | {"dtype": jnp.dtype(module.dtype).name}
+    return (
+        {"network": name}
+        | {field: getattr(module, field) for field in fields}
+        | {"dtype": jnp.dtype(module.dtype).name}
+    )
 
 
 def load_generator(path: Path, sharding: Sharding) -> TrainedGenerator:

@@ -40,7 +40,13 @@ def main(argv: list[str]) -> None:
     checkpoints = Checkpoints(out, keep=1)
     save(checkpoints, 0, network.variables, network.module, network.inputs, {"imported_from": path.name})
     checkpoints.close()
-    inputs = f"latents of {network.inputs}" if generates else f"images of {network.inputs} channels"
-    print(f"{path}: {described(network.module)}, {network.module.features} feature maps, {inputs}")
-    following = "sample --checkpoint={} --out=images --num_images=64" if generates else "train ... --config.init_from={}"
+    inputs = (
+        f"latent_dim={network.inputs}, channels={network.module.channels}"
+        if generates
+        else f"channels={network.inputs}"
+    )
+    print(f"{path}: {described(network.module)}; features={network.module.features}, {inputs}")
+    following = (
+        "sample --checkpoint={} --out=images --num_images=64" if generates else "train ... --config.init_from={}"
+    )
     print(f"wrote {args.out}; next: medgan {following.format(shlex.quote(args.out))}")

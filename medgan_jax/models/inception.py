@@ -35,8 +35,8 @@ def _unit(
     """Convolution, batch normalisation, which is folded into it, and ReLU."""
     size = (size, size) if isinstance(size, int) else size
     # All of float32's digits, so that the features are the same on every kind of device.
-    convolution = nn.Conv(features, size, stride, padding, precision=jax.lax.Precision.HIGHEST, name=name)
-    return nn.relu(convolution(x))
+    options = {"precision": jax.lax.Precision.HIGHEST, "kernel_init": nn.initializers.zeros}  # weights are read
+    return nn.relu(nn.Conv(features, size, stride, padding, **options, name=name)(x))
 
 
 def _branch(x: jax.Array, *units: tuple[str, int, int | tuple[int, int]], halve: bool = False) -> jax.Array:
@@ -204,33 +204,26 @@ def load_inception(path: Path) -> dict[str, dict]:
       UserError: the file cannot be read, or an array is missing, of another shape, or not finite.
     """
     arrays = read_arrays(path)
+
+    def checked(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        found = arrays[name].shape if name in arrays else "missing"
+        if found != shape:
+            remedy = "give the Inception-v3 weights of FID, pt_inception-2015-12-05-6726825d.pth"
+            raise UserError(f"{path}: {name} should be of shape {shape}, and is {found}; {remedy}")
+        array = arrays[name].astype(np.float64)
+        if not np.isfinite(array).all() or (name.endswith("running_var") and array.min() < 0):
+            raise UserError(f"{path}: {name} is not finite, or negative; copy or download the file again")
+        return array
+
     images = jax.ShapeDtypeStruct((1, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.float32)
     needed = jax.eval_shape(InceptionFeatures().init, jax.random.key(0), images)["params"]
     params = {}
     for (*layer, kind), kernel in traverse_util.flatten_dict(needed).items():
-        if kind != "kernel":
-            continue
-        height, width, inputs, outputs = kernel.shape
-        name = ".".join(layer)
-        weight = _checked(arrays, f"{name}.conv.weight", (outputs, inputs, height, width), path)
-        norm = [_checked(arrays, f"{name}.bn.{array}", (outputs,), path) for array in _NORM_ARRAYS]
-        scale, shift, mean, variance = norm
-        if variance.min() < 0:
-            raise UserError(f"{path}: {name}.bn.running_var is negative; copy or download the file again")
-        scale = scale / np.sqrt(variance + _EPSILON)
-        params[*layer, "kernel"] = (weight.transpose(2, 3, 1, 0) * scale).astype(np.float32)
-        params[*layer, "bias"] = (shift - mean * scale).astype(np.float32)
+        if kind == "kernel":
+            name, (height, width, inputs, outputs) = ".".join(layer), kernel.shape
+            weight = checked(f"{name}.conv.weight", (outputs, inputs, height, width))
+            scale, shift, mean, variance = (checked(f"{name}.bn.{array}", (outputs,)) for array in _NORM_ARRAYS)
+            scale = scale / np.sqrt(variance + _EPSILON)
+            params[*layer, "kernel"] = (weight.transpose(2, 3, 1, 0) * scale).astype(np.float32)
+            params[*layer, "bias"] = (shift - mean * scale).astype(np.float32)
     return {"params": traverse_util.unflatten_dict(params)}
-
-
-def _checked(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...], path: Path) -> np.ndarray:
-    """One array in float64."""
-    remedy = "give the Inception-v3 weights of FID, pt_inception-2015-12-05-6726825d.pth"
-    if name not in arrays:
-        raise UserError(f"{path}: has no {name}, of shape {shape}; {remedy}")
-    array = arrays[name]
-    if array.shape != shape:
-        raise UserError(f"{path}: {name} should be of shape {shape}, not {array.shape}; {remedy}")
-    if not np.isfinite(array).all():
-        raise UserError(f"{path}: {name} is not finite; copy or download the file again")
-    return array.astype(np.float64)

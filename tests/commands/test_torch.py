@@ -1,13 +1,8 @@
-"""`import_torch` and `export_torch`: from a file of PyTorch's to pictures, to a folder of ours, and back."""
+"""`medgan import-torch` and `medgan export-torch`: from a PyTorch file to images, to a checkpoint, and back."""
 
-import io
-import os
+import functools
 import pickle
 import shutil
-import subprocess
-import sys
-import zipfile
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -18,12 +13,10 @@ from medgan_jax.checkpoint import Checkpoints, load_discriminator, load_generato
 from medgan_jax.commands import export_torch, import_torch
 from medgan_jax.errors import UserError
 from medgan_jax.models.dcgan import Generator
-from medgan_jax.models.resnet import ResidualGenerator
 from medgan_jax.sampling import sample_to_folder
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.torch_files import read_state_dict
 
-ROOT = Path(__file__).parents[2]
 G, D = published.FOLDER / "netG16.pth", published.FOLDER / "netD64_spectral.zip"
 
 
@@ -32,8 +25,8 @@ def test_a_generator_there_and_back(tmp_path, capsys):
     folder, back = tmp_path / "run/generator", tmp_path / "new/netG.pth"
     import_torch.main([str(G), f"--out={folder}"])
     out = capsys.readouterr().out
-    assert "netG16.pth: a generator of 16 x 16 px, 2 feature maps, latents of 4, 1 channel\n" in out
-    assert f"python sample.py --checkpoint={folder} " in out
+    assert "netG16.pth: a generator of 16 px; features=2, latent_dim=4, channels=1\n" in out
+    assert f"medgan sample --checkpoint={folder} " in out
     export_torch.main([str(tmp_path / "run"), f"--out={back}"])
     assert "torch.load(" in capsys.readouterr().out
     first, second = read_state_dict(G), read_state_dict(back)
@@ -57,7 +50,7 @@ def test_a_discriminator_there_and_back(tmp_path, capsys):
     sharding = replicated(data_mesh())
     import_torch.main([str(D), f"--out={tmp_path}/discriminator"])
     out = capsys.readouterr().out
-    assert "a discriminator of 64 x 64 px, 2 feature maps, 3 channels, with spectral norm, with batch norm\n" in out
+    assert "a discriminator of 64 px with spectral norm; features=2, channels=3\n" in out
     export_torch.main([str(tmp_path), f"--out={tmp_path}/netD.pth"])
     first, *others = (load_discriminator(tmp_path / path, sharding) for path in (D, "discriminator", "netD.pth"))
     for other in others:
@@ -84,17 +77,15 @@ def test_which_network_is_exported(tmp_path):
     assert not (tmp_path / "x.pth").exists()
 
 
-@pytest.mark.parametrize(
-    ("module", "says"),
-    [(ResidualGenerator(32, 3, 2), "a residual network"), (Generator(16, 3, 2, num_classes=2), "a class-conditional")],
-)
-def test_what_the_published_classes_lack_is_not_exported(module, says, tmp_path):
-    labels = np.zeros(1, int) if module.num_classes else None
-    variables = jax.jit(lambda: module.init(jax.random.key(0), np.zeros((1, 4)), labels, training=True))()
+def test_a_conditional_generator_is_not_exported(tmp_path):
+    module = Generator(16, 3, 2, num_classes=2)
+    init = functools.partial(module.init, training=True)
+    shapes = jax.eval_shape(init, jax.random.key(0), np.zeros((1, 4)), np.zeros(1, int))
+    variables = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
     checkpoints = Checkpoints(tmp_path / "generator", keep=1)
-    save_generator(checkpoints, 1, variables, module, 4, {"classes": ["a", "b"][: module.num_classes]})
+    save_generator(checkpoints, 1, variables, module, 4, {"classes": ["a", "b"]})
     checkpoints.close()
-    with pytest.raises(UserError, match=f"holds {says}.*have none; draw its images with sample.py, or train"):
+    with pytest.raises(UserError, match="holds a class-conditional.*have none; draw its images with medgan sample"):
         export_torch.main([str(tmp_path), f"--out={tmp_path}/new/netG.pth"])
     assert not (tmp_path / "new").exists()
 
@@ -114,41 +105,17 @@ def test_nothing_is_overwritten(tmp_path):
     assert (tmp_path / "netG.pth").read_bytes() == before
 
 
-class Attack:
-    """A pickle that makes a folder when it is loaded."""
-
-    def __init__(self, path):
-        self.path = str(path)
-
-    def __reduce__(self):
-        return os.mkdir, (self.path,)
-
-
-def archive(description):
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as records:
-        records.writestr("archive/data.pkl", description)
-    return file.getvalue()
-
-
-REFUSED = {
-    "no file": (lambda path: None, "no such f"),
-    "text": (lambda path: b"hello", "no file of PyTorch"),
-    "cut short": (lambda path: G.read_bytes()[:3000], "damaged or incomplete"),
-    "attack": (lambda path: archive(pickle.dumps(Attack(path), 2)), "not only tensors: it holds 'posix.mkdir'"),
-    "bare attack": (lambda path: pickle.dumps(Attack(path), 2), "no file of PyTorch"),
-    "module": (lambda path: archive(b"\x80\x02ctorch.nn.modules.container\nSequential\n)\x81."),
-               "it holds 'torch.nn.modules.container.Sequential'; save the state dict alone"),
-    "other network": (lambda path: (published.FOLDER.parent / "torch_files/zip.pth").read_bytes(),
-                      "is of no layer of a Sequential; give a generator or discriminator"),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_other_files_are_refused(case, tmp_path):
-    make, says = REFUSED[case]
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (None, "no such f"),
+        (b"hello", "no file of PyTorch"),
+        (pickle.dumps(print, 2), "no file of PyTorch"),
+        ((published.FOLDER.parent / "torch_files/zip.pth").read_bytes(), "is of no layer of a Sequential; give a gen"),
+    ],
+)
+def test_other_files_are_refused(data, says, tmp_path):
     path = tmp_path / "netG.pth"
-    data = make(tmp_path / "ran")
     if data is not None:
         path.write_bytes(data)
     for read in (
@@ -156,33 +123,7 @@ def test_other_files_are_refused(case, tmp_path):
         lambda: export_torch.main([str(path), f"--out={tmp_path}/out"]),
         lambda: load_generator(path, replicated(data_mesh())),
     ):
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError, match=says) as caught:
             read()
         assert str(caught.value).startswith(f"{path}: ")
-        assert says in str(caught.value)
-    assert not (tmp_path / "ran").exists()
     assert not (tmp_path / "out").exists()
-
-
-def test_the_attack_would_work(tmp_path):
-    pickle.loads(pickle.dumps(Attack(tmp_path / "ran"), 2))
-    assert (tmp_path / "ran").exists()
-
-
-def test_commands_say_what_is_wrong_in_one_line(command_environment, tmp_path):
-    (tmp_path / "netG.pth").write_bytes(archive(pickle.dumps(Attack(tmp_path / "ran"), 2)))
-    (tmp_path / "netD.zip").write_bytes(D.read_bytes())
-    for door, says in (
-        (["-m", "medgan_jax.commands.import_torch", "netG.pth", "--out=out"], "netG.pth: not only tensors"),
-        ([ROOT / "sample.py", "--checkpoint=netD.zip", "--out=out"], "holds a discriminator and no generator"),
-    ):
-        environment = command_environment | {"PYTHONPATH": str(ROOT)}
-        done = subprocess.run(
-            [sys.executable, *door], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 2
-        assert len(done.stderr.splitlines()) == 1
-        assert done.stderr.startswith("error: ")
-        assert says in done.stderr
-        assert not done.stdout
-    assert {path.name for path in tmp_path.iterdir()} == {"netG.pth", "netD.zip"}

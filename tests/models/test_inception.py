@@ -2,14 +2,13 @@
 
 import inception_oracle
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from medgan_jax.errors import UserError
-from medgan_jax.models import inception
 from medgan_jax.models.inception import InceptionFeatures, load_inception
 
+IMAGES = ("noise", "large", "grey")  # enlarged, made smaller, of one channel
 NORM = ("weight", "bias", "running_mean", "running_var")
 
 
@@ -46,10 +45,10 @@ def results(variables):
     def apply(variables, images):
         return InceptionFeatures().apply(variables, images, capture_intermediates=is_block)
 
-    return {name: apply(variables, inception_oracle.image(name)) for name in inception_oracle.IMAGES}
+    return {name: apply(variables, inception_oracle.image(name)) for name in IMAGES}
 
 
-@pytest.mark.parametrize("name", inception_oracle.IMAGES)
+@pytest.mark.parametrize("name", IMAGES)
 def test_features_are_pytorchs(name, oracle, results):
     features, _ = results[name]
     assert features.shape == (1, 2048)
@@ -58,7 +57,7 @@ def test_features_are_pytorchs(name, oracle, results):
 
 
 def test_blocks_are_pytorchs(oracle, results):
-    blocks = results[inception_oracle.IMAGES[0]][1]["intermediates"]
+    blocks = results[IMAGES[0]][1]["intermediates"]
     assert len(blocks) == 11
     for name, outputs in blocks.items():
         (x,) = outputs["__call__"]
@@ -68,7 +67,7 @@ def test_blocks_are_pytorchs(oracle, results):
 @pytest.mark.parametrize("what", ["padded_mean", "last_pool", "epsilon", "corners", "range"])
 def test_other_networks_would_be_told_apart(what, oracle, results):
     """Those that count padding, pool by the mean at last, have another epsilon, resize by corners, or take [0, 1]."""
-    features, _ = results[inception_oracle.IMAGES[0]]
+    features, _ = results[IMAGES[0]]
     assert np.abs(features[0, ::8] - oracle[f"wrong/{what}"]).max() > 0.1
 
 
@@ -78,12 +77,6 @@ def test_published_number_of_weights(variables):
     kernels, biases = (sum(x.size for path, x in flat if path[-1].key == kind) for kind in ("kernel", "bias"))
     assert kernels + 3 * biases == 21_802_784
     assert biases == 17_216
-
-
-def test_average_pools_leave_out_their_padding():
-    np.testing.assert_allclose(inception._average_pool(jnp.ones((1, 4, 5, 2))), 1)
-    x = jnp.arange(9.0).reshape(1, 3, 3, 1)
-    assert inception._average_pool(x)[0, 0, 0, 0] == pytest.approx((0 + 1 + 3 + 4) / 4)
 
 
 @pytest.mark.parametrize(
@@ -101,15 +94,14 @@ def first_layers(**changes):
 
 
 BAD = {
-    "missing layer": ({}, "has no Conv2d_2b_3x3.conv.weight, of shape (64, 32, 3, 3)"),
-    "missing array": ({"Conv2d_1a_3x3.bn.running_var": None}, "has no Conv2d_1a_3x3.bn.running_var, of shape (32,)"),
+    "missing layer": ({}, "Conv2d_2b_3x3.conv.weight should be of shape (64, 32, 3, 3), and is missing"),
+    "missing array": ({"Conv2d_1a_3x3.bn.running_var": None}, "running_var should be of shape (32,), and is missing"),
     "channels last": (
         {"Conv2d_2a_3x3.conv.weight": np.zeros((3, 3, 32, 32))},
-        "Conv2d_2a_3x3.conv.weight should be of shape (32, 32, 3, 3), not (3, 3, 32, 32)",
+        "Conv2d_2a_3x3.conv.weight should be of shape (32, 32, 3, 3), and is (3, 3, 32, 32)",
     ),
     "not finite": ({"Conv2d_1a_3x3.conv.weight": np.full((32, 3, 3, 3), np.nan)}, "weight is not finite"),
-    "infinite": ({"Conv2d_2a_3x3.bn.running_mean": np.full(32, np.inf)}, "running_mean is not finite"),
-    "variance": ({"Conv2d_2a_3x3.bn.running_var": np.full(32, -1.0)}, "running_var is negative"),
+    "variance": ({"Conv2d_2a_3x3.bn.running_var": np.full(32, -1.0)}, "running_var is not finite, or negative"),
 }
 
 
@@ -127,5 +119,5 @@ def test_other_weights_are_refused(case, tmp_path):
 
 def test_weights_of_another_network_are_refused():
     path = inception_oracle.EXPECTED.parent / "torch_files/zip.pth"
-    with pytest.raises(UserError, match="has no Conv2d_1a_3x3.conv.weight"):
+    with pytest.raises(UserError, match="Conv2d_1a_3x3.conv.weight should be of shape"):
         load_inception(path)

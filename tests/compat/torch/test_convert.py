@@ -10,6 +10,7 @@ import pytest
 from medgan_jax.compat.torch.convert import from_state_dict, read_network, to_state_dict
 from medgan_jax.errors import UserError
 from medgan_jax.models.dcgan import Discriminator, Generator
+from medgan_jax.models.resnet import ResidualGenerator
 from medgan_jax.torch_files import read_state_dict
 
 ALL = (*published.GENERATORS, *published.DISCRIMINATORS)
@@ -37,17 +38,12 @@ def inputs(name):
     return published.images(*published.DISCRIMINATORS[name][:2])
 
 
-@pytest.mark.parametrize("name", published.GENERATORS)
-def test_generators_are_recognised(name):
-    assert network(name).module == Generator(*published.GENERATORS[name])
-    assert network(name).inputs == published.LATENT
-
-
-@pytest.mark.parametrize("name", published.DISCRIMINATORS)
-def test_discriminators_are_recognised(name):
-    size, channels, features, spectral_norm, batch_norm = published.DISCRIMINATORS[name]
-    assert network(name).module == Discriminator(size, features, spectral_norm, batch_norm=batch_norm)
-    assert network(name).inputs == channels
+def test_networks_are_recognised():
+    for name, fields in published.GENERATORS.items():
+        assert (network(name).module, network(name).inputs) == (Generator(*fields), published.LATENT)
+    for name, (size, channels, features, spectral_norm, batch_norm) in published.DISCRIMINATORS.items():
+        module = Discriminator(size, features, spectral_norm, batch_norm=batch_norm)
+        assert (network(name).module, network(name).inputs) == (module, channels)
 
 
 @pytest.mark.parametrize("name", sorted({name.split("/")[0] for name in expected()}))
@@ -89,30 +85,22 @@ def test_the_way_back(name):
         assert ours[key].dtype == array.dtype
 
 
-@pytest.mark.parametrize(
-    "rename",
-    [
-        lambda name: name.removeprefix("main."),
-        lambda name: "module.main." + name.removeprefix("main."),
-        lambda name: "module.netG.layers_2." + name.removeprefix("main."),
-    ],
-)
-def test_prefixes_do_not_matter(rename):
-    found = from_state_dict({rename(name): array for name, array in state("netG64.zip").items()})
-    jax.tree.map(np.testing.assert_array_equal, found.variables, network("netG64.zip").variables)
+SAME = {
+    "no prefix": lambda name, a: {name.removeprefix("main."): a},
+    "DataParallel": lambda name, a: {"module." + name: a},
+    "a long prefix": lambda name, a: {"module.netG.layers_2." + name.removeprefix("main."): a},
+    "no counters, as before 0.4.1": lambda name, a: {} if "tracked" in name else {name: a},
+    "float16": lambda name, a: {name: a if "tracked" in name else a.astype(np.float16)},  # exact for these weights
+    "float64": lambda name, a: {name: a if "tracked" in name else a.astype(np.float64)},
+}
 
 
-def test_counters_may_be_missing():
-    """PyTorch before 0.4.1 kept none."""
-    found = from_state_dict({n: a for n, a in state("netG64.zip").items() if "tracked" not in n})
-    jax.tree.map(np.testing.assert_array_equal, found.variables, network("netG64.zip").variables)
-
-
-@pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_other_floats_become_float32(dtype):
-    """The levels of these weights are exact in each."""
-    floats = {n: a if "tracked" in n else a.astype(dtype) for n, a in state("netG64.zip").items()}
-    jax.tree.map(np.testing.assert_array_equal, from_state_dict(floats).variables, network("netG64.zip").variables)
+@pytest.mark.parametrize("case", SAME)
+def test_other_names_and_types_of_the_same_network(case):
+    arrays = {}
+    for name, array in state("netG64.zip").items():
+        arrays |= SAME[case](name, array)
+    jax.tree.map(np.testing.assert_array_equal, from_state_dict(arrays).variables, network("netG64.zip").variables)
 
 
 def changed(file, name, change):
@@ -193,13 +181,19 @@ def test_refusals_of_files_name_them_and_the_remedy(tmp_path):
 
 
 @pytest.mark.parametrize("upsample", ["nearest", "bilinear"])
-def test_a_generator_that_enlarges_is_exported_as_one_with_transposed_convolutions(upsample):
+def test_a_generator_that_upsamples_is_exported_as_one_with_transposed_convolutions(upsample):
     module = Generator(16, 3, 4, upsample=upsample)
     latents = jax.random.normal(jax.random.key(1), (3, 8))
-    variables = module.init(jax.random.key(0), latents, training=True)
+    variables = jax.jit(lambda: module.init(jax.random.key(0), latents, training=True))()
     found = from_state_dict(to_state_dict(module, variables))
     assert found.module == Generator(16, 3, 4)
+    images = module.apply(variables, latents, training=False)
+    assert float(np.std(images)) > 1e-4
     same = found.module.apply(found.variables, latents, training=False)
-    drawn = module.apply(variables, latents, training=False)
-    assert float(np.std(drawn)) > 1e-4
-    np.testing.assert_allclose(same, drawn, rtol=1e-4, atol=1e-8)
+    np.testing.assert_allclose(same, images, rtol=1e-4, atol=1e-8)
+
+
+def test_networks_that_pytorch_has_no_class_for():
+    for module, says in ((ResidualGenerator(32), "a residual"), (Generator(16, num_classes=2), "a class-conditional")):
+        with pytest.raises(ValueError, match=f"holds {says} network"):
+            to_state_dict(module, {})
