@@ -199,7 +199,7 @@ def _configure_libraries() -> None:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     threading.excepthook = lambda details: None
     sys.unraisablehook = lambda details: None
-    warnings.filterwarnings("ignore", module=r"orbax|tensorflow_datasets|jax\._src\.compil")
+    warnings.filterwarnings("ignore", module=r"PIL|orbax|tensorflow_datasets|jax\..*compil")
     ours = logging.getLogger("medgan_jax")
     if not ours.handlers:
         ours.addHandler(logging.StreamHandler())

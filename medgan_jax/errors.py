@@ -1,4 +1,4 @@
-"""The one exception that a command-line door prints as a single line, and how it does so."""
+"""UserError, the exception that a command prints as one line, and helpers for such lines."""
 
 import argparse
 import contextlib
@@ -13,7 +13,7 @@ USAGE_ERROR = 2  # the exit code of bad input
 
 
 class UserError(Exception):
-    """Something the user can mend: the message is one line saying what is wrong, where, and what to do."""
+    """An error that the user can correct: the message is one line that says what is wrong, where, and what to do."""
 
     def __init__(self, message: str) -> None:
         """Keeps the message to one line, whatever file names it quotes."""
@@ -21,7 +21,7 @@ class UserError(Exception):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Python's own, whose complaint is a UserError instead of several lines; for the doors `python -m medgan_jax.X`."""
+    """`argparse.ArgumentParser` that raises a UserError instead of printing several lines and leaving."""
 
     def error(self, message: str) -> NoReturn:
         """Raises UserError."""
@@ -35,19 +35,19 @@ def abbreviate(items: Sequence[object], limit: int = 3) -> str:
 
 
 def quoted(text: str) -> str:
-    """Text from a file, such as the name of an array, fit for a message: in quotes, escaped and not too long."""
+    """Text from a file, such as the name of an array, for a message: in quotes, escaped, at most 64 characters."""
     shown = repr(text[:80])
     return shown if len(shown) <= 64 else f"{shown[:60]}...'"
 
 
 def reason_of(error: OSError) -> str:
-    """What the system says is wrong, to stand within a sentence."""
+    """What the system says is wrong, in lower case."""
     return (error.strerror or str(error)).lower()
 
 
 @contextlib.contextmanager
 def naming(path: str | os.PathLike) -> Iterator[None]:
-    """Gives the OSErrors within a file name, where the system left it out, as for a full disk."""
+    """Adds the file name `path` to an OSError without one, such as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -58,7 +58,7 @@ def naming(path: str | os.PathLike) -> Iterator[None]:
 
 @contextlib.contextmanager
 def reported() -> Iterator[None]:
-    """Turns a UserError, or a system error such as a full disk, into one line on stderr and exit code 2."""
+    """Prints a UserError, or a system error such as a full disk, as one line on stderr, and exits with code 2."""
     try:
         yield
     except UserError as error:

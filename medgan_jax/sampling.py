@@ -1,13 +1,11 @@
-"""Latents to images: any number, in constant memory, over any number of devices."""
+"""Images from latents: any number, in constant memory, over any number of devices."""
 
 import csv
 import functools
 import math
-import os
 import re
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +39,8 @@ def seeded_latents(seed: int, indices: np.ndarray, *, latent_dim: int, truncatio
     et al. 2019, arXiv:1809.11096, section 3.1). They are not drawn anew but moved, so an image stays recognisable.
 
     Args:
-      seed: decides.
-      indices: int32, (N,).
+      seed: of the random numbers.
+      indices: (N,) int32, the numbers of the images.
       latent_dim: L.
       truncation: where the tails are cut off, above 0 and at most `MAX_TRUNCATION`; None leaves them.
 
@@ -61,9 +59,16 @@ def seeded_latents(seed: int, indices: np.ndarray, *, latent_dim: int, truncatio
 def generate(
     generator: Generator, variables: dict[str, Any], latents: jax.Array, labels: jax.Array | None = None
 ) -> jax.Array:
-    """Latents (N, latent_dim) to uint8 images (N, H, W, C), by running statistics: no image sees its batch-mates.
+    """The images of latents, with running statistics: no image depends on the others of its batch.
 
-    `labels`, (N,) int32, are their classes; None where the generator has none.
+    Args:
+      generator: the module.
+      variables: its parameters and batch statistics.
+      latents: (N, latent_dim).
+      labels: (N,) int32, their classes; None where the generator has none.
+
+    Returns:
+      uint8 (N, H, W, C).
     """
     return signed_to_uint8(generator.apply(variables, latents, labels, training=False))
 
@@ -107,7 +112,7 @@ def sample_batches(
     mesh: Mesh,
     labels_of: Callable[[np.ndarray], Any] | None = None,
 ) -> Iterator[np.ndarray]:
-    """Generates images 0 ... num_images - 1 in order.
+    """Generates images 0 to num_images - 1, in order.
 
     Args:
       generator: the module.
@@ -182,61 +187,36 @@ def sample_to_folder(
         raise UserError(f"--num_images={num_images}, but --latents has {len(latents)} rows")
     labels_of = classes_of(generator, label)
     _prepare_folder(out, overwrite, lead)
-    if latents is None:
-        latents_of = functools.partial(seeded_latents, seed, latent_dim=generator.latent_dim, truncation=truncation)
-    else:
+    latents_of = functools.partial(seeded_latents, seed, latent_dim=generator.latent_dim, truncation=truncation)
+    if latents is not None:
+        latents_of = functools.partial(np.take, latents, axis=0, mode="clip")
 
-        def latents_of(indices: np.ndarray) -> np.ndarray:
-            return latents[np.minimum(indices, len(latents) - 1)]
+    def origin(index: int) -> tuple:
+        of_class = generator.classes[labels_of(np.array([index]))[0]] if labels_of else ""
+        return "" if latents is not None else seed, index, generator.step, generator.digest, of_class, truncation
 
+    batches = sample_batches(
+        generator.module, generator.variables, latents_of, num_images,
+        batch_size=batch_size, mesh=mesh, labels_of=labels_of,
+    )  # fmt: skip
+    done = 0
     first_images: list[np.ndarray] = []
-    workers = os.cpu_count() or 1
     with (
         naming(manifest_path),
-        ThreadPoolExecutor(workers) as pool,
+        ThreadPoolExecutor() as pool,
         open(manifest_path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
         progress_bar(num_images, unit="image", desc="sampling") as bar,
     ):
         manifest = csv.writer(file)
         manifest.writerow(("file", "seed", "index", "step", "digest", "label", "truncation"))
-        writing: deque[tuple[Future, tuple]] = deque()
-
-        def finish_one() -> None:
-            future, row = writing.popleft()
-            future.result()
-            manifest.writerow(row)  # only of images that are on the disk
-
-        index = 0
-        batches = sample_batches(
-            generator.module,
-            generator.variables,
-            latents_of,
-            num_images,
-            batch_size=batch_size,
-            mesh=mesh,
-            labels_of=labels_of,
-        )
         for batch in batches:
-            for image in batch:
-                name = f"{lead}{index:06d}.png"
-                of_class = generator.classes[labels_of(np.array([index]))[0]] if labels_of else ""
-                origin = (
-                    "" if latents is not None else seed,
-                    index,
-                    generator.step,
-                    generator.digest,
-                    of_class,
-                    truncation,
-                )
-                writing.append((pool.submit(write_png, out / name, image), (name, *origin)))
-                if grid and index < _GRID_IMAGES:
-                    first_images.append(image)
-                index += 1
-            while len(writing) > 2 * batch_size:  # bounds memory, whichever of computing and encoding is slower
-                finish_one()
+            names = [f"{lead}{done + i:06d}.png" for i in range(len(batch))]
+            for name, _ in zip(names, pool.map(write_png, [out / name for name in names], batch), strict=True):
+                manifest.writerow((name, *origin(done)))  # only of an image that is on the disk
+                done += 1
+            if grid:
+                first_images.extend(batch[: _GRID_IMAGES - len(first_images)])
             bar.update(len(batch))
-        while writing:
-            finish_one()
     if grid:
         write_png(out / (lead + GRID), image_grid(np.stack(first_images)))
     return manifest_path
@@ -256,7 +236,7 @@ def check_truncation(truncation: float | None, latents: np.ndarray | None) -> No
 
 
 def load_latents(path: Path, latent_dim: int) -> np.ndarray:
-    """Reads the caller's latents (N, latent_dim) from a .npy file. Raises UserError when they are not that."""
+    """Reads the caller's latents, (N, latent_dim), from a .npy file. Raises UserError when they are not that."""
     try:
         latents = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

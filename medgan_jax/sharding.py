@@ -11,19 +11,19 @@ _AXIS = "data"
 
 
 def data_mesh() -> Mesh:
-    """All devices in one row."""
+    """The mesh of all devices, of all processes."""
     return jax.make_mesh((jax.device_count(),), (_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def local_mesh() -> Mesh:
-    """This process's devices in one row; with one process the same as `data_mesh`."""
+    """The mesh of this process's devices; with one process the same as `data_mesh`."""
     return jax.make_mesh(
         (jax.local_device_count(),), (_AXIS,), axis_types=(AxisType.Auto,), devices=jax.local_devices()
     )
 
 
 def local_copy(tree: Any, mesh: Mesh) -> Any:
-    """Replicated arrays, of all processes, as arrays replicated over `mesh`, this process's own."""
+    """Arrays replicated over all processes as arrays replicated over `mesh`, of this process's devices alone."""
     return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), tree), replicated(mesh))
 
 
