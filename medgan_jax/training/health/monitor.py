@@ -10,7 +10,7 @@ import dataclasses
 import heapq
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from medgan_jax.config import Config
@@ -122,7 +122,7 @@ class Monitor:
             check.name, check.title, step, since, finding.sentence, finding.evidence, remedies, finding.lower_lr
         )
 
-    def _recent(self, lines: Sequence[dict[str, Any]], step: int, fewest: int) -> list[dict[str, Any]]:
+    def _recent(self, lines: list[dict[str, Any]], step: int, fewest: int) -> list[dict[str, Any]]:
         """The lines of the last `alarm_patience` steps, but at least `fewest`.
 
         None where not all of these steps were taken with the current learning rates.
