@@ -48,7 +48,7 @@ def test_an_unknown_config_names_the_known_ones(name):
     with pytest.raises(UserError) as refused:
         named_config("medimagegan", name)
     says = str(refused.value)
-    assert f"medimagegan.py:{name}: give one of these after the colon: batch_128, batch_64, " in says
+    assert f"medimagegan.py:{name or 'NAME'}: give one of these after the colon: batch_128, batch_64, " in says
     assert says.endswith(", sngan_256px, matlab")
 
 
