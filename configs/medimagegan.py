@@ -57,7 +57,8 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
 def get_config(name: str = "") -> ConfigDict:
     """The experiment of that name."""
     if name not in EXPERIMENTS:
-        raise UserError(f"configs/medimagegan.py:{name}: give one of these after the colon: {', '.join(EXPERIMENTS)}")
+        known = ", ".join(EXPERIMENTS)
+        raise UserError(f"configs/medimagegan.py:{name or 'NAME'}: give one of these after the colon: {known}")
     c = default_config()
     c.update_from_flattened_dict(EXPERIMENTS[name])
     return c

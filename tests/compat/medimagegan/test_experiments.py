@@ -48,10 +48,11 @@ def test_an_unknown_config_names_the_known_ones(name):
     with pytest.raises(UserError) as refused:
         named_config("medimagegan", name)
     says = str(refused.value)
-    assert f"medimagegan.py:{name}: give one of these after the colon: batch_128, batch_64, " in says
+    assert f"medimagegan.py:{name or 'NAME'}: give one of these after the colon: batch_128, batch_64, " in says
     assert says.endswith(", sngan_256px, matlab")
 
 
+@pytest.mark.slow
 def test_from_training_to_table(tiny_config, tmp_path, capsys):
     tiny = {"num_steps": 0, "num_epochs": 2}
     experiments = {
@@ -101,6 +102,7 @@ def test_from_training_to_table(tiny_config, tmp_path, capsys):
         run_experiments({"batch_16": tiny_config(**tiny, data_num_phantoms=13)}, tmp_path, SETTINGS)
 
 
+@pytest.mark.slow
 def test_a_signal_ends_all(tiny_config, tmp_path):
     log = tmp_path / "batch_16/metrics.jsonl"
 

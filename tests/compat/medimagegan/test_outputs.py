@@ -45,6 +45,7 @@ def test_fakes_needed():
     assert [fakes_needed(12, 4), fakes_needed(12, 100), fakes_needed(400, 4)] == [64, 100, 200]
 
 
+@pytest.mark.slow
 def test_the_same_command_writes_what_is_missing_and_nothing_else(tiny_config, tmp_path):
     config = tiny_config(data_cache_dir=str(tmp_path / "cache"), num_steps=6, output_prefix=f"{tmp_path}/out/run")
     train(config, tmp_path / "workdir", callbacks=[MedImageGANOutputs()])
