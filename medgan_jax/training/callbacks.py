@@ -112,7 +112,7 @@ class MetricLogger(Callback):
 
     def on_start(self, run: "Run", state: GANState) -> None:
         """Goes on after the run's step: what the logs say of later steps is dropped."""
-        self._step, self._time = run.step, time.perf_counter()
+        self._step, self._time, self._compiles = run.step, time.perf_counter(), True
         if run.files.writes:
             first_step = run.step if run.saved_step else -1
             run.files.forget_after(first_step)
@@ -121,10 +121,12 @@ class MetricLogger(Callback):
 
     def on_metrics(self, run: "Run", step: int, metrics: dict[str, np.ndarray]) -> None:
         """Writes the metrics of `step`, where a line is due."""
-        if step % run.config.log_every_steps == 0 or step == run.total_steps:
-            now = time.perf_counter()
-            rate = (step - self._step) * run.config.batch_size / (now - self._time)
-            self._step, self._time = step, now
+        now = time.perf_counter()
+        is_due = step % run.config.log_every_steps == 0 or step == run.total_steps
+        rate = (step - self._step) * run.config.batch_size / (now - self._time)
+        if is_due or self._compiles:  # what the first call took to compile does not count
+            self._step, self._time, self._compiles = step, now, False
+        if is_due:
             last = {name: float(values[-1]) for name, values in metrics.items()}
             line = {"step": step, "epoch": run.epoch(step), **last, "images_per_s": round(rate, 2)}
             self.write(run, run.files.metrics, line)
