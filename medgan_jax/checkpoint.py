@@ -33,7 +33,7 @@ def digest(tree: Any) -> str:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         values = np.asarray(jax.device_get(leaf), order="C")
         sha.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape} ".encode())
-        sha.update(values.reshape(-1).view(np.uint8))
+        sha.update(values.reshape(-1).view(np.uint8).data)
     return sha.hexdigest()[:16]
 
 
@@ -315,15 +315,13 @@ def _load_file(path: Path, wanted: list[str], sharding: Sharding) -> Any:
         raise UserError(f"{path}: is a file, and reading one needs medgan_jax/compat; {_remedy(wanted)}") from error
 
     found = read_network(path)
-    kind, name = (
-        (TrainedGenerator, GENERATOR_FOLDER)
-        if isinstance(found.module, Generator)
-        else (TrainedDiscriminator, DISCRIMINATOR_FOLDER)
-    )
+    name = GENERATOR_FOLDER if isinstance(found.module, Generator) else DISCRIMINATOR_FOLDER
     if name not in wanted:
         raise UserError(f"{path}: holds a {name} and no {wanted[0]}; {_remedy(wanted)}")
-    variables = jax.device_put(found.variables, sharding)
-    return kind(found.module, variables, found.inputs, 0, {"imported_from": path.name}, digest(found.variables))
+    variables, about = jax.device_put(found.variables, sharding), {"imported_from": path.name}
+    if isinstance(found.module, Generator):
+        return TrainedGenerator(found.module, variables, found.inputs, 0, about, digest(found.variables))
+    return TrainedDiscriminator(found.module, variables, found.inputs, 0, about, digest(found.variables))
 
 
 def _remedy(wanted: list[str]) -> str:

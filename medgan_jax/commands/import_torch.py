@@ -35,18 +35,15 @@ def main(argv: list[str]) -> None:
     if out.is_dir() and any(out.iterdir()):
         raise UserError(f"--out={args.out}: is not empty; give another folder")
     network = read_network(path)
-    generates = isinstance(network.module, Generator)
-    save = save_generator if generates else save_discriminator
+    module, record = network.module, {"imported_from": path.name}
     checkpoints = Checkpoints(out, keep=1)
-    save(checkpoints, 0, network.variables, network.module, network.inputs, {"imported_from": path.name})
+    if isinstance(module, Generator):
+        save_generator(checkpoints, 0, network.variables, module, network.inputs, record)
+        inputs = f"latent_dim={network.inputs}, channels={module.channels}"
+        following = "sample --checkpoint={} --out=images --num_images=64"
+    else:
+        save_discriminator(checkpoints, 0, network.variables, module, network.inputs, record)
+        inputs, following = f"channels={network.inputs}", "train ... --config.init_from={}"
     checkpoints.close()
-    inputs = (
-        f"latent_dim={network.inputs}, channels={network.module.channels}"
-        if generates
-        else f"channels={network.inputs}"
-    )
-    print(f"{path}: {described(network.module)}; features={network.module.features}, {inputs}")
-    following = (
-        "sample --checkpoint={} --out=images --num_images=64" if generates else "train ... --config.init_from={}"
-    )
+    print(f"{path}: {described(module)}; features={module.features}, {inputs}")
     print(f"wrote {args.out}; next: medgan {following.format(shlex.quote(args.out))}")

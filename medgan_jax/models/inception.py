@@ -10,6 +10,7 @@ and with half-pixel centres. TensorFlow's graph has no half-pixel centres, "clea
 of 299 px are spared the difference. Blocks and layers have the published names. Layout NHWC.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import flax.linen as nn
@@ -35,8 +36,9 @@ def _unit(
     """Convolution, batch normalisation, which is folded into it, and ReLU."""
     size = (size, size) if isinstance(size, int) else size
     # All of float32's digits, so that the features are the same on every kind of device.
-    options = {"precision": jax.lax.Precision.HIGHEST, "kernel_init": nn.initializers.zeros}  # weights are read
-    return nn.relu(nn.Conv(features, size, stride, padding, **options, name=name)(x))
+    precision = jax.lax.Precision.HIGHEST
+    none = nn.initializers.zeros  # weights are always read
+    return nn.relu(nn.Conv(features, size, stride, padding, precision=precision, kernel_init=none, name=name)(x))
 
 
 def _branch(x: jax.Array, *units: tuple[str, int, int | tuple[int, int]], halve: bool = False) -> jax.Array:
@@ -50,98 +52,82 @@ def _average_pool(x: jax.Array) -> jax.Array:
     return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
 
 
+def _max_pool(x: jax.Array) -> jax.Array:
+    return nn.max_pool(x, (3, 3), (1, 1), "SAME")
+
+
 def _halve(x: jax.Array) -> jax.Array:
     return nn.max_pool(x, (3, 3), (2, 2))
 
 
-class _Mixed35(nn.Module):
-    """At 35 x 35, with a 5x5 kernel and two of 3x3."""
+class _Mixed(nn.Module):
+    """Branches side by side: `branches` makes them, from the input and `options`."""
 
-    pool_features: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        branches = [
-            _branch(x, ("branch1x1", 64, 1)),
-            _branch(x, ("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5)),
-            _branch(x, ("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)),
-            _branch(_average_pool(x), ("branch_pool", self.pool_features, 1)),
-        ]
-        return jnp.concatenate(branches, axis=-1)
-
-
-class _Mixed35To17(nn.Module):
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        branches = [
-            _branch(x, ("branch3x3", 384, 3), halve=True),
-            _branch(x, ("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3), halve=True),
-            _halve(x),
-        ]
-        return jnp.concatenate(branches, axis=-1)
-
-
-class _Mixed17(nn.Module):
-    """At 17 x 17, with 7x7 kernels taken apart into rows and columns."""
-
-    inner_features: int
+    branches: Callable[..., list[jax.Array]]
+    options: tuple = ()
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        inner, row, column = self.inner_features, (1, 7), (7, 1)
-        branches = [
-            _branch(x, ("branch1x1", 192, 1)),
-            _branch(x, ("branch7x7_1", inner, 1), ("branch7x7_2", inner, row), ("branch7x7_3", 192, column)),
-            _branch(
-                x,
-                ("branch7x7dbl_1", inner, 1),
-                ("branch7x7dbl_2", inner, column),
-                ("branch7x7dbl_3", inner, row),
-                ("branch7x7dbl_4", inner, column),
-                ("branch7x7dbl_5", 192, row),
-            ),
-            _branch(_average_pool(x), ("branch_pool", 192, 1)),
-        ]
-        return jnp.concatenate(branches, axis=-1)
+        return jnp.concatenate(self.branches(x, *self.options), axis=-1)
 
 
-class _Mixed17To8(nn.Module):
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        branches = [
-            _branch(x, ("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3), halve=True),
-            _branch(
-                x,
-                ("branch7x7x3_1", 192, 1),
-                ("branch7x7x3_2", 192, (1, 7)),
-                ("branch7x7x3_3", 192, (7, 1)),
-                ("branch7x7x3_4", 192, 3),
-                halve=True,
-            ),
-            _halve(x),
-        ]
-        return jnp.concatenate(branches, axis=-1)
+def _at_35(x: jax.Array, pool_features: int) -> list[jax.Array]:
+    """At 35 x 35 pixels, with a 5x5 kernel and two of 3x3."""
+    return [
+        _branch(x, ("branch1x1", 64, 1)),
+        _branch(x, ("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5)),
+        _branch(x, ("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)),
+        _branch(_average_pool(x), ("branch_pool", pool_features, 1)),
+    ]
 
 
-class _Mixed8(nn.Module):
-    """At 8 x 8, with 3x3 kernels as a row and a column side by side."""
+def _from_35_to_17(x: jax.Array) -> list[jax.Array]:
+    return [
+        _branch(x, ("branch3x3", 384, 3), halve=True),
+        _branch(x, ("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3), halve=True),
+        _halve(x),
+    ]
 
-    max_pool: bool
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        single = _branch(x, ("branch3x3_1", 384, 1))
-        double = _branch(x, ("branch3x3dbl_1", 448, 1), ("branch3x3dbl_2", 384, 3))
-        pooled = nn.max_pool(x, (3, 3), (1, 1), "SAME") if self.max_pool else _average_pool(x)
-        branches = [
-            _branch(x, ("branch1x1", 320, 1)),
-            _branch(single, ("branch3x3_2a", 384, (1, 3))),
-            _branch(single, ("branch3x3_2b", 384, (3, 1))),
-            _branch(double, ("branch3x3dbl_3a", 384, (1, 3))),
-            _branch(double, ("branch3x3dbl_3b", 384, (3, 1))),
-            _branch(pooled, ("branch_pool", 192, 1)),
-        ]
-        return jnp.concatenate(branches, axis=-1)
+def _at_17(x: jax.Array, inner: int) -> list[jax.Array]:
+    """At 17 x 17 pixels, with 7x7 kernels taken apart into rows and columns; `inner` features between them."""
+    row, column = (1, 7), (7, 1)
+    return [
+        _branch(x, ("branch1x1", 192, 1)),
+        _branch(x, ("branch7x7_1", inner, 1), ("branch7x7_2", inner, row), ("branch7x7_3", 192, column)),
+        _branch(
+            x,
+            ("branch7x7dbl_1", inner, 1),
+            ("branch7x7dbl_2", inner, column),
+            ("branch7x7dbl_3", inner, row),
+            ("branch7x7dbl_4", inner, column),
+            ("branch7x7dbl_5", 192, row),
+        ),
+        _branch(_average_pool(x), ("branch_pool", 192, 1)),
+    ]
+
+
+def _from_17_to_8(x: jax.Array) -> list[jax.Array]:
+    units = ("branch7x7x3_1", 192, 1), ("branch7x7x3_2", 192, (1, 7)), ("branch7x7x3_3", 192, (7, 1))
+    return [
+        _branch(x, ("branch3x3_1", 192, 1), ("branch3x3_2", 320, 3), halve=True),
+        _branch(x, *units, ("branch7x7x3_4", 192, 3), halve=True),
+        _halve(x),
+    ]
+
+
+def _at_8(x: jax.Array, pool: Callable[[jax.Array], jax.Array]) -> list[jax.Array]:
+    """At 8 x 8 pixels, with 3x3 kernels as a row and a column side by side."""
+    single = _branch(x, ("branch3x3_1", 384, 1))
+    double = _branch(x, ("branch3x3dbl_1", 448, 1), ("branch3x3dbl_2", 384, 3))
+    return [
+        _branch(x, ("branch1x1", 320, 1)),
+        _branch(single, ("branch3x3_2a", 384, (1, 3))),
+        _branch(single, ("branch3x3_2b", 384, (3, 1))),
+        _branch(double, ("branch3x3dbl_3a", 384, (1, 3))),
+        _branch(double, ("branch3x3dbl_3b", 384, (3, 1))),
+        _branch(pool(x), ("branch_pool", 192, 1)),
+    ]
 
 
 class InceptionFeatures(nn.Module):
@@ -173,20 +159,20 @@ class InceptionFeatures(nn.Module):
         x = _unit(x, "Conv2d_3b_1x1", 80, 1)
         x = _unit(x, "Conv2d_4a_3x3", 192, 3, padding="VALID")
         x = _halve(x)
-        for block in (
-            _Mixed35(32, name="Mixed_5b"),
-            _Mixed35(64, name="Mixed_5c"),
-            _Mixed35(64, name="Mixed_5d"),
-            _Mixed35To17(name="Mixed_6a"),
-            _Mixed17(128, name="Mixed_6b"),
-            _Mixed17(160, name="Mixed_6c"),
-            _Mixed17(160, name="Mixed_6d"),
-            _Mixed17(192, name="Mixed_6e"),
-            _Mixed17To8(name="Mixed_7a"),
-            _Mixed8(max_pool=False, name="Mixed_7b"),
-            _Mixed8(max_pool=True, name="Mixed_7c"),
+        for name, branches, *options in (
+            ("Mixed_5b", _at_35, 32),
+            ("Mixed_5c", _at_35, 64),
+            ("Mixed_5d", _at_35, 64),
+            ("Mixed_6a", _from_35_to_17),
+            ("Mixed_6b", _at_17, 128),
+            ("Mixed_6c", _at_17, 160),
+            ("Mixed_6d", _at_17, 160),
+            ("Mixed_6e", _at_17, 192),
+            ("Mixed_7a", _from_17_to_8),
+            ("Mixed_7b", _at_8, _average_pool),
+            ("Mixed_7c", _at_8, _max_pool),
         ):
-            x = block(x)
+            x = _Mixed(branches, tuple(options), name=name)(x)
         return x.mean((1, 2))
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 import medgan_jax
 
 WITHOUT = """
-import importlib, pkgutil, sys
+import functools, importlib, pkgutil, sys
 from pathlib import Path
 import jax, medgan_jax
+import numpy as np
 for module in pkgutil.walk_packages(medgan_jax.__path__, "medgan_jax."):
     if not module.name.endswith("__main__"):
         importlib.import_module(module.name)
@@ -22,7 +23,9 @@ from medgan_jax.sampling import sample_to_folder
 from medgan_jax.sharding import data_mesh, replicated
 
 module, mesh = Generator(16, 1, 2), data_mesh()
-variables = module.init(jax.random.key(0), jax.numpy.zeros((1, 4)), training=True)
+init = functools.partial(module.init, training=True)
+shapes = jax.eval_shape(init, jax.random.key(0), jax.numpy.zeros((1, 4)))
+variables = jax.tree.map(lambda x: np.ones(x.shape, x.dtype), shapes)
 checkpoints = Checkpoints(Path("generator"), keep=1)
 save_generator(checkpoints, 3, variables, module, 4, {})
 checkpoints.close()

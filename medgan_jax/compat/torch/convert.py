@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,7 +104,7 @@ def from_state_dict(arrays: Mapping[str, np.ndarray]) -> TorchNetwork:
     return TorchNetwork(module, traverse_util.unflatten_dict(variables), shape[-1])
 
 
-def to_state_dict(module: Generator | Discriminator, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def to_state_dict(module: nn.Module, variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Converts variables to the state dict of the published classes: the inverse of `from_state_dict`.
 
     Spectral norm is that of `torch.nn.utils.spectral_norm`. A generator that enlarges before it convolves becomes the
@@ -120,7 +121,7 @@ def to_state_dict(module: Generator | Discriminator, variables: Mapping[str, Any
     Raises:
       ValueError: the published classes have no such network. The message makes half a sentence.
     """
-    if type(module) not in _TO_TORCH or module.num_classes:
+    if not isinstance(module, Generator | Discriminator) or module.num_classes:
         what = "class-conditional" if type(module) in _TO_TORCH else "residual"
         raise ValueError(f"holds a {what} network, and the published classes of DCGAN and SNGAN have none")
     flat = traverse_util.flatten_dict(jax.device_get(variables))

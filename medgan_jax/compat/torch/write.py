@@ -1,4 +1,4 @@
-"""Arrays to a file that `torch.load(weights_only=True)` reads, without PyTorch; `torch_files` reads it back.
+"""Writes arrays to a file that `torch.load(weights_only=True)` reads, without PyTorch; `torch_files` reads it back.
 
 The zip format of PyTorch 1.6 and later: a pickle, `data.pkl`, that describes the tensors, and a record of numbers for
 each. The few instructions of the pickle are written by hand, since Python's pickler would look for the classes.
@@ -37,21 +37,21 @@ def write_state_dict(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             raise ValueError(f"{name} is of {array.dtype}; a state dict is written of {' and '.join(_STORAGES)}")
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
-        _add(archive, "data.pkl", _description(arrays))
-        _add(archive, "byteorder", b"little")
+
+        def add(name: str, data: bytes) -> None:
+            record = zipfile.ZipInfo(f"{_ROOT}/{name}", (1980, 1, 1, 0, 0, 0))
+            record.create_system = 0  # else it depends on the machine's
+            start = file.tell() + _HEADER + len(record.filename) + 4
+            padding = -start % _ALIGNMENT
+            record.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding  # an extra field that nobody reads
+            archive.writestr(record, data)
+
+        add("data.pkl", _description(arrays))
+        add("byteorder", b"little")
         for i, array in enumerate(arrays.values()):
-            _add(archive, f"data/{i}", array.astype(array.dtype.newbyteorder("<")).tobytes())
-        _add(archive, "version", b"3\n")
-    replace_file(path, file.getbuffer())
-
-
-def _add(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
-    record = zipfile.ZipInfo(f"{_ROOT}/{name}", (1980, 1, 1, 0, 0, 0))
-    record.create_system = 0  # else it depends on the machine's
-    start = archive.fp.tell() + _HEADER + len(record.filename) + 4
-    padding = -start % _ALIGNMENT
-    record.extra = b"FB" + struct.pack("<H", padding) + b"Z" * padding  # an extra field that nobody reads
-    archive.writestr(record, data)
+            add(f"data/{i}", array.astype(array.dtype.newbyteorder("<")).tobytes())
+        add("version", b"3\n")
+    replace_file(path, file.getvalue())
 
 
 def _description(arrays: Mapping[str, np.ndarray]) -> bytes:
