@@ -8,8 +8,8 @@ already; these are not run again.
 
 import argparse
 import contextlib
-import dataclasses
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,10 +20,9 @@ from configs import default
 from medgan_jax.config import Config, parse_config
 from medgan_jax.errors import reported
 from medgan_jax.models.dcgan import Generator
-from medgan_jax.training import trainer
 from medgan_jax.training.callbacks import Diverged
 from medgan_jax.training.health.monitor import Monitor
-from medgan_jax.training.state import Networks, build_networks
+from medgan_jax.training.trainer import train
 from medgan_jax.workdir import Workdir, read_lines
 
 # By title: what the config changes, and the alarms of which one is expected. Any alarm of a sound training is false.
@@ -49,14 +48,6 @@ CASES: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
 }
 
 
-class ConstantGenerator(Generator):
-    """A generator that ignores its latents."""
-
-    def __call__(self, latents: jax.Array, labels: jax.Array | None = None, *, training: bool) -> jax.Array:
-        """Generates from zeros; see `Generator`."""
-        return super().__call__(0 * latents, labels, training=training)
-
-
 def main() -> None:
     """Runs the trainings that are missing and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -78,11 +69,11 @@ def main() -> None:
 def _alarms(changes: dict[str, Any], steps: int, seed: int, workdir: Path) -> dict[str, int]:
     """The alarms of a training, with the step of the first of each; trains where `workdir` has no finished training."""
     files = Workdir(workdir)
-    build = _constant_networks if "ignore_latents" in changes else build_networks
+    generator = _ignoring_latents() if "ignore_latents" in changes else contextlib.nullcontext()
     config = _config({name: value for name, value in changes.items() if name != "ignore_latents"}, steps, seed)
     if not any(line["step"] == steps for line in read_lines(files.metrics)):
-        with mock.patch.object(trainer, "build_networks", build), contextlib.suppress(Diverged):
-            trainer.train(config, workdir)
+        with generator, contextlib.suppress(Diverged):
+            train(config, workdir)
     # A value that is not finite ends a training, and is in none of the other logs.
     raised = [(line["step"], line["alarm"]) for line in read_lines(files.alarms) if line["action"] == "stopped"]
     alarms = Monitor(config).follow(read_lines(files.metrics), read_lines(files.health))
@@ -103,10 +94,16 @@ def _config(changes: dict[str, Any], steps: int, seed: int) -> Config:
     return parse_config(c)
 
 
-def _constant_networks(config: Config, num_classes: int = 0) -> Networks:
-    networks = build_networks(config, num_classes)
-    g = networks.generator
-    return dataclasses.replace(networks, generator=ConstantGenerator(g.image_size, g.channels, g.features, g.dtype))
+@contextlib.contextmanager
+def _ignoring_latents() -> Iterator[None]:
+    """Lets every generator generate from zeros."""
+    generate = Generator.__call__
+
+    def constant(self: Generator, latents: jax.Array, labels: jax.Array | None = None, *, training: bool) -> jax.Array:
+        return generate(self, 0 * latents, labels, training=training)
+
+    with mock.patch.object(Generator, "__call__", constant):
+        yield
 
 
 def _row(title: str, expected: frozenset[str], raised: list[dict[str, int]]) -> str:

@@ -72,17 +72,19 @@ class Probe:
             "near_duplicates_reals": float(np.mean(_to_nearest_other(distances) < near)),
             "memorization_reals": float(_memorized_share(thumbnails, thumbnails, themselves=True)),
         }
-        reals = [(training, compared, classes and classes.training)]
+        reals = [(training, compared)]
         if held_out is not None and len(held_out) >= _MIN_HELD_OUT:
-            reals.append((held_out, np.arange(len(held_out)), classes and classes.held_out))
-        batch = min(config.batch_size, *(len(indices) for _, indices, _ in reals), _MAX_LOGITS)
+            reals.append((held_out, np.arange(len(held_out))))
+        batch = min(config.batch_size, *(len(indices) for _, indices in reals), _MAX_LOGITS)
         shape = (_MAX_LOGITS // batch, batch)
-        chosen = [np.resize(draw(indices, math.prod(shape)), shape) for _, indices, _ in reals]
-        batches = [images[indices] for (images, _, _), indices in zip(reals, chosen, strict=True)]
+        chosen = [np.resize(draw(indices, math.prod(shape)), shape) for _, indices in reals]
+        batches = [images[indices] for (images, _), indices in zip(reals, chosen, strict=True)]
         labels = None
         if classes:
-            labels = [numbers[indices] for (_, _, numbers), indices in zip(reals, chosen, strict=True)]
-            labels = np.stack([*labels, np.resize(np.arange(NUM_FAKES, dtype=np.int32) % len(classes.names), shape)])
+            fake_labels = np.resize(np.arange(NUM_FAKES, dtype=np.int32) % len(classes.names), shape)
+            numbers = [classes.training] if classes.held_out is None else [classes.training, classes.held_out]
+            real_labels = [x[indices] for x, indices in zip(numbers, chosen, strict=False)]  # held out: maybe too few
+            labels = np.stack([*real_labels, fake_labels])
         constants = {
             "thumbnails": thumbnails,
             "near": np.float32(near),
