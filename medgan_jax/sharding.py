@@ -1,4 +1,4 @@
-"""Devices: one mesh axis, `data`, over which batches are divided; everything else is replicated."""
+"""Device meshes of one axis, `data`, over which batches are divided; everything else is replicated."""
 
 from typing import Any
 
@@ -11,19 +11,19 @@ _AXIS = "data"
 
 
 def data_mesh() -> Mesh:
-    """All devices in one row."""
+    """A mesh of all devices, of all processes."""
     return jax.make_mesh((jax.device_count(),), (_AXIS,), axis_types=(AxisType.Auto,))
 
 
 def local_mesh() -> Mesh:
-    """This process's devices in one row; with one process the same as `data_mesh`."""
+    """A mesh of this process's own devices; with one process the same as `data_mesh`."""
     return jax.make_mesh(
         (jax.local_device_count(),), (_AXIS,), axis_types=(AxisType.Auto,), devices=jax.local_devices()
     )
 
 
 def local_copy(tree: Any, mesh: Mesh) -> Any:
-    """Replicated arrays, of all processes, as arrays replicated over `mesh`, this process's own."""
+    """Copies arrays that are replicated over all processes to `mesh`, which is of this process alone."""
     return jax.device_put(jax.tree.map(lambda x: x.addressable_data(0), tree), replicated(mesh))
 
 
