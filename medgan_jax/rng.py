@@ -1,6 +1,6 @@
 """Independent streams of random numbers from one seed.
 
-`jax.random.split(key)[i]` and `fold_in(key, i)` may be the same key, so two uses of one seed must part ways first.
+`jax.random.split(key)[i]` and `fold_in(key, i)` may be the same key, so each use of a seed gets a key of its own first.
 """
 
 import enum
@@ -9,14 +9,14 @@ import jax
 
 
 class RngStream(enum.IntEnum):
-    """What the random numbers are for. Numbers are fixed for good: changing one changes every result."""
+    """What the random numbers are for. The values must never change: they decide every result."""
 
     INITIAL_WEIGHTS = 0
     TRAINING = 1  # folded with the step
-    LATENTS = 2  # folded with the image's index: sampled images, and the pictures taken during training
+    LATENTS = 2  # folded with the index of the image, in sampling and in the pictures of a run
     STATISTICS = 3  # latents on which batch statistics are estimated
-    DISCRIMINATOR = 4  # folded with the step: what it does not see of an image, where its slope is taken
-    AUGMENTATION = 5  # folded with the step: how the images that the discriminator sees are changed
+    DISCRIMINATOR = 4  # folded with the step: dropout, and where the gradient penalty is taken
+    AUGMENTATION = 5  # folded with the step
 
 
 def rng_key(seed: int, stream: RngStream) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The workdir of a training: its files, who may write them, and what makes a continuation legitimate."""
+"""The workdir of a run: the paths of its files, its lock and logs, and whether a run may go on in it."""
 
 import contextlib
 import fcntl
@@ -17,15 +17,15 @@ from medgan_jax.config import Config, changed_fields
 from medgan_jax.errors import UserError, naming
 from medgan_jax.images import replace_file
 
-_MARK_TRIES = 10  # a second apart
+_TOKEN_TRIES = 10  # a second apart
 _PICTURE = re.compile(r"step_([0-9]{8,15})\.png")
 
 
 class Workdir:
-    """Paths in a workdir, its metrics log, its pictures, and its lock."""
+    """The paths in a workdir, its lock, and its logs."""
 
     def __init__(self, path: Path, *, writes: bool = True) -> None:
-        """Names the files below `path`; touches none. Without `writes` nothing is ever locked or written."""
+        """Touches no file. Without `writes` nothing is ever locked or written."""
         self.path = path
         self.writes = writes
         self.lock = path / ".lock"
@@ -51,21 +51,20 @@ class Workdir:
         return self.samples / f"step_{step:08d}.png"
 
     def pictures(self) -> dict[int, Path]:
-        """The grids of fixed latents that are there, by step, in order."""
+        """The existing grids of fixed latents, by step, in order."""
         matches = ((_PICTURE.fullmatch(path.name), path) for path in self.samples.glob("step_*.png"))
         return dict(sorted((int(match[1]), path) for match, path in matches if match and path.is_file()))
 
     @contextlib.contextmanager
     def opened(self, config: Config, dataset: dict[str, Any]) -> Iterator[None]:
-        """Takes the workdir for this process: creates it, or checks that what is there may be continued.
+        """Creates the workdir where it is missing, checks it, and holds its lock.
 
         Args:
-          config: the training to run.
-          dataset: describes the images; its "digest" decides whether they are the same.
+          config: of the run.
+          dataset: describes the images, see `check`.
 
         Raises:
-          UserError: the path is a file or cannot be written, another process trains here, or a training with other
-            hyperparameters or images is here already. Nothing was changed then.
+          UserError: the folder cannot be written, another run is in progress in it, or see `check`.
         """
         if not self.writes:
             yield
@@ -84,8 +83,8 @@ class Workdir:
             self.check(config, dataset)
             yield
 
-    def mark(self) -> str | None:
-        """Leaves a mark in the opened folder, by which other processes can tell that theirs is the same one."""
+    def write_token(self) -> str | None:
+        """Writes a random token into the folder, so that other processes can check that they see the same folder."""
         if not self.writes:
             return None
         token = secrets.token_hex(16)
@@ -93,9 +92,9 @@ class Workdir:
             self.lock.write_text(token)
         return token
 
-    def bears(self, token: str) -> bool:
-        """Whether `token` was left in the folder; waits some seconds for it, as network disks may need."""
-        for _ in range(_MARK_TRIES):
+    def has_token(self, token: str) -> bool:
+        """Whether the folder holds `token`; waits up to 10 s for it, as files appear late on network disks."""
+        for _ in range(_TOKEN_TRIES):
             with contextlib.suppress(OSError):
                 if self.lock.read_text() == token:
                     return True
@@ -103,7 +102,7 @@ class Workdir:
         return False
 
     def record(self, config: Config, dataset: dict[str, Any]) -> None:
-        """Writes down what is trained on what. The config comes last: where it is, the other is."""
+        """Writes config.json and dataset.json; the config last, so that where it exists both do."""
         if not self.writes:
             return
         self.samples.mkdir(exist_ok=True)
@@ -111,15 +110,15 @@ class Workdir:
         write_json(self.config, config.to_dict())
 
     def check(self, config: Config, dataset: dict[str, Any] | None = None) -> None:
-        """Checks that what is in the workdir, if anything, may be continued; changes nothing.
+        """Checks that a run may start, or go on, in this workdir; changes nothing.
 
         Args:
-          config: the training to run.
-          dataset: describes its images; leave it out where they are not known yet.
+          config: of the run.
+          dataset: "digest" and "num_images" of its images; None where they are not loaded yet.
 
         Raises:
-          UserError: the path is a file, or lies among the images; or a training with other hyperparameters or images is
-            here.
+          UserError: the path is a file, or lies in the image folder; or it holds a run with other hyperparameters or
+            images.
         """
         if config.data.source == "folder":
             for field, place in (("--workdir", self.path), ("output_prefix", config.output_prefix)):
@@ -154,10 +153,10 @@ class Workdir:
             )
 
     def forget_after(self, step: int) -> None:
-        """Drops what the logs and pictures tell past `step`, which a restored training will write again.
+        """Deletes the log lines and pictures of later steps, which a resumed run writes again.
 
-        Alarms that led back to an earlier step stay, as what they tell of is not written again; those of a rollback
-        that a crash came before do not.
+        The alarms of a rollback stay, as the run does not meet them again; but not those of a rollback that a crash
+        prevented, which is not in rollbacks.jsonl.
         """
         if not self.writes:
             return
@@ -175,7 +174,7 @@ class Workdir:
                 path.unlink()
 
     def append(self, path: Path, line: dict[str, Any]) -> None:
-        """Adds one line to a log, on the disk when this returns: no checkpoint is newer than its log."""
+        """Appends a line to a log. It is on the disk when this returns, so no checkpoint is newer than its log."""
         if not self.writes:
             return
         with naming(path), open(path, "a+b") as file:
@@ -187,14 +186,14 @@ class Workdir:
             file.flush()
             os.fsync(file.fileno())
 
-    def value_of(self, step: int | None, measure: str) -> float:
-        """By which `step` was chosen for `best`, in evaluations.jsonl; infinity where that was another measure."""
+    def best_value(self, step: int | None, measure: str) -> float:
+        """The value of `measure` at `step`, the best one so far; infinity where it was chosen by another measure."""
         lines = (line for line in read_lines(self.evaluations) if line["step"] == step)
         return next((line[measure] for line in lines if line.get("best_by") == measure), math.inf)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of a log that hold a step; others were cut short by a crash. None where there is no such file."""
+    """The lines of a log, without any that a crash cut short; nothing where there is no such file."""
     if not path.exists():
         return
     for text in path.read_text(errors="replace").splitlines():
@@ -209,7 +208,7 @@ def _resolved(path: str | Path) -> Path:
 
 
 def read_json(path: Path, *, remedy: str = "restore it or give another --workdir") -> dict[str, Any]:
-    """The object in a JSON file. Raises UserError, ending in `remedy`, when there is none."""
+    """Reads a JSON object. Raises UserError, which ends in `remedy`, where the file is missing or damaged."""
     try:
         values = json.loads(path.read_text())
         if not isinstance(values, dict):

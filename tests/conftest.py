@@ -42,7 +42,7 @@ def command_environment():
     return dict(_COMMAND_ENVIRONMENT)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_config():
     """A function that makes a small training's Config; keyword arguments override fields, `data_x` is data.x."""
     from configs import default

@@ -1,83 +1,83 @@
-"""Random changes of images, differentiable, drawn anew for each image.
+"""Differentiable random augmentation, drawn anew for each image.
 
-`mirror_at_random` enlarges a data set: reals alone are mirrored, so it must be one whose images have no left and right.
-`augment` is for what the discriminator sees, reals and fakes alike, in the updates of both networks (Zhao et al. 2020,
-arXiv:2006.10738): the discriminator cannot learn few images by heart, and as fakes are changed as reals are, the
-generator learns images that are not. Images are (N, H, W, C) signed floats; what comes from beyond an edge is grey, 0.
+Images are (N, H, W, C) floats in [-1, 1]; pixels from beyond an edge are grey, 0.
+
+- `mirror_at_random` enlarges a data set. It changes the reals alone, so their left and right must be alike.
+- `augment` changes what the discriminator sees, reals and fakes alike, in the updates of both networks (Zhao et al.
+  2020, arXiv:2006.10738). The discriminator then cannot memorize few images, and the generator still learns images
+  without these changes.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import dm_pix as pix
 import jax
 import jax.numpy as jnp
 
-if TYPE_CHECKING:
-    from medgan_jax.config import AugmentConfig
+from medgan_jax.config import AugmentConfig
 
 
 def mirror_at_random(images: jax.Array, key: jax.Array) -> jax.Array:
     """Mirrors each of (N, H, W, C) left-right with probability 1/2."""
-    return _where(jax.random.bernoulli(key, 0.5, images.shape[:1]), pix.flip_left_right(images), images)
+    return _select(jax.random.bernoulli(key, 0.5, images.shape[:1]), pix.flip_left_right(images), images)
 
 
-def augment(images: jax.Array, key: jax.Array, settings: "AugmentConfig", probability: jax.Array | float) -> jax.Array:
-    """Changes each image by what `settings` switch on, in this order: flips, turns, colour, translation, cutout.
+def augment(images: jax.Array, key: jax.Array, settings: AugmentConfig, probability: jax.Array | float) -> jax.Array:
+    """Applies the transforms that `settings` turn on, in this order: flips, quarter turns, color, translation, cutout.
 
     Args:
       images: (N, H, W, C) in [-1, 1], H = W.
-      key: decides.
-      settings: which changes, and how strong.
-      probability: of each change, for each image by itself; (), may be traced. A change that is not drawn leaves the
-        image as it is, bit by bit.
+      key: decides which images are changed, and how.
+      settings: the transforms and their strengths.
+      probability: of each transform, for each image on its own; (), may be traced. An image for which a transform is
+        not drawn keeps its values exactly.
 
     Returns:
-      (N, H, W, C); colours may leave [-1, 1].
+      (N, H, W, C); color may leave [-1, 1].
     """
-    changes: list[tuple[bool | float, Callable[..., jax.Array], tuple[float, ...]]] = [
+    transforms: list[tuple[bool | float, Callable[..., jax.Array], tuple[float, ...]]] = [
         (settings.flips, flips, ()),
         (settings.quarter_turns, quarter_turns, ()),
         (settings.color, color, (settings.color,)),
         (settings.translation, translation, (settings.translation,)),
         (settings.cutout, cutout, (settings.cutout,)),
     ]
-    for i, (wanted, change, strength) in enumerate(changes):  # numbered, so that each draws the same with and without
-        if wanted:
-            change_key, gate_key = jax.random.split(jax.random.fold_in(key, i))
-            drawn = jax.random.bernoulli(gate_key, probability, images.shape[:1])
-            images = _where(drawn, change(images, change_key, *strength), images)
+    for i, (is_on, transform, strength) in enumerate(transforms):  # i: each draws the same whichever others are on
+        if is_on:
+            transform_key, drawn_key = jax.random.split(jax.random.fold_in(key, i))
+            drawn = jax.random.bernoulli(drawn_key, probability, images.shape[:1])
+            images = _select(drawn, transform(images, transform_key, *strength), images)
     return images
 
 
 def flips(images: jax.Array, key: jax.Array) -> jax.Array:
     """Mirrors left-right with probability 1/2, and top-bottom with probability 1/2."""
     left_right, top_bottom = jax.random.bernoulli(key, 0.5, (2, len(images)))
-    images = _where(left_right, pix.flip_left_right(images), images)
-    return _where(top_bottom, pix.flip_up_down(images), images)
+    images = _select(left_right, pix.flip_left_right(images), images)
+    return _select(top_bottom, pix.flip_up_down(images), images)
 
 
 def quarter_turns(images: jax.Array, key: jax.Array) -> jax.Array:
     """Turns square images by 0, 90, 180 or 270 degrees, each as likely."""
     turns = jax.random.randint(key, (len(images),), 0, 4)
-    return jnp.select([_each(turns == k) for k in range(4)], [pix.rot90(images, k) for k in range(4)])
+    return jnp.select([_per_image(turns == k) for k in range(4)], [pix.rot90(images, k) for k in range(4)])
 
 
 def color(images: jax.Array, key: jax.Array, strength: float) -> jax.Array:
-    """Brightness plus -0.5 to 0.5, saturation times 0 to 2, contrast times 0.5 to 1.5, where `strength` is 1.
+    """Adds -0.5 to 0.5 (brightness), then scales saturation by 0 to 2 and contrast by 0.5 to 1.5, at strength 1.
 
-    dm-pix's contrast is about the mean of each channel, the published one about the mean of all. dm-pix's saturation is
-    that of HSV, clipped, whose gradient has jumps; the published one, the distance to the mean of the channels, is not.
+    Contrast is dm-pix's, about the mean of each channel; the published one is about the mean of all. Saturation is the
+    published one, the distance to the mean of the channels; dm-pix's clips in HSV, and its gradient has jumps.
     """
     brightness, saturation, contrast = strength * jax.random.uniform(key, (3, len(images)), minval=-0.5, maxval=0.5)
-    images = pix.adjust_brightness(images, _each(brightness))
+    images = pix.adjust_brightness(images, _per_image(brightness))
     grey = jnp.mean(images, axis=-1, keepdims=True)
-    images = grey + _each(1 + 2 * saturation) * (images - grey)
-    return pix.adjust_contrast(images, _each(1 + contrast))
+    images = grey + _per_image(1 + 2 * saturation) * (images - grey)
+    return pix.adjust_contrast(images, _per_image(1 + contrast))
 
 
 def translation(images: jax.Array, key: jax.Array, share: float) -> jax.Array:
-    """Shifts by whole pixels along both axes, each up to `share` of the side, either way."""
+    """Shifts by whole pixels along both axes, by up to `share` of the side in either direction."""
     side = images.shape[1]
     reach = round(share * side)
     padded = jnp.pad(images, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
@@ -90,7 +90,7 @@ def translation(images: jax.Array, key: jax.Array, share: float) -> jax.Array:
 
 
 def cutout(images: jax.Array, key: jax.Array, share: float) -> jax.Array:
-    """Hides a square whose side is `share` of the image's, its centre anywhere in the image."""
+    """Sets a square to grey; its side is `share` of the image's, its centre anywhere in the image."""
     side = images.shape[1]
     size = round(share * side)
     first = jax.random.randint(key, (2, len(images), 1), 0, side + 1) - size // 2
@@ -99,10 +99,11 @@ def cutout(images: jax.Array, key: jax.Array, share: float) -> jax.Array:
     return jnp.where((rows[:, :, None] & columns[:, None, :])[..., None], 0, images)
 
 
-def _where(drawn: jax.Array, changed: jax.Array, images: jax.Array) -> jax.Array:
-    return jnp.where(_each(drawn), changed, images)
+def _select(drawn: jax.Array, changed: jax.Array, images: jax.Array) -> jax.Array:
+    """`changed` where `drawn` (N,), else `images`."""
+    return jnp.where(_per_image(drawn), changed, images)
 
 
-def _each(values: jax.Array) -> jax.Array:
+def _per_image(values: jax.Array) -> jax.Array:
     """(N,) to (N, 1, 1, 1)."""
     return values[:, None, None, None]

@@ -135,17 +135,17 @@ class MetricLogger(Callback):
         """Appends a line to one of the workdir's logs, and its numbers to TensorBoard's."""
         run.files.append(log, line)
         if self._tensorboard:
-            self._tensorboard.line(line)
+            self._tensorboard.add_scalars(line)
 
     def picture(self, step: int, grid: np.ndarray) -> None:
         """Shows a picture, uint8 (H, W, C), in TensorBoard."""
         if self._tensorboard:
-            self._tensorboard.picture("fixed latents", step, grid)
+            self._tensorboard.add_image("fixed latents", step, grid)
 
     def text(self, step: int, text: str) -> None:
         """Shows a text in TensorBoard."""
         if self._tensorboard:
-            self._tensorboard.text("alarms", step, text)
+            self._tensorboard.add_text("alarms", step, text)
 
     def on_roll_back(self, run: "Run", action: RollBack, to_step: int) -> None:
         """Closes TensorBoard's file; `on_start` begins another."""
@@ -220,7 +220,7 @@ class Evaluation(Callback):
                 self._quick = QuickEvaluation(training, held_out, seed=run.config.seed)
             figures = self._quick.figures(run.sample(variables, self._quick.num_fakes, as_reals=True))
             measure = run.config.best_measure
-            is_best = figures[measure] < run.files.value_of(run.checkpointer.best_step(), measure)
+            is_best = figures[measure] < run.files.best_value(run.checkpointer.best_step(), measure)
             line = {"step": run.step, "best_by": measure, **figures}
             self._logger.write(run, run.files.evaluations, line)
         if from_leader(is_best):

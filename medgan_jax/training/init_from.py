@@ -1,4 +1,4 @@
-"""First weights from another training, the usual remedy for tiny data sets (Wang et al. 2018, arXiv:1805.01677)."""
+"""Initial weights from another training, the usual remedy for tiny data sets (Wang et al. 2018, arXiv:1805.01677)."""
 
 from pathlib import Path
 from typing import Any
@@ -14,50 +14,51 @@ from medgan_jax.models.spectral_norm import power_iteration
 from medgan_jax.training.state import GANState, NetworkState
 
 
-def check_origin(origin: str) -> None:
-    """Raises UserError where there is nothing to begin with, before the images are decoded."""
-    if not Path(origin).expanduser().exists():
+def check_exists(path: str) -> None:
+    """Raises UserError where nothing is at `path`; called before the images are decoded, which takes longer."""
+    if not Path(path).expanduser().exists():
         raise UserError(
-            f"init_from={origin}: no such folder or file; give a workdir, a folder with generator/ or discriminator/, "
+            f"init_from={path}: no such folder or file; give a workdir, a folder with generator/ or discriminator/, "
             "or a PyTorch state dict (.pth)"
         )
 
 
-def load(state: GANState, origin: str, sharding: Sharding) -> tuple[GANState, list[str]]:
-    """Puts weights and statistics of other networks into a state that has not been trained yet.
+def load(state: GANState, path: str, sharding: Sharding) -> tuple[GANState, list[str]]:
+    """Copies weights and statistics of trained networks into an initial state.
 
-    A layer is taken whole, and only where all its parameters have the shapes of ours; others keep their initial values.
-    A layer that was divided by its kernel's singular value, and is not here, comes divided. The optimizers start anew.
+    A layer is copied whole, and only where all its parameters have the shapes of ours; other layers keep their initial
+    values. A kernel that had spectral normalisation is divided by its singular value where ours has none. Optimizers
+    keep their initial state.
 
     Args:
       state: the initial state.
-      origin: a workdir, a folder of one network or both, or a PyTorch state dict.
+      path: a workdir, a folder of one network or both, or a PyTorch state dict.
       sharding: where every array goes.
 
     Returns:
-      The state, and a line for each network: what was taken, and what was left out.
+      The state, and a line for each network that says which layers were copied.
 
     Raises:
-      UserError: `origin` cannot be read, or no layer at all fits.
+      UserError: `path` cannot be read, or no layer has the shape of one of ours.
     """
-    networks = load_networks(Path(origin).expanduser(), sharding)
-    found = {"gen" if isinstance(network, TrainedGenerator) else "dis": network for network in networks}
-    lines, fits = [], False
+    networks = load_networks(Path(path).expanduser(), sharding)
+    trained = {"gen" if isinstance(network, TrainedGenerator) else "dis": network for network in networks}
+    lines, any_copied = [], False
     for name, title in (("gen", "generator"), ("dis", "discriminator")):
-        if name not in found:
-            lines.append(f"{title}: none in {origin}, so it starts anew")
+        if name not in trained:
+            lines.append(f"{title}: none in {path}, so it starts anew")
             continue
-        own: NetworkState = getattr(state, name)
-        params, stats, taken, left_out = _merge_layers(own, found[name].variables)
-        state = state.replace(**{name: own.replace(params=params, stats=stats)})
-        fits = fits or bool(taken)
-        which = ", ".join(taken) or "nothing"
-        kept = f"; left out, as they differ: {', '.join(left_out)}" if left_out else ""
-        step = "" if "imported_from" in found[name].about else f" at step {found[name].step}"
-        lines.append(f"{title}: {which if left_out else 'all layers'} from {origin}{step}{kept}")
-    if not fits:
+        network: NetworkState = getattr(state, name)
+        params, stats, copied, skipped = _copy_layers(network, trained[name].variables)
+        state = state.replace(**{name: network.replace(params=params, stats=stats)})
+        any_copied = any_copied or bool(copied)
+        layers = "all layers" if not skipped else ", ".join(copied) or "nothing"
+        step = "" if "imported_from" in trained[name].about else f" at step {trained[name].step}"
+        rest = f"; left out, as they differ: {', '.join(skipped)}" if skipped else ""
+        lines.append(f"{title}: {layers} from {path}{step}{rest}")
+    if not any_copied:
         raise UserError(
-            f"init_from={origin}: no layer there has the shape of one of this training ({'; '.join(lines)}); "
+            f"init_from={path}: no layer there has the shape of one of this training ({'; '.join(lines)}); "
             "set image_size, gen_features and dis_features as they were there"
         )
     if state.ema_params is not None:
@@ -65,29 +66,29 @@ def load(state: GANState, origin: str, sharding: Sharding) -> tuple[GANState, li
     return state, lines
 
 
-def _merge_layers(
-    own: NetworkState, found: dict[str, Any]
+def _copy_layers(
+    network: NetworkState, trained: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], list[str], list[str]]:
-    """Parameters and statistics, and the layers taken and left out, these with both shapes."""
-    params, stats = _layers(own.params), {name: _layers(tree) for name, tree in own.stats.items()}
-    theirs = {name: _layers(tree) for name, tree in found.items()}
-    taken, left_out = [], []
+    """The new parameters and statistics; the layers that were copied, and those that were not, with both shapes."""
+    params, stats = _layers(network.params), {name: _layers(tree) for name, tree in network.stats.items()}
+    theirs = {name: _layers(tree) for name, tree in trained.items()}
+    copied, skipped = [], []
     for layer, ours in params.items():
         other = theirs["params"].get(layer)
         if _shapes(other) != _shapes(ours):
-            left_out.append(f"{layer} ({_spoken(other)} there, {_spoken(ours)} here)")
+            skipped.append(f"{layer} ({_describe_shapes(other)} there, {_describe_shapes(ours)} here)")
             continue
-        taken.append(layer)
+        copied.append(layer)
         vectors = theirs.get("spectral", {}).get(f"{layer}/spectral_norm")
-        params[layer] = other if vectors is None or "spectral" in stats else _divided(other, **vectors)
+        params[layer] = other if vectors is None or "spectral" in stats else _divide_kernel(other, **vectors)
         for collection, layers in stats.items():
-            place = f"{layer}/spectral_norm" if collection == "spectral" else layer
-            if place in layers and _shapes(theirs.get(collection, {}).get(place)) == _shapes(layers[place]):
-                layers[place] = theirs[collection][place]
-            elif place in layers and collection == "spectral":
-                layers[place] = _fitted(layers[place]["u"], other["kernel"])
+            key = f"{layer}/spectral_norm" if collection == "spectral" else layer
+            if key in layers and _shapes(theirs.get(collection, {}).get(key)) == _shapes(layers[key]):
+                layers[key] = theirs[collection][key]
+            elif key in layers and collection == "spectral":
+                layers[key] = _singular_vectors(other["kernel"], layers[key]["u"])
     nested = {name: traverse_util.unflatten_dict(layers, sep="/") for name, layers in stats.items()}
-    return traverse_util.unflatten_dict(params, sep="/"), nested, taken, left_out
+    return traverse_util.unflatten_dict(params, sep="/"), nested, copied, skipped
 
 
 def _layers(tree: dict[str, Any]) -> dict[str, dict[str, jax.Array]]:
@@ -98,21 +99,21 @@ def _layers(tree: dict[str, Any]) -> dict[str, dict[str, jax.Array]]:
     return flat
 
 
-def _fitted(u: jax.Array, kernel: jax.Array) -> dict[str, jax.Array]:
-    """Singular vectors for a kernel that came without; those of another kernel would divide by next to nothing."""
+def _singular_vectors(kernel: jax.Array, u: jax.Array) -> dict[str, jax.Array]:
+    """Singular vectors of a kernel that was saved without; with those of another one, sigma would be next to zero."""
     u, v, _ = power_iteration(kernel.reshape(-1, kernel.shape[-1]), u)
     return {"u": u, "v": v}
 
 
-def _divided(layer: dict[str, jax.Array], u: jax.Array, v: jax.Array) -> dict[str, jax.Array]:
-    """What spectral normalisation makes of a kernel."""
+def _divide_kernel(layer: dict[str, jax.Array], u: jax.Array, v: jax.Array) -> dict[str, jax.Array]:
+    """A layer whose kernel is divided by its largest singular value, as spectral normalisation does."""
     kernel = layer["kernel"]
     return {**layer, "kernel": kernel / (v @ kernel.reshape(-1, kernel.shape[-1]) @ u)}
 
 
-def _shapes(layer: Any) -> Any:
+def _shapes(layer: dict[str, jax.Array] | None) -> Any:
     return layer and jax.tree.map(jnp.shape, layer)
 
 
-def _spoken(layer: Any) -> str:
+def _describe_shapes(layer: dict[str, jax.Array] | None) -> str:
     return " and ".join(str(jnp.shape(leaf)) for leaf in jax.tree.leaves(layer)) if layer else "none"

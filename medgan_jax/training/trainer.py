@@ -90,7 +90,7 @@ def train(config: Config, workdir: Path, *, callbacks: Sequence[Callback] = (), 
         files.check(config)  # before the images are decoded; and so what follows
         is_new = not files.config.exists()
         if config.init_from and is_new:
-            init_from.check_origin(config.init_from)
+            init_from.check_exists(config.init_from)
         for callback in callbacks:
             callback.check(config, is_new=is_new)
         data = _load_data(config)
@@ -412,7 +412,7 @@ def _load_data(config: Config) -> Data:
 
 def _check_shared(files: Workdir) -> None:
     """Raises UserError where the workdir of this process is not the folder of process 0."""
-    if jax.process_count() > 1 and not files.bears(from_leader(files.mark())):
+    if jax.process_count() > 1 and not files.has_token(from_leader(files.write_token())):
         raise UserError(f"--workdir={files.path}: is not the folder that process 0 sees; give one on a shared disk")
 
 

@@ -1,11 +1,12 @@
-"""The training step: PyTorch's numbers, gradients only where they belong, randomness from the step's number."""
+"""The training step: PyTorch's numbers, gradients only where they belong, and each option against its definition."""
 
 import functools
+from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import torch_oracle
 
@@ -14,11 +15,43 @@ from medgan_jax.models.dcgan import Discriminator
 from medgan_jax.ops import winograd
 from medgan_jax.rng import RngStream, rng_key
 from medgan_jax.training import losses
-from medgan_jax.training import step as step_module
-from medgan_jax.training.augment import mirror_at_random
+from medgan_jax.training.augment import augment, mirror_at_random
 from medgan_jax.training.state import NetworkState, build_networks, initial_state
+from medgan_jax.training.step import (
+    METRICS,
+    discriminator_update,
+    generator_forward,
+    generator_to_sample,
+    generator_update,
+    metric_names,
+    train_step,
+    train_steps,
+)
 
-KEY = jax.random.key(5)  # of what these trainings leave off
+KEY = jax.random.key(5)  # where no option draws anything
+
+
+class Training(NamedTuple):
+    config: object
+    networks: object
+    state: object
+    step: object  # train_step, compiled
+
+
+@pytest.fixture(scope="module")
+def training(tiny_config):
+    """A function from config fields to a Training; equal fields share one, compiled once."""
+
+    @functools.cache
+    def make(num_classes=0, **fields):
+        config = tiny_config(**fields)
+        networks = build_networks(config, num_classes)
+        state = jax.jit(lambda: initial_state(networks, config))()
+        return Training(
+            config, networks, state, jax.jit(functools.partial(train_step, networks=networks, config=config))
+        )
+
+    return make
 
 
 def batch(config, seed=0):
@@ -26,104 +59,98 @@ def batch(config, seed=0):
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
 
 
-def fresh(config):
-    networks = build_networks(config)
-    return networks, jax.jit(lambda: initial_state(networks, config))()
+def latents_of(config, step=0):
+    """The latents that `train_step` draws."""
+    key = jax.random.fold_in(rng_key(config.seed, RngStream.TRAINING), step)
+    return jax.random.normal(jax.random.split(key, 3)[0], (config.batch_size, config.latent_dim))
+
+
+def judge(networks, params, stats, images):
+    """Logits of a training forward, and the new statistics."""
+    return networks.discriminator.apply({"params": params, **stats}, images, training=True, mutable=list(stats))
+
+
+def generate(networks, gen, params, latents):
+    """Fakes of a training forward, and the new statistics."""
+    return networks.generator.apply({"params": params, **gen.stats}, latents, training=True, mutable=list(gen.stats))
+
+
+def first_moments(network):
+    """Adam's: (1 - beta1) times the gradient after one step, half of it here."""
+    return network.opt_state.inner_state[0].mu
+
+
+def at(state, step):
+    return state.replace(step=jnp.int32(step))
 
 
 def same(a, b):
     return all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
 
 
+def assert_close(a, b, **tolerance):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, **tolerance), a, b)
+
+
+@pytest.fixture
+def lowering(request):
+    """Sets how all convolutions are computed; networks as small as these would all get the same lowering."""
+    winograd.LOWERING = request.param
+    yield
+    winograd.LOWERING = "auto"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("case", "lowering"), [*((case, "auto") for case in torch_oracle.CASES), ("sngan16", "winograd")]
+    ("case", "lowering"),
+    [("dcgan16", "auto"), ("sngan16", "native"), ("sngan16", "winograd"), ("sngan32", "auto")],
+    indirect=["lowering"],
 )
-def test_two_golden_steps_are_pytorchs(case, lowering, tiny_config, monkeypatch):
-    """Also through the fast lowering, which is not chosen for networks as small as these."""
-    monkeypatch.setattr(winograd, "LOWERING", lowering)
+def test_two_golden_steps_are_pytorchs(case, lowering, tiny_config):
     before, after = torch_oracle.load(case, "before"), torch_oracle.load(case, "after")
-    config = tiny_config(
-        arch=case[:5], image_size=int(case[5:]), channels=3 if case == "sngan32" else 1, lr_dis=5e-4, ema_decay=0.0
-    )
+    channels = 3 if case == "sngan32" else 1
+    config = tiny_config(arch=case[:5], image_size=int(case[5:]), channels=channels, lr_dis=5e-4)
     networks = build_networks(config)
     bound = {"networks": networks, "config": config}
 
     def network_state(name, optimizer):
-        stats = torch_oracle.variables(before, name)
-        params = jax.tree.map(jnp.asarray, stats.pop("params"))
-        return NetworkState(params=params, stats=jax.tree.map(jnp.asarray, stats), opt_state=optimizer.init(params))
+        stats = jax.tree.map(jnp.asarray, torch_oracle.variables(before, name))
+        params = stats.pop("params")
+        return NetworkState(params=params, stats=stats, opt_state=optimizer.init(params))
 
     @jax.jit
     def iterate(gen, dis, reals, latents):
-        fakes, backward, stats = step_module.generator_forward(gen, latents, networks=networks)
-        dis, metrics = step_module.discriminator_update(dis, reals, fakes, jnp.full((4,), 0.9), KEY, **bound)
-        gen, dis_stats, more = step_module.generator_update(gen, dis, fakes, backward, stats, KEY, **bound)
+        fakes, vjp, stats = generator_forward(gen, latents, networks=networks)
+        dis, metrics = discriminator_update(dis, reals, fakes, jnp.full(4, 0.9), KEY, **bound)
+        gen, dis_stats, more = generator_update(gen, dis, fakes, vjp, stats, KEY, **bound)
         return gen, dis.replace(stats=dis_stats), metrics | more
 
     gen, dis = network_state("gen", networks.gen_optimizer), network_state("dis", networks.dis_optimizer)
     for i in range(2):
-        expected = torch_oracle.load(case, f"step{i}")
-        gen, dis, metrics = iterate(gen, dis, torch_oracle.images(expected["reals"]), expected["latents"])
-        real, fake = expected["score_real"], expected["score_fake_before"]
-        expected |= {"score_dis": (real + (1 - fake)) / 2, "score_gen": fake}
-        norms = {name: metrics.pop(f"grad_norm_{name}") for name in ("gen", "dis")}
-        if i == 0:  # Adam's first moment is then half of the gradient, and its parameters are compared below
-            moments = {"gen": gen.opt_state.inner_state[0].mu, "dis": dis.opt_state.inner_state[0].mu}
-            for name, moment in moments.items():
-                squares = sum(np.square(np.asarray(leaf, np.float64)).sum() for leaf in jax.tree.leaves(moment))
-                assert norms[name] == pytest.approx(2 * squares**0.5, rel=1e-5)
-        for name, value in metrics.items():
-            np.testing.assert_allclose(value, expected[name], rtol=1e-4, atol=1e-5, err_msg=name)
-    for ours, name in ((gen, "gen"), (dis, "dis")):
-        theirs = torch_oracle.variables(after, name)
-        start = torch_oracle.variables(before, name)["params"]
-        moved = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), theirs["params"], start)
-        assert min(jax.tree.leaves(moved)) > 1e-4  # the comparison below sees the update, not only the start
-        jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=2e-5), ours.variables, theirs)
+        theirs = torch_oracle.load(case, f"step{i}")
+        gen, dis, metrics = iterate(gen, dis, torch_oracle.images(theirs["reals"]), theirs["latents"])
+        theirs["score_gen"] = theirs["score_fake_before"]
+        theirs["score_dis"] = (theirs["score_real"] + 1 - theirs["score_gen"]) / 2
+        for name in set(METRICS) - {"grad_norm_dis", "grad_norm_gen"}:
+            np.testing.assert_allclose(metrics[name], theirs[name], rtol=1e-4, atol=1e-5, err_msg=name)
+        if i == 0:
+            for name, network in (("gen", gen), ("dis", dis)):
+                norm = 2 * optax.tree.norm(first_moments(network))
+                assert metrics[f"grad_norm_{name}"] == pytest.approx(float(norm), rel=1e-5)
+    for name, network in (("gen", gen), ("dis", dis)):
+        theirs, start = torch_oracle.variables(after, name), torch_oracle.variables(before, name)["params"]
+        updates = jax.tree.map(lambda x, y: float(np.abs(x - y).max()), theirs["params"], start)
+        assert min(jax.tree.leaves(updates)) > 1e-4  # more than the tolerance below
+        assert_close(network.variables, theirs, rtol=1e-4, atol=2e-5)
 
 
-def test_winograd_trains_as_native_convolutions_do(tiny_config, monkeypatch):
-    """In bfloat16 as far as its 8 bits reach."""
-    make = functools.partial(tiny_config, batch_size=32, gen_features=8, dis_features=8)
-    _, state = fresh(make())
-
-    def stepped(dtype):
-        config = make(dtype=dtype)
-        step = functools.partial(step_module.train_step, networks=build_networks(config), config=config)
-        return jax.jit(step)(state, batch(config))
-
-    def gradients(network):
-        return network.opt_state.inner_state[0].mu  # Adam's first moment: (1 - beta1) times the gradient
-
-    def distances(ours, theirs):
-        return jax.tree.leaves(
-            jax.tree.map(lambda a, b: np.linalg.norm(a - b) / np.linalg.norm(b), *jax.device_get((ours, theirs)))
-        )
-
-    monkeypatch.setattr(winograd, "LOWERING", "winograd")
-    tiled, metrics = stepped("float32")
-    rough, _ = stepped("bfloat16")
-    monkeypatch.setattr(winograd, "LOWERING", "native")
-    native, expected = stepped("float32")
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), metrics, expected)
-    for network in ("gen", "dis"):
-        assert max(distances(*(gradients(getattr(state, network)) for state in (tiled, native)))) < 1e-5
-    assert max(distances(gradients(rough.dis), gradients(native.dis))) < 0.1
-    # A layer divided by its singular value does not see its kernel's length, so the gradient has no part along it.
-    for name in ("conv_0", "conv_1", "conv_2"):
-        kernel, gradient = (np.asarray(tree[name]["kernel"]) for tree in (state.dis.params, gradients(rough.dis)))
-        cosine = np.vdot(kernel, gradient) / np.linalg.norm(kernel) / np.linalg.norm(gradient)
-        assert abs(float(cosine)) < 2e-3
-
-
-@pytest.mark.parametrize("lowering", ["auto", "winograd"])
-def test_the_gradient_penalty_is_pytorchs(lowering, monkeypatch):
-    """Its value, and its gradient, which is a gradient of a gradient; also through the fast lowering."""
-    monkeypatch.setattr(winograd, "LOWERING", lowering)
-    expected = torch_oracle.load("critic32", "penalty")
-    variables = torch_oracle.variables(torch_oracle.load("critic32", "before"), "dis")
-    assert set(variables) == {"params"}
-    images = jnp.asarray(torch_oracle.images(expected["images"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("lowering", ["auto", "winograd"], indirect=True)
+def test_gradient_penalty_is_pytorchs(lowering):
+    """Its value, and its gradient with respect to the parameters, which is a gradient of a gradient."""
+    theirs = torch_oracle.load("critic32", "penalty")
+    params = torch_oracle.variables(torch_oracle.load("critic32", "before"), "dis")["params"]
+    images = jnp.asarray(torch_oracle.images(theirs["images"]))
     critic = Discriminator(32, 4, batch_norm=False)
 
     @jax.jit
@@ -132,320 +159,394 @@ def test_the_gradient_penalty_is_pytorchs(lowering, monkeypatch):
         apply = functools.partial(critic.apply, {"params": params}, training=False)
         return losses.gradient_penalty(apply, images, images, KEY)
 
-    value, grads = penalty(variables["params"])
-    assert value == pytest.approx(float(expected["value"]), rel=1e-5)
-    theirs = torch_oracle.variables(expected, "dis")["params"]
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6), grads, theirs)
+    value, grads = penalty(params)
+    assert value == pytest.approx(float(theirs["value"]), rel=1e-5)
+    assert_close(grads, torch_oracle.variables(theirs, "dis")["params"], rtol=1e-4, atol=1e-6)
 
 
-def test_the_discriminators_loss_includes_the_weighted_penalty(tiny_config):
-    """With spectral norm, whose vectors the penalty uses and does not move."""
-    reals, fakes = jax.random.uniform(jax.random.key(0), (2, 4, 16, 16, 3), minval=-1)
-    config = tiny_config(loss="wgan-gp", gp_weight=3.0)
-    networks, state = fresh(config)
-    assert not any(name.startswith("norm") for name in state.dis.params)
+def published_step(state, reals, networks, config):
+    """The published iteration, written from the paper with the modules and nothing of `step`."""
+    cross_entropy = optax.sigmoid_binary_cross_entropy
+    ones, zeros = jnp.ones(len(reals)), jnp.zeros(len(reals))
+    reals = uint8_to_signed(reals)
+    forward = functools.partial(generate, networks, state.gen, latents=latents_of(config))
+    fakes, vjp, gen_stats = jax.vjp(forward, state.gen.params, has_aux=True)
 
-    @jax.jit
-    def results():
-        dis, metrics = step_module.discriminator_update(
-            state.dis, reals, fakes, jnp.ones(4), KEY, networks=networks, config=config
-        )
-        critic = functools.partial(networks.discriminator.apply, state.dis.variables)
-        together = jnp.stack([reals, fakes], axis=1)
-        logits, moved = critic(together, training=True, mutable=["spectral"])
-        real, fake = logits.T
-        penalty = losses.gradient_penalty(
-            functools.partial(critic, training=False), reals, fakes, jax.random.split(KEY)[1]
-        )
-        return metrics["loss_dis"], jnp.mean(fake) - jnp.mean(real), penalty, dis.stats, moved
+    def dis_loss(params):
+        real, stats = judge(networks, params, state.dis.stats, reals)
+        fake, stats = judge(networks, params, stats, jax.lax.stop_gradient(fakes))
+        return jnp.mean(cross_entropy(real, ones)) + jnp.mean(cross_entropy(fake, zeros)), stats
 
-    loss, distance, penalty, stats, moved = results()
-    assert float(penalty) > 0.01
-    assert float(loss - distance) == pytest.approx(3 * float(penalty), rel=1e-4)
-    assert same(stats, moved)
+    grads, dis_stats = jax.grad(dis_loss, has_aux=True)(state.dis.params)
+    updates, dis_opt_state = networks.dis_optimizer.update(grads, state.dis.opt_state)
+    dis_params = optax.apply_updates(state.dis.params, updates)
 
+    def gen_loss(fakes):
+        logits, stats = judge(networks, dis_params, dis_stats, fakes)
+        return jnp.mean(cross_entropy(logits, ones)), stats
 
-def test_dropout_hides_half_of_what_the_discriminator_sees(tiny_config):
-    """In training only, anew at each step, of reals and fakes each their own, the rest made up for."""
-    half = tiny_config(dis_dropout=0.5)
-    _, state = fresh(half)
-    reals = batch(half)
-
-    step = jax.jit(functools.partial(step_module.train_step, networks=build_networks(half), config=half))
-
-    def scores(number):
-        metrics = step(state.replace(step=jnp.int32(number)), reals)[1]
-        return [float(metrics[name]) for name in ("score_real", "score_fake_before", "score_fake_after")]
-
-    assert len({*scores(3), *scores(4)}) == 6
-    assert scores(3) == scores(3)
-    images = np.full((2, 2, 16, 16, 3), 0.25, np.float32)
-    discriminator = build_networks(half).discriminator
-
-    @jax.jit
-    def results_of_dropout():
-        seen = []
-
-        def record(next_function, args, kwargs, context):
-            if isinstance(context.module, nn.Dropout):
-                seen.append(next_function(*args, **kwargs))
-                return seen[-1]
-            return next_function(*args, **kwargs)
-
-        with nn.intercept_methods(record):
-            discriminator.apply(
-                state.dis.variables, images, training=True, mutable=["batch_stats", "spectral"], rngs={"dropout": KEY}
-            )
-            discriminator.apply(state.dis.variables, images[:, 0], training=False)
-        return seen
-
-    trained, evaluated = results_of_dropout()
-    assert set(np.unique(trained)) == {0, 0.5}
-    assert float((trained == 0).mean()) == pytest.approx(0.5, abs=0.03)
-    assert len({image.tobytes() for image in np.asarray(trained)}) == 4
-    assert same(evaluated, images[:, 0])
+    fakes_grad, dis_stats = jax.grad(gen_loss, has_aux=True)(fakes)
+    updates, gen_opt_state = networks.gen_optimizer.update(vjp(fakes_grad)[0], state.gen.opt_state)
+    gen_params = optax.apply_updates(state.gen.params, updates)
+    return (gen_params, gen_stats, gen_opt_state), (dis_params, dis_stats, dis_opt_state)
 
 
-def test_the_generator_waits_its_turn(tiny_config):
-    """With three steps of the discriminator to one of the generator, in one call or several."""
-    config = tiny_config(dis_steps=3, ema_decay=0.5)
-    networks, state = fresh(config)
-    step = jax.jit(functools.partial(step_module.train_step, networks=networks, config=config))
-    states, losses_gen = [state], []
-    for i in range(4):
-        state, metrics = step(state, batch(config, i))
-        states.append(state)
-        losses_gen.append(float(metrics["loss_gen"]))
-    for before, after, learns in zip(states, states[1:], (False, False, True, False), strict=False):
-        for moved in (lambda s: s.gen.params, lambda s: s.gen.opt_state, lambda s: s.ema_params):
-            assert same(moved(before), moved(after)) is not learns
-        for moved in (lambda s: s.dis.params, lambda s: s.dis.stats, lambda s: s.gen.stats):
-            assert not same(moved(before), moved(after))
-    assert len(set(losses_gen)) == 4
-    # Where the generator waits, its loss is what it would be: that of the step in which it learns.
-    every = jax.jit(functools.partial(step_module.train_step, networks=networks, config=tiny_config(ema_decay=0.5)))
-    assert float(every(states[0], batch(config, 0))[1]["loss_gen"]) == pytest.approx(losses_gen[0], rel=1e-5)
-    assert same(step(states[2], batch(config, 2))[0].gen.params, states[3].gen.params)
-
-
-def test_networks_that_learn_at_the_same_time(tiny_config):
-    """Each from the other as it was: the generator's update is that against the discriminator before its own."""
-    config = tiny_config(simultaneous=True)
-    networks, state = fresh(config)
-    bound = {"networks": networks, "config": config}
-    after, metrics = jax.jit(functools.partial(step_module.train_step, **bound))(state, batch(config))
-    in_turns = functools.partial(step_module.train_step, networks=networks, config=tiny_config())
-    alternating, other = jax.jit(in_turns)(state, batch(config))
-    assert same(alternating.gen.stats, after.gen.stats)
-    jax.tree.map(
-        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6),
-        (after.dis.params, metrics["loss_dis"]),
-        (alternating.dis.params, other["loss_dis"]),
-    )
-    assert float(metrics["score_fake_after"]) == pytest.approx(float(metrics["score_fake_before"]), abs=0.02)
-    key = jax.random.fold_in(rng_key(config.seed, RngStream.TRAINING), 0)
-    latents = jax.random.normal(jax.random.split(key, 3)[0], (4, config.latent_dim))
-
-    @jax.jit
-    def update():
-        fakes, backward, stats = step_module.generator_forward(state.gen, latents, networks=networks)
-        gen = step_module.generator_update(state.gen, state.dis, fakes, backward, stats, KEY, **bound)[0]
-        reals = uint8_to_signed(batch(config))
-        return gen, step_module.discriminator_update(state.dis, reals, fakes, jnp.ones(4), KEY, **bound)[0]
-
-    expected = functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6)
-    gen, dis = update()
-    jax.tree.map(expected, gen.params, after.gen.params)
-    jax.tree.map(expected, dis.stats, after.dis.stats)  # of its own update, not of the generator's look at it
-    assert not same(alternating.gen.params, after.gen.params)
-
-
-def test_train_step_is_its_parts_with_every_option(tiny_config):
-    """Smoothed and flipped labels, mirrored images, latents: what the config says reaches the updates."""
-    config = tiny_config(real_label=0.8, label_flip=0.5, data_horizontal_flip=True)
-    networks, state = fresh(config)
-    bound = {"networks": networks, "config": config}
-    state = state.replace(step=jnp.int32(11))
+@pytest.mark.slow
+def test_with_all_options_off_the_step_is_the_published_one_bit_for_bit(training):
+    """Operation by operation: what XLA fuses, and so how it rounds, differs between any two programs."""
+    config, networks, state, _ = training()
     reals = batch(config)
-    _, metrics = jax.jit(functools.partial(step_module.train_step, networks=networks, config=config))(state, reals)
-
-    key = jax.random.fold_in(rng_key(config.seed, RngStream.TRAINING), 11)
-    latent_key, target_key, augment_key = jax.random.split(key, 3)
-    targets = losses.real_targets(target_key, 4, real_label=0.8, label_flip=0.5)
-    assert sorted(targets.tolist()) == pytest.approx([0, 0, 0.8, 0.8])
-    mirrored = mirror_at_random(uint8_to_signed(reals), augment_key)
-    assert not same(mirrored, uint8_to_signed(reals))
-    latents = jax.random.normal(latent_key, (4, config.latent_dim))
-
-    @jax.jit
-    def update(targets):
-        fakes, _, _ = step_module.generator_forward(state.gen, latents, networks=networks)
-        return step_module.discriminator_update(state.dis, mirrored, fakes, targets, KEY, **bound)[1]
-
-    expected = update(targets)
-    for name, value in expected.items():
-        np.testing.assert_allclose(metrics[name], value, rtol=1e-5)
-    assert abs(float(update(jnp.ones(4))["loss_dis"] - expected["loss_dis"])) > 0.01
+    after, metrics = train_step(state, reals, networks=networks, config=config)
+    assert (after.ema_params, after.lecam, after.ada) == (None, None, None)
+    assert tuple(metrics) == METRICS
+    expected = published_step(state, reals, networks, config)
+    found = tuple((network.params, network.stats, network.opt_state) for network in (after.gen, after.dis))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-def test_discriminator_update_leaves_the_generator_alone(tiny_config):
-    config = tiny_config()
-    networks, state = fresh(config)
+@pytest.fixture(scope="module")
+def updates(training):
+    """One update of each network, and gradients of the losses written in one piece."""
+    config, networks, state, _ = training()
     bound = {"networks": networks, "config": config}
-    latents = jax.random.normal(jax.random.key(0), (4, config.latent_dim))
-    reals, targets = uint8_to_signed(batch(config)), jnp.ones(4)
+    latents = latents_of(config)
 
-    def loss_through_fakes(gen_params):
-        gen = state.gen.replace(params=gen_params)
-        fakes, _, _ = step_module.generator_forward(gen, latents, networks=networks)
-        _, metrics = step_module.discriminator_update(state.dis, reals, fakes, targets, KEY, **bound)
-        return metrics["loss_dis"]
-
-    grads = jax.jit(jax.grad(loss_through_fakes))(state.gen.params)
-    assert max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads)) == 0
-
-
-def test_each_update_moves_its_own_network_only(tiny_config):
-    config = tiny_config()
-    networks, state = fresh(config)
-    bound = {"networks": networks, "config": config}
-    latents = jax.random.normal(jax.random.key(0), (4, config.latent_dim))
-
-    @jax.jit
-    def updates():
-        fakes, backward, stats = step_module.generator_forward(state.gen, latents, networks=networks)
+    def dis_loss(gen_params):
+        fakes, vjp, stats = generator_forward(state.gen.replace(params=gen_params), latents, networks=networks)
         reals = uint8_to_signed(batch(config))
-        dis, _ = step_module.discriminator_update(state.dis, reals, fakes, jnp.ones(4), KEY, **bound)
-        return dis, *step_module.generator_update(state.gen, dis, fakes, backward, stats, KEY, **bound)
+        dis, metrics = discriminator_update(state.dis, reals, fakes, jnp.ones(4), KEY, **bound)
+        gen, dis_stats, _ = generator_update(state.gen, state.dis, fakes, vjp, stats, KEY, **bound)
+        return metrics["loss_dis"], (gen, dis, dis_stats)
 
-    dis, gen, dis_stats, _ = updates()
-    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), dis.params, state.dis.params)
-    assert min(jax.tree.leaves(moved)) > 0  # every layer learns
-    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), gen.params, state.gen.params)
-    assert min(jax.tree.leaves(moved)) > 0
-    assert jax.tree.structure(dis_stats) == jax.tree.structure(dis.stats)
-    assert not same(dis_stats, dis.stats)  # statistics move in every training forward, parameters were not returned
+    def gen_loss(params):
+        fakes, _ = generate(networks, state.gen, params, latents)
+        return losses.generator_loss(judge(networks, state.dis.params, state.dis.stats, fakes)[0], loss="bce")
+
+    grads_through_fakes, (gen, dis, dis_stats) = jax.jit(jax.grad(dis_loss, has_aux=True))(state.gen.params)
+    gen_grads = jax.jit(jax.grad(gen_loss))(state.gen.params)
+    return {
+        "gen": gen,
+        "dis": dis,
+        "dis_stats": dis_stats,
+        "through_fakes": grads_through_fakes,
+        "gen_grads": gen_grads,
+    }
 
 
-def test_the_generators_gradient_is_that_of_the_composed_loss(tiny_config):
-    """The shared forward pass changes nothing: the gradient equals that of D(G(z)) written in one piece."""
-    config = tiny_config()
-    networks, state = fresh(config)
-    bound = {"networks": networks, "config": config}
-    latents = jax.random.normal(jax.random.key(0), (4, config.latent_dim))
+def test_the_discriminators_loss_gives_the_generator_no_gradient(updates):
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates["through_fakes"]))
 
-    def composed(params):
-        fakes, _ = networks.generator.apply(
-            {"params": params, **state.gen.stats}, latents, training=True, mutable=["batch_stats"]
-        )
-        logits, _ = networks.discriminator.apply(
-            state.dis.variables, fakes, training=True, mutable=["batch_stats", "spectral"]
-        )
-        return losses.generator_loss(logits, loss="bce")
+
+def test_each_update_trains_every_layer_of_its_own_network(updates, training):
+    state = training().state
+    for name in ("gen", "dis"):
+        changes = jax.tree.map(lambda a, b: np.any(a != b), updates[name].params, getattr(state, name).params)
+        assert all(jax.tree.leaves(changes))
+    assert jax.tree.structure(updates["dis_stats"]) == jax.tree.structure(state.dis.stats)  # and no parameters
+    assert not same(updates["dis_stats"], state.dis.stats)
+
+
+def test_the_generators_gradient_is_that_of_the_composed_loss(updates):
+    """That the forward pass is shared with the discriminator's update changes nothing."""
+    halved = jax.tree.map(lambda x: x / 2, updates["gen_grads"])
+    assert_close(first_moments(updates["gen"]), halved, rtol=1e-4, atol=1e-8)
+
+
+DRAWN = {"real_label": 0.8, "label_flip": 0.5, "data_horizontal_flip": True, "ema_decay": 0.75}
+
+
+def test_targets_mirroring_and_latents_reach_the_updates(training):
+    config, networks, state, step = training(**DRAWN)
+    state, reals = at(state, 11), uint8_to_signed(batch(config))
+    after, metrics = step(state, batch(config))
+    key = jax.random.fold_in(rng_key(config.seed, RngStream.TRAINING), 11)
+    _, target_key, mirror_key = jax.random.split(key, 3)
+    targets = losses.real_targets(target_key, 4, real_label=0.8, label_flip=0.5)
+    mirrored = mirror_at_random(reals, mirror_key)
+    assert sorted(targets.tolist()) == pytest.approx([0, 0, 0.8, 0.8])
+    assert not same(mirrored, reals)
 
     @jax.jit
-    def update():
-        fakes, backward, stats = step_module.generator_forward(state.gen, latents, networks=networks)
-        return step_module.generator_update(state.gen, state.dis, fakes, backward, stats, KEY, **bound)[0]
+    def update(reals, targets):
+        fakes, _, _ = generator_forward(state.gen, latents_of(config, 11), networks=networks)
+        return discriminator_update(state.dis, reals, fakes, targets, KEY, networks=networks, config=config)[1]
 
-    expected, gen = jax.jit(jax.grad(composed))(state.gen.params), update()
-    mu = gen.opt_state.inner_state[0].mu  # Adam's first moment after one step is (1 - beta1) times the gradient
-    jax.tree.map(lambda m, g: np.testing.assert_allclose(m, 0.5 * g, rtol=1e-4, atol=1e-8), mu, expected)
+    expected = update(mirrored, targets)
+    for name in set(expected) & set(metrics):
+        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5)
+    for other in (update(mirrored, jnp.ones(4)), update(reals, targets)):
+        assert abs(float(other["loss_dis"] - expected["loss_dis"])) > 1e-3
 
 
-def test_many_steps_in_one_call_are_single_steps(tiny_config):
-    config = tiny_config(ema_decay=0.9, label_flip=0.25, data_horizontal_flip=True)
-    networks, state = fresh(config)
+@pytest.mark.slow
+def test_many_steps_in_one_call_are_single_steps(training):
+    config, networks, state, step = training(**DRAWN)
     images = np.stack([batch(config, i)[0] for i in range(6)])
     indices = np.array([[0, 1, 2, 3], [5, 4, 3, 2], [1, 3, 5, 0], [9, 9, 9, 9]], np.int32)  # the last is not run
-    run = jax.jit(functools.partial(step_module.train_steps, networks=networks, config=config))
-    single = jax.jit(functools.partial(step_module.train_step, networks=networks, config=config))
+    run = jax.jit(functools.partial(train_steps, networks=networks, config=config))
     together, history = run(state, images, indices, 3)
-    one_by_one, _ = run(state, images, indices, 1)
-    one_by_one, _ = run(one_by_one, images, indices[1:], 2)
-    assert same(together, one_by_one)  # where a call is cut changes not a bit
+    divided, _ = run(run(state, images, indices, 1)[0], images, indices[1:], 2)
+    assert same(together, divided)  # to the bit, wherever the call is divided
     for row in indices[:3]:
-        state, metrics = single(state, images[row])
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-5), together, state)
+        state, metrics = step(state, images[row])
+    assert_close(together, state, rtol=2e-3, atol=2e-5)
     assert int(together.step) == 3
     np.testing.assert_allclose(history["loss_dis"][2], metrics["loss_dis"], rtol=1e-3)
     assert float(history["loss_dis"][3]) == 0
 
 
-def test_randomness_follows_seed_and_step(tiny_config):
-    config = tiny_config()
-    networks, state = fresh(config)
-    reals = batch(config)
+def test_randomness_follows_seed_and_step(training):
+    config, _, state, step = training(**DRAWN)
 
-    run = jax.jit(functools.partial(step_module.train_step, networks=networks, config=config))
+    def loss_at(number):
+        return float(step(at(state, number), batch(config))[1]["loss_gen"])
 
-    def loss_at(step):
-        return float(run(state.replace(step=jnp.int32(step)), reals)[1]["loss_gen"])
-
-    assert loss_at(3) == loss_at(3)
-    assert loss_at(3) != loss_at(4)
-    keys = [jax.random.key_data(rng_key(seed, stream)).tobytes() for seed in (0, 1) for stream in RngStream]
-    assert len(set(keys)) == 2 * len(RngStream)
+    assert loss_at(3) == loss_at(3) != loss_at(4)
+    keys = {jax.random.key_data(rng_key(seed, stream)).tobytes() for seed in (0, 1) for stream in RngStream}
+    assert len(keys) == 2 * len(RngStream)
 
 
-def test_average_follows_the_generator(tiny_config):
-    config = tiny_config(ema_decay=0.75)
-    networks, state = fresh(config)
-    step = jax.jit(functools.partial(step_module.train_step, networks=networks, config=config))
-    after, _ = step(state, batch(config))
-    expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, state.gen.params, after.gen.params)
-    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-7), after.ema_params, expected)
-    off = fresh(tiny_config(ema_decay=0.0))[1]
-    assert off.ema_params is None
+def test_dropout_draws_anew_for_each_step_and_for_reals_and_fakes(training):
+    config, networks, state, step = training(dis_dropout=0.5)
+
+    def scores(number):
+        metrics = step(at(state, number), batch(config))[1]
+        return [float(metrics[name]) for name in ("score_real", "score_fake_before", "score_fake_after")]
+
+    assert scores(3) == scores(3) and not set(scores(3)) & set(scores(4))
+    images = jnp.full((4, 16, 16, 3), 0.25)
+    equal = {"fakes": images, "reals": images, "real_targets": jnp.ones(4), "key": KEY}
+    metrics = discriminator_update(state.dis, **equal, networks=networks, config=config)[1]
+    assert float(metrics["logit_real"]) != pytest.approx(float(metrics["logit_fake"]), rel=1e-2)
+    plain = training().networks.discriminator
+    evaluated = [d.apply(state.dis.variables, images, training=False) for d in (networks.discriminator, plain)]
+    assert same(*evaluated)
 
 
-def test_averaged_generator_gets_statistics_of_its_own(tiny_config):
-    """Estimated statistics match those of a large training batch; the trained network's do not."""
-    config = tiny_config(ema_decay=0.9)
-    networks, state = fresh(config)
-    state = state.replace(ema_params=jax.tree.map(lambda x: 2 * x, state.gen.params))
-    variables = jax.jit(functools.partial(step_module.generator_to_sample, networks=networks, config=config))(state)
-    assert same(variables["params"], state.ema_params)
+def test_the_generator_is_updated_once_in_dis_steps(training):
+    config, _, state, step = training(dis_steps=3, ema_decay=0.9, ema_rampup=0.05)
+    start, losses_gen = at(state, 57), []
+    states = [start]
+    for i in range(4):
+        after, metrics = step(states[-1], batch(config, i))
+        states.append(after)
+        losses_gen.append(float(metrics["loss_gen"]))
+    for before, after, is_updated in zip(states, states[1:], (False, False, True, False), strict=False):
+        for part in (lambda s: s.gen.params, lambda s: s.gen.opt_state, lambda s: s.ema_params):
+            assert same(part(before), part(after)) is not is_updated
+        for part in (lambda s: s.dis.params, lambda s: s.dis.stats, lambda s: s.gen.stats):
+            assert not same(part(before), part(after))
+    # Where the generator is skipped, its loss is that of the step in which it is not.
+    every = training().step(start.replace(ema_params=None), batch(config))[1]
+    assert float(every["loss_gen"]) == pytest.approx(losses_gen[0], rel=1e-5)
+    # The twentieth update of the generator, where the half-life of the average is 0.05 * 20 = 1 update.
+    halfway = jax.tree.map(lambda old, new: (old + new) / 2, states[2].ema_params, states[3].gen.params)
+    assert_close(states[3].ema_params, halfway, rtol=1e-5, atol=1e-7)
+
+
+def test_simultaneous_updates_are_against_the_other_network_as_it_was(training, updates):
+    config, networks, state, step = training(simultaneous=True)
+    after, metrics = step(state, batch(config))
+    alternating, other = training().step(state, batch(config))
+    assert_close(after.dis.params, alternating.dis.params, rtol=1e-4, atol=1e-6)
+    assert float(metrics["loss_dis"]) == pytest.approx(float(other["loss_dis"]), rel=1e-4)
+    assert_close(first_moments(after.gen), first_moments(updates["gen"]), rtol=1e-3, atol=1e-7)
+    assert_close(after.dis.stats, updates["dis"].stats, rtol=1e-3, atol=1e-6)  # not of the generator's update
+    assert not same(alternating.gen.params, after.gen.params)
+
+
+def written_out(training, reals, fakes):
+    """A discriminator update's parts: the function (lecam, step) -> (discriminator, metrics), logits, and critic."""
+    config, networks, state, _ = training
+    critic = functools.partial(networks.discriminator.apply, state.dis.variables, training=False)
 
     @jax.jit
-    def statistics_of_many():
-        latents = jax.random.normal(jax.random.key(9), (2048, config.latent_dim))
-        zero = {"params": state.ema_params, **jax.tree.map(jnp.zeros_like, state.gen.stats)}
-        return networks.generator.apply(zero, latents, training=True, mutable=["batch_stats"])[1]
+    def update(lecam=None, step=0):
+        bound = {"lecam": lecam, "step": step, "networks": networks, "config": config}
+        return discriminator_update(state.dis, reals, fakes, jnp.ones(4), KEY, **bound)
 
-    once = statistics_of_many()
-    for layer in ("norm_0", "norm_1"):
-        expected = 10 * once["batch_stats"][layer]["var"]
-        np.testing.assert_allclose(variables["batch_stats"][layer]["var"], expected, rtol=0.3)
-        assert float(jnp.abs(jnp.log(state.gen.stats["batch_stats"][layer]["var"] / expected)).min()) > 0.5
+    @jax.jit
+    def logits():
+        real, stats = judge(networks, state.dis.params, state.dis.stats, reals)
+        return real, *judge(networks, state.dis.params, stats, fakes)
+
+    return update, *logits(), critic
 
 
-def test_without_average_the_trained_generator_is_sampled(tiny_config):
-    config = tiny_config(ema_decay=0.0)
-    networks, state = fresh(config)
-    assert same(step_module.generator_to_sample(state, networks=networks, config=config), state.gen.variables)
+@pytest.fixture(scope="module")
+def pair():
+    """Reals and fakes."""
+    return jax.random.uniform(jax.random.key(1), (2, 4, 16, 16, 3), minval=-1)
+
+
+def test_wgan_gp_adds_the_weighted_gradient_penalty(training, pair):
+    """With spectral norm, whose vectors the penalty uses and does not change."""
+    update, real, fake, stats, critic = written_out(training(loss="wgan-gp", gp_weight=3.0), *pair)
+    dis, metrics = update()
+    penalty = float(jax.jit(lambda: losses.gradient_penalty(critic, *pair, jax.random.split(KEY)[1]))())
+    assert penalty > 0.01
+    added = float(metrics["loss_dis"] - (jnp.mean(fake) - jnp.mean(real)))
+    assert added == pytest.approx(3 * penalty, rel=1e-4)
+    assert_close(dis.stats, stats, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("every", [1, 4])
+def test_r1_is_added_every_so_many_steps_and_that_much_greater(training, pair, every):
+    update, real, fake, _, critic = written_out(training(r1_weight=10.0, r1_every_steps=every), *pair)
+    cross_entropy = losses.discriminator_loss(real, fake, jnp.ones(4), loss="bce")
+    penalty = float(jax.jit(lambda: losses.r1_penalty(critic, pair[0]))())
+    assert penalty > 1e-3
+    added = [float(update(step=step)[1]["loss_dis"] - cross_entropy) for step in (0, 1, 4)]
+    due = 10 * every * penalty
+    assert added == pytest.approx([due, due if every == 1 else 0, due], rel=1e-3, abs=1e-6)
+
+
+def test_lecam_adds_distances_to_the_averages_of_the_other_logits(training, pair):
+    update, real, fake, _, _ = written_out(training(lecam_weight=0.5), *pair)
+    metrics = update({"real": jnp.float32(2), "fake": jnp.float32(-3)})[1]
+    real, fake = np.float64(real), np.float64(fake)
+    cross_entropy = np.mean(np.logaddexp(0, -real)) + np.mean(np.logaddexp(0, fake))
+    lecam = np.mean((real + 3) ** 2) + np.mean((fake - 2) ** 2)
+    assert float(metrics["loss_dis"]) == pytest.approx(cross_entropy + lecam / 2, rel=1e-5)
+    found = [float(metrics[name]) for name in ("logit_real", "logit_fake", "sign_real")]
+    assert found == pytest.approx([real.mean(), fake.mean(), np.sign(real).mean()], abs=1e-5)
+
+
+def test_lecam_averages_follow_the_logits(training):
+    config, _, state, step = training(lecam_weight=0.5)
+    assert metric_names(config) == (*METRICS, "logit_real", "logit_fake")
+    past = {"real": jnp.float32(2), "fake": jnp.float32(-3)}
+    after, metrics = step(state.replace(lecam=past), batch(config))
+    for kind, value in past.items():
+        assert float(after.lecam[kind]) == pytest.approx(
+            0.99 * value + 0.01 * float(metrics[f"logit_{kind}"]), rel=1e-5
+        )
+    assert float(metrics["loss_dis"] - step(state, batch(config))[1]["loss_dis"]) > 1  # it goes by them
+
+
+def test_both_networks_learn_from_augmented_images(training):
+    """The gradients of both, with the augmentation written out; the generator's flows through it."""
+    config, networks, state, step = training(augment_flips=True, augment_color=0.7, augment_translation=0.2)
+    after, _ = step(state, batch(config))
+    keys = jax.random.split(jax.random.fold_in(rng_key(config.seed, RngStream.AUGMENTATION), 0), 3)
+
+    def augmented(images, key):
+        return augment(images, key, config.augment, 1.0)
+
+    def fakes_of(params):
+        return generate(networks, state.gen, params, latents_of(config))[0]
+
+    def dis_loss(params):
+        reals = augmented(uint8_to_signed(batch(config)), keys[0])
+        real, stats = judge(networks, params, state.dis.stats, reals)
+        fake, stats = judge(networks, params, stats, augmented(fakes_of(state.gen.params), keys[1]))
+        return losses.discriminator_loss(real, fake, jnp.ones(4), loss="bce"), stats
+
+    dis_grads, stats = jax.jit(jax.grad(dis_loss, has_aux=True))(state.dis.params)
+
+    def gen_loss(params):
+        logits, _ = judge(networks, after.dis.params, stats, augmented(fakes_of(params), keys[2]))
+        return losses.generator_loss(logits, loss="bce")
+
+    gen_grads = jax.jit(jax.grad(gen_loss))(state.gen.params)
+    for network, grads in ((after.dis, dis_grads), (after.gen, gen_grads)):
+        for moment, grad in zip(*map(jax.tree.leaves, (first_moments(network), grads)), strict=True):
+            assert np.linalg.norm(2 * moment - grad) <= 1e-3 * np.linalg.norm(grad) + 1e-7
+
+
+ADAPTIVE = {"augment_color": 1.0, "augment_adaptive_target": 0.6, "augment_adaptive_images": 160}
 
 
 @pytest.mark.parametrize(
-    ("arch", "num_classes", "loss"), [("resnet", 0, "hinge"), ("resnet", 2, "wgan-gp"), ("sngan", 2, "bce")]
+    ("step", "probability", "sign_sum", "expected"),
+    [
+        (3, 0.5, 3.9, 0.6),  # four batches of four, of 160 images
+        (3, 0.5, -3.9, 0.4),
+        (3, 0.95, 3.9, 1.0),
+        (3, 0.05, -3.9, 0.0),
+        (2, 0.5, 3.9, 0.5),  # not due
+    ],
 )
-def test_every_architecture_learns_with_and_without_classes(arch, num_classes, loss, tiny_config):
-    """The discriminator finds out that one class is black and the other white, or that all reals are."""
-    config = tiny_config(arch=arch, loss=loss, image_size=32, gen_features=2, dis_features=2, lr_dis=2e-3, lr_gen=1e-6)
-    networks = build_networks(config, num_classes)
-    state = jax.jit(lambda: initial_state(networks, config))()
-    classes = np.array([0, 1, 0, 1], np.int32)
-    reals = np.broadcast_to(255 * classes[:, None, None, None], (4, 32, 32, 3)).astype(np.uint8)
-    labels = classes if num_classes else None
-    step = jax.jit(functools.partial(step_module.train_step, networks=networks, config=config))
+def test_adaptive_probability_follows_the_signs_of_the_reals_logits(training, step, probability, sign_sum, expected):
+    config, _, state, run = training(**ADAPTIVE)
+    assert metric_names(config) == (*METRICS, "sign_real", "augment_probability")
+    ada = {"probability": jnp.float32(probability), "sign_sum": jnp.float32(sign_sum)}
+    after, metrics = run(at(state, step).replace(ada=ada), batch(config))
+    assert float(after.ada["probability"]) == float(metrics["augment_probability"]) == pytest.approx(expected)
+    summed = 0 if step == 3 else sign_sum + float(metrics["sign_real"])
+    assert float(after.ada["sign_sum"]) == pytest.approx(summed)
+
+
+def test_adaptive_probability_decides_whether_images_are_augmented(training):
+    config, _, state, step = training(**ADAPTIVE)
+    plain = training().step(training().state, batch(config))[1]
+    assert float(state.ada["probability"]) == 0
+    never = step(state, batch(config))[1]
+    always = step(state.replace(ada=state.ada | {"probability": jnp.float32(1)}), batch(config))[1]
+    assert float(never["loss_dis"]) == pytest.approx(float(plain["loss_dis"]), rel=1e-5)
+    assert abs(float(always["loss_dis"] - plain["loss_dis"])) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("rampup", "step", "decay"), [(0.0, 0, 0.75), (0.05, 0, 0.5**20), (0.05, 19, 0.5), (0.05, 10_000, 0.9)]
+)
+def test_the_average_follows_the_generator(training, rampup, step, decay):
+    """While it ramps up its half-life is 5 % of the steps so far."""
+    fields = {"ema_decay": 0.9, "ema_rampup": rampup} if rampup else DRAWN
+    config, _, state, run = training(**fields)
+    after, _ = run(at(state, step), batch(config))
+    expected = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.gen.params, after.gen.params)
+    assert_close(after.ema_params, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_averaged_generator_gets_batch_statistics_of_its_own(training):
+    """Those of many of its images, from which the trained generator's differ."""
+    config, networks, state, _ = training(**DRAWN)
+    state = state.replace(ema_params=jax.tree.map(lambda x: 2 * x, state.gen.params))
+    variables = jax.jit(functools.partial(generator_to_sample, networks=networks, config=config))(state)
+    assert same(variables["params"], state.ema_params)
+    zero = state.gen.replace(stats=jax.tree.map(jnp.zeros_like, state.gen.stats))
+    latents = jax.random.normal(jax.random.key(9), (2048, config.latent_dim))
+    once = jax.jit(lambda: generate(networks, zero, state.ema_params, latents)[1]["batch_stats"])()
+    for layer in ("norm_0", "norm_1"):
+        expected = 10 * once[layer]["var"]  # the momentum is 0.9
+        np.testing.assert_allclose(variables["batch_stats"][layer]["var"], expected, rtol=0.3)
+        assert np.abs(np.log(state.gen.stats["batch_stats"][layer]["var"] / expected)).min() > 0.5
+    plain = training()
+    sampled = generator_to_sample(plain.state, networks=plain.networks, config=plain.config)
+    assert same(sampled, plain.state.gen.variables)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arch", "loss", "image_size"), [("resnet", "hinge", 32), ("resnet", "wgan-gp", 32), ("sngan", "bce", 16)]
+)
+def test_classes_are_learned(arch, loss, image_size, training):
+    """The discriminator finds out that one class is black and the other white."""
+    config, networks, state, step = training(
+        2, arch=arch, loss=loss, image_size=image_size, gen_features=2, dis_features=2, lr_dis=2e-3, lr_gen=1e-6
+    )
+    labels = np.array([0, 1, 0, 1], np.int32)
+    reals = np.zeros_like(batch(config)) + np.uint8(255) * labels[:, None, None, None].astype(np.uint8)
     history = []
     for _ in range(25):
         state, metrics = step(state, reals, labels)
-        history.append({name: float(value) for name, value in metrics.items()})
-    assert all(np.isfinite(list(line.values())).all() for line in history)
-    losses = [line["loss_dis"] for line in history]
-    assert np.mean(losses[-5:]) < np.mean(losses[:5]) - 0.1
-    if num_classes:
-        judged = functools.partial(networks.discriminator.apply, state.dis.variables, training=False)
-        right, wrong = judged(uint8_to_signed(reals), classes), judged(uint8_to_signed(reals), 1 - classes)
-        assert np.mean(right - wrong) > 0
+        history.append(float(metrics["loss_dis"]))
+        assert all(np.isfinite(value) for value in metrics.values())
+    assert np.mean(history[-5:]) < np.mean(history[:5]) - 0.1
+    logit = functools.partial(networks.discriminator.apply, state.dis.variables, uint8_to_signed(reals), training=False)
+    assert np.mean(logit(labels) - logit(1 - labels)) > 0
+
+
+@pytest.mark.slow
+def test_gradients_in_bfloat16_are_those_in_float32_as_far_as_its_8_bits_reach(training):
+    wide = {"batch_size": 32, "gen_features": 8, "dis_features": 8}
+    config, _, state, step = training(**wide)
+    exact = first_moments(step(state, batch(config))[0].dis)
+    rough = first_moments(training(**wide, dtype="bfloat16").step(state, batch(config))[0].dis)
+    distances = jax.tree.map(lambda a, b: float(np.linalg.norm(a - b) / np.linalg.norm(b)), rough, exact)
+    assert 0 < max(jax.tree.leaves(distances)) < 0.1
+    # A layer divided by its singular value does not depend on its kernel's length: no gradient along the kernel.
+    for name in ("conv_0", "conv_1", "conv_2"):
+        kernel, grad = (np.ravel(tree[name]["kernel"]) for tree in (state.dis.params, rough))
+        assert abs(float(kernel @ grad / np.linalg.norm(kernel) / np.linalg.norm(grad))) < 2e-3
