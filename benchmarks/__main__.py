@@ -2,7 +2,7 @@
 
 python -m benchmarks                                  every row: half an hour on 2 CPU cores
 python -m benchmarks --rows=step64,memory             some of them
-python -m benchmarks --quick                          fewer rounds and images: a first look, noisier
+python -m benchmarks --quick                          fewer rounds and images: faster, and noisier
 
 Prints a table and writes it to OUT/MACHINE.json; rows measured there before at the same commit are kept, and replaced
 only by rows of as many samples. Leave the machine alone meanwhile. The peer needs PyTorch: pip install '.[bench]', or
@@ -23,7 +23,7 @@ from typing import Any
 from benchmarks import report
 from benchmarks.pipe import ROOT, WorkerError
 from benchmarks.quiet import TOLERATED, OthersBusy
-from benchmarks.rows import ROWS, Settings, environment, find_torch
+from benchmarks.rows import INSTALL_TORCH, PEER_MISSING, ROWS, Settings, environment, find_torch
 from medgan_jax.errors import UserError, reported
 
 
@@ -35,6 +35,8 @@ def main(arguments: list[str]) -> None:
     if unknown:
         raise UserError(f"--rows: there is no row {unknown[0]!r}; give some of {','.join(ROWS)}")
     torch_python = find_torch(options.torch_python)
+    if not torch_python:
+        print(f"no PyTorch here: rows against it get no ratio; {INSTALL_TORCH}", file=sys.stderr)
     images = (1000 if options.quick else 10_000) if options.sample_images is None else options.sample_images
     if images < 256:
         raise UserError(f"--sample_images={images}: must be at least 256, to measure anything")
@@ -62,7 +64,7 @@ def main(arguments: list[str]) -> None:
         if claim.needs_gpu and about["backend"] != "gpu":
             problem = "needs a GPU"
         elif claim.needs_gpu and not torch_python and name != "gpu_share":
-            problem = "peer missing: pip install '.[bench]'"
+            problem = PEER_MISSING
         with OthersBusy() as others:
             try:
                 measured = report.Measurement([], [], [], "", problem=problem) if problem else claim.measure(settings)
@@ -97,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         "--torch_python", metavar="PATH", help="an interpreter that has PyTorch; by default this one, if it has"
     )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results", help="a folder for the results")
-    parser.add_argument("--quick", action="store_true", help="a first look: 2 or 3 rounds, 1,000 images")
+    parser.add_argument("--quick", action="store_true", help="less exact: 2 or 3 rounds, 1,000 images")
     parser.add_argument("--sample_images", type=int, metavar="N", help="images of the sampling row; 10,000 by default")
     parser.add_argument("--commit", help="what to record where there is no git")
     return parser

@@ -23,7 +23,6 @@ import numpy as np
 from benchmarks.pipe import peak_memory, serve
 from configs import default
 from medgan_jax.checkpoint import load_generator
-from medgan_jax.compilation import compiled
 from medgan_jax.config import Config, parse_config
 from medgan_jax.evaluation.protocol import paired_scores
 from medgan_jax.images import write_png
@@ -33,7 +32,7 @@ from medgan_jax.training.health.probe import NUM_FAKES, Probe
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import generator_to_sample, train_steps
 
-MAX_STEPS = 256  # of a call, as in the loop
+MAX_STEPS = 256  # of a call, as in the trainer
 
 
 def about() -> dict[str, Any]:
@@ -71,29 +70,28 @@ class Training:
         """Draws weights and images, and compiles."""
         self.mesh = data_mesh()
         self.config, self.networks = config, build_networks(config)
-        networks = self.networks
         shared = replicated(self.mesh)
         random = np.random.default_rng(0)
         shape = (num_images, config.image_size, config.image_size, config.channels)
-        initialise = jax.jit(functools.partial(initial_state, networks, config), out_shardings=shared)
-        self.state = compiled(initialise)()
+        initialise = functools.partial(initial_state, self.networks, config)
+        self.state = jax.jit(initialise, out_shardings=shared)()
         self.images = jax.device_put(random.integers(0, 256, shape, np.uint8), shared)
         self.indices = random.integers(0, num_images, (MAX_STEPS, config.batch_size), np.int32)
         call = jax.jit(
-            functools.partial(train_steps, networks=networks, config=config),
+            functools.partial(train_steps, networks=self.networks, config=config),
             in_shardings=(shared, shared, sharded(self.mesh, axis=1), shared),
             out_shardings=shared,
             donate_argnums=0,
         )
-        self.program = compiled(call, self.state, self.images, self.indices, np.int32(0))
+        self.program = call.lower(self.state, self.images, self.indices, np.int32(0)).compile()
 
     def run(self, steps: int) -> dict[str, np.ndarray]:
         """`steps` iterations, and their metrics on the host: the only place that calls `train_steps`."""
         self.state, history = self.program(self.state, self.images, self.indices.copy(), np.int32(steps))
         return {name: np.asarray(value)[:steps] for name, value in history.items()}
 
-    def look(self) -> float:
-        """Seconds of a look at the training's health, as the loop takes it."""
+    def health_check(self) -> float:
+        """Seconds of a health check, as the trainer does it; the first one compiles."""
         if not hasattr(self, "probe"):
             images = np.asarray(self.images)
             held_out = images[: len(images) // 4]
@@ -139,9 +137,9 @@ class _Worker:
         seconds = time.perf_counter() - start
         return {"seconds": seconds, "losses": [float(metrics[name][-1]) for name in ("loss_dis", "loss_gen")]}
 
-    def look(self) -> dict[str, Any]:
-        """Seconds of a look at the training's health; the first one compiles."""
-        return {"seconds": self.training.look()}
+    def health_check(self) -> dict[str, Any]:
+        """Seconds of a health check; the first one compiles."""
+        return {"seconds": self.training.health_check()}
 
     def memory(self) -> dict[str, Any]:
         on_device = jax.devices()[0].memory_stats() or {}
@@ -199,16 +197,4 @@ if __name__ == "__main__":
         print(json.dumps(about()))
     else:
         worker = _Worker()
-        names = (
-            "setup",
-            "run",
-            "look",
-            "memory",
-            "matmul",
-            "setup_sampling",
-            "compute",
-            "encode",
-            "setup_metrics",
-            "score",
-        )
-        serve({name: getattr(worker, name) for name in names})
+        serve({name: getattr(worker, name) for name in dir(worker) if not name.startswith("_")})

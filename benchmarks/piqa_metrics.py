@@ -21,7 +21,7 @@ from benchmarks.pipe import serve
 
 
 class _Worker:
-    def setup(self, *, size: int, pairs: int) -> dict[str, Any]:
+    def setup_metrics(self, *, size: int, pairs: int) -> dict[str, Any]:
         """Random images, as floats in PIQA's own layout."""
         torch.manual_seed(0)
         self.x, self.y = torch.rand(2, pairs, 3, size, size)
@@ -46,4 +46,4 @@ class _Worker:
 
 if __name__ == "__main__":
     worker = _Worker()
-    serve({"setup": worker.setup, "score": worker.score})
+    serve({"setup_metrics": worker.setup_metrics, "score": worker.score})

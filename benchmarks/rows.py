@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from benchmarks.report import Bounds, Measurement
 from configs import default
 from medgan_jax.errors import UserError, reason_of
 
-PEER_MISSING = "peer missing: pip install '.[bench]'"
+INSTALL_TORCH = "pip install '.[bench]', or give --torch_python=PATH"
+PEER_MISSING = f"PyTorch is missing: {INSTALL_TORCH}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,25 +99,39 @@ def _scratch() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _command(door: str, *arguments: str, caches: Path) -> float:
-    """Runs a door to its end; seconds."""
+def _command(script: str, *arguments: str, caches: Path) -> float:
+    """Runs a command to its end; seconds."""
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, door, *arguments],
+        [sys.executable, script, *arguments],
         cwd=ROOT,
         env=environment(caches=str(caches)),
         capture_output=True,
         text=True,
     )
     if done.returncode:
-        raise WorkerError(f"{door} ended with code {done.returncode}: {(done.stderr.splitlines() or [''])[-1]}")
+        raise WorkerError(f"{script} ended with code {done.returncode}: {(done.stderr.splitlines() or [''])[-1]}")
     return time.perf_counter() - start
 
 
 def _seconds_per_step(worker: Worker) -> float:
-    """Warms up, and takes a first look at the speed."""
+    """Warms up, and measures the speed roughly."""
     worker.ask("run", steps=3)  # the first ones allocate
     return worker.ask("run", steps=2)["seconds"] / 2
+
+
+def _in_turns(
+    settings: Settings, sides: Mapping[str, Callable[[], float]], *, rounds: int, unit: str
+) -> dict[str, list[float]]:
+    """Samples of "ours" and "peer", an empty list where there is none; each round asks both, in alternating order."""
+    samples: dict[str, list[float]] = {"ours": [], "peer": []}
+    for i in range(rounds):
+        for name in sides if i % 2 else reversed(sides):
+            samples[name].append(sides[name]())
+            time.sleep(0.05)  # threads that spin for a moment after their work are done by then
+        seen = ", ".join(f"{name} {samples[name][-1]:.4g} {unit}" for name in sides)
+        settings.say(f"  round {i + 1} of {rounds}: {seen}")
+    return samples
 
 
 # Rows 1 and 2, and on a GPU: one step against the peer's.
@@ -134,32 +149,26 @@ def steps_against_torch(
     """Images a second of ours over those of PyTorch; float32 or bfloat16 (there: autocast)."""
     shape = {"size": size, "batch": batch, "maps": settings.maps, "latent": 100}
     with ExitStack() as stack:
-        ours = stack.enter_context(_ours(cpu=device == "cpu"))
-        about = ours.ask("setup", dtype=dtype, **shape)
-        seconds = _seconds_per_step(ours)
-        peer, versions = None, {}
+        workers = {"ours": stack.enter_context(_ours(cpu=device == "cpu"))}
+        about, versions = workers["ours"].ask("setup", dtype=dtype, **shape), {}
         if settings.torch_python:
-            peer = stack.enter_context(_torch(settings))
+            workers["peer"] = stack.enter_context(_torch(settings))
             options = {"amp": dtype == "bfloat16", "compiled": compiled, "device": device}
-            versions = peer.ask("setup", **options, **shape)
-            seconds = max(seconds, _seconds_per_step(peer))
+            versions = workers["peer"].ask("setup", **options, **shape)
+        seconds = max(map(_seconds_per_step, workers.values()))
         steps = max(1, min(256, round(settings.turn_seconds / seconds)))
-        rates: dict[str, list[float]] = {"ours": [], "peer": []}
-        for i in range(settings.rounds):
-            turns = [("ours", ours), ("peer", peer)] if peer else [("ours", ours)]
-            for name, worker in turns if i % 2 else reversed(turns):
-                rates[name].append(steps * batch / worker.ask("run", steps=steps)["seconds"])
-                time.sleep(0.05)  # threads that spin for a moment after their work are done by then
-            settings.say(
-                f"  round {i + 1} of {settings.rounds}, {steps} steps: "
-                + ", ".join(f"{name} {values[-1]:.1f} images/s" for name, values in rates.items() if values)
-            )
+
+        def rate(worker: Worker) -> float:
+            return steps * batch / worker.ask("run", steps=steps)["seconds"]
+
+        sides = {name: functools.partial(rate, worker) for name, worker in workers.items()}
+        rates = _in_turns(settings, sides, rounds=settings.rounds, unit="images/s")
     return Measurement(
-        value=[a / b for a, b in zip(rates["ours"], rates["peer"], strict=bool(peer))],
+        value=[a / b for a, b in zip(rates["ours"], rates["peer"], strict=False)],
         **rates,
         unit="images/s",
         notes={"steps_a_turn": steps, "device": about["device"], **versions},
-        problem="" if peer else PEER_MISSING,
+        problem="" if settings.torch_python else PEER_MISSING,
     )
 
 
@@ -193,7 +202,9 @@ def command_overhead(
         segment, log, stop = segment_intervals(segment_seconds / seconds)
         overrides += [f"--config.log_every_steps={log}"]
         overrides += [f"--config.{name}_every_steps={stop}" for name in ("sample", "checkpoint")]
-        overrides += ["--config.monitor_every_steps=0"]  # a row of its own; the first look of a segment is a start
+        overrides += [
+            "--config.monitor_every_steps=0"
+        ]  # a row of its own; a segment's first health check is part of the start
 
         def bare_turn() -> float:
             return worker.ask("run", steps=segment)["seconds"] / segment
@@ -257,42 +268,42 @@ def plain_and_stop(lines: list[dict[str, Any]], *, batch: int, stop: int) -> tup
     return plain, statistics.mean(seconds - steps * plain for steps, seconds, stopped in windows if stopped)
 
 
-def cost_of_looking(settings: Settings, *, size: int = 64, batch: int = 16) -> Measurement:
-    """A look at the training's health against the 100 steps between two of them, in percent: what alarms cost."""
+def cost_of_health_checks(settings: Settings, *, size: int = 64, batch: int = 16) -> Measurement:
+    """A health check against the 100 steps between two of them, in percent: what alarms cost."""
     every = default.get_config().monitor_every_steps
     with _ours() as worker:
         about = worker.ask("setup", size=size, batch=batch, maps=settings.maps)
         steps = max(1, round(settings.turn_seconds / _seconds_per_step(worker)))
-        worker.ask("look")
-        look, bare = [], []
+        worker.ask("health_check")
+        checks, bare = [], []
         for _ in range(settings.rounds):
             bare.append(worker.ask("run", steps=steps)["seconds"] / steps)
-            look.append(statistics.mean(worker.ask("look")["seconds"] for _ in range(3)))
+            checks.append(statistics.mean(worker.ask("health_check")["seconds"] for _ in range(3)))
     return Measurement(
-        value=[100 * a / (every * b) for a, b in zip(look, bare, strict=True)],
-        ours=[1000 * x for x in look],
+        value=[100 * a / (every * b) for a, b in zip(checks, bare, strict=True)],
+        ours=[1000 * x for x in checks],
         peer=[1000 * x for x in bare],
-        unit="ms: a look, a step",
+        unit="ms: a health check, a step",
         notes={"device": about["device"], "monitor_every_steps": every},
     )
 
 
 def cost_of_augmentation(settings: Settings, *, size: int = 64, batch: int = 16) -> Measurement:
-    """The time of a step in which both networks see changed images, all changes on, over that of the plain step."""
+    """The time of a step with every kind of augmentation over that of the plain step."""
     options = {"size": size, "batch": batch, "maps": settings.maps}
     with _ours() as augmented, _ours() as plain:
         about = plain.ask("setup", **options)
         augmented.ask("setup", augmented=True, **options)
         steps = max(1, round(settings.turn_seconds / max(map(_seconds_per_step, (plain, augmented)))))
-        seconds: dict[str, list[float]] = {"ours": [], "peer": []}
-        for i in range(settings.rounds):
-            turns = [("ours", augmented), ("peer", plain)]
-            for name, worker in turns if i % 2 else reversed(turns):
-                seconds[name].append(1000 * worker.ask("run", steps=steps)["seconds"] / steps)
-                time.sleep(0.05)  # as above
+
+        def milliseconds(worker: Worker) -> float:
+            return 1000 * worker.ask("run", steps=steps)["seconds"] / steps
+
+        sides = {"ours": functools.partial(milliseconds, augmented), "peer": functools.partial(milliseconds, plain)}
+        samples = _in_turns(settings, sides, rounds=settings.rounds, unit="ms")
     return Measurement(
-        value=[a / b for a, b in zip(seconds["ours"], seconds["peer"], strict=True)],
-        **seconds,
+        value=[a / b for a, b in zip(samples["ours"], samples["peer"], strict=True)],
+        **samples,
         unit="ms a step",
         notes={"device": about["device"], "steps_a_turn": steps},
     )
@@ -353,19 +364,17 @@ def peak_memory_against_torch(settings: Settings, *, size: int = 128, batch: int
 
     Ours compiles, with no program from a cache: that is the user's first run.
     """
-    shape = {"size": size, "batch": batch, "maps": settings.maps, "latent": 100}
-    peaks: dict[str, list[float]] = {"ours": [], "peer": []}
-    starts = {"ours": lambda: _ours(cpu=True)}
+
+    def mebibytes(start: Callable[[], Worker]) -> float:
+        with start() as worker:
+            worker.ask("setup", size=size, batch=batch, maps=settings.maps, latent=100)
+            worker.ask("run", steps=3)
+            return worker.ask("memory")["bytes"] / 2**20
+
+    sides = {"ours": lambda: mebibytes(lambda: _ours(cpu=True))}
     if settings.torch_python:
-        starts["peer"] = lambda: _torch(settings)
-    rounds = max(1, settings.slow_rounds // 2)
-    for i in range(rounds):
-        for name, start in starts.items():
-            with start() as worker:
-                worker.ask("setup", **shape)
-                worker.ask("run", steps=3)
-                peaks[name].append(worker.ask("memory")["bytes"] / 2**20)
-            settings.say(f"  round {i + 1} of {rounds}: {name} {peaks[name][-1]:.0f} MiB")
+        sides["peer"] = lambda: mebibytes(lambda: _torch(settings))
+    peaks = _in_turns(settings, sides, rounds=max(1, settings.slow_rounds // 2), unit="MiB")
     return Measurement(
         value=[a / b for a, b in zip(peaks["ours"], peaks["peer"], strict=False)],
         **peaks,
@@ -480,33 +489,29 @@ def metrics_against_piqa(settings: Settings, *, size: int = 256, pairs: int = 64
 
     Ours are scored as evaluate.py scores them, from uint8 and a few pairs at a time; PIQA is given all as floats.
     """
-    shape = {"size": size, "pairs": pairs}
-    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
+    workers, notes = {}, {}
     with ExitStack() as stack:
-        ours = stack.enter_context(_ours(cpu=True))
-        ours.ask("setup_metrics", **shape)
-        workers, versions = {"ours": ours}, {}
+        workers["ours"] = stack.enter_context(_ours(cpu=True))
         if settings.torch_python:
-            peer = stack.enter_context(Worker([settings.torch_python, "-m", "benchmarks.piqa_metrics"], environment()))
-            versions = peer.ask("setup", **shape)
-            workers["peer"] = peer
-        for worker in workers.values():
+            command = [settings.torch_python, "-m", "benchmarks.piqa_metrics"]
+            workers["peer"] = stack.enter_context(Worker(command, environment()))
+        for name, worker in workers.items():
+            about = worker.ask("setup_metrics", size=size, pairs=pairs)
+            notes |= about if name == "peer" else {}
             worker.ask("score")  # compiles, and allocates
-        for i in range(settings.slow_rounds):
-            for name in workers if i % 2 else reversed(workers):
-                answer = workers[name].ask("score")
-                seconds[name].append(answer["seconds"])
-                versions |= {f"{name}_{key}": round(value, 3) for key, value in answer["each"].items()}
-                time.sleep(0.05)
-            settings.say(
-                f"  round {i + 1} of {settings.slow_rounds}: "
-                + ", ".join(f"{name} {values[-1]:.2f} s" for name, values in seconds.items() if values)
-            )
+
+        def seconds(name: str) -> float:
+            answer = workers[name].ask("score")
+            notes.update({f"{name}_{key}": round(value, 3) for key, value in answer["each"].items()})
+            return answer["seconds"]
+
+        sides = {name: functools.partial(seconds, name) for name in workers}
+        samples = _in_turns(settings, sides, rounds=settings.slow_rounds, unit="s")
     return Measurement(
-        value=[b / a for a, b in zip(seconds["ours"], seconds["peer"], strict=False)],
-        **seconds,
+        value=[b / a for a, b in zip(samples["ours"], samples["peer"], strict=False)],
+        **samples,
         unit="s",
-        notes=versions,
+        notes=notes,
         problem="" if settings.torch_python else PEER_MISSING,
     )
 
@@ -537,10 +542,12 @@ ROWS = {
         command_overhead,
     ),
     "alarms": Row(
-        "SNGAN-64, batch 16: what the looks behind the alarms add to the steps", _less(3, 1.5, "%"), cost_of_looking
+        "SNGAN-64, batch 16: what the health checks behind the alarms add to the steps",
+        _less(3, 1.5, "%"),
+        cost_of_health_checks,
     ),
     "augmented": Row(
-        "SNGAN-64, batch 16: a step on changed images, all changes on, against the plain one",
+        "SNGAN-64, batch 16: a step with every kind of augmentation, against the plain one",
         _less(1.15, 1.05),
         cost_of_augmentation,
     ),

@@ -1,8 +1,8 @@
-"""What each measure is sensitive to: the tables and the picture of docs/metrics.md.
+"""What each metric is sensitive to: the tables and the picture of docs/metrics.md.
 
 python -m benchmarks.sensitivity --reals=/data/isic --picture=docs/images/metrics.png
 
-Spoils real images in known ways and measures them against others. Prints Markdown.
+Degrades real images in known ways and compares them with others. Prints Markdown.
 """
 
 import argparse
@@ -61,10 +61,10 @@ SETS = {"reals": lambda images: images, **PAIRED, "ten, repeated": _duplicated, 
 
 
 def paired_table(images: np.ndarray, number: int) -> list[str]:
-    """Mean scores of the first `number` images against themselves, spoilt, and against the image before each."""
+    """Mean scores of the first `number` images against themselves, degraded, and against the image before each."""
     another = np.roll(images, 1, 0)[:number]
     images = images[:number]
-    kinds = {"itself": images, **{name: spoil(images) for name, spoil in PAIRED.items()}, "another lesion": another}
+    kinds = {"itself": images, **{name: degrade(images) for name, degrade in PAIRED.items()}, "another lesion": another}
     names = [name for name, metric in METRICS.items() if images.shape[1] >= metric.min_size]
     lines = ["| against | " + " | ".join(METRICS[name].title for name in names) + " |"]
     lines.append("|---" * (len(names) + 1) + "|")
@@ -75,25 +75,25 @@ def paired_table(images: np.ndarray, number: int) -> list[str]:
 
 
 def sets_table(images: np.ndarray) -> list[str]:
-    """Figures of evaluate.py, of a third of the images as it is and spoilt; the others are train and held out."""
+    """Figures of evaluate.py, of a third of the images as it is and degraded; the others are train and held out."""
     order = np.random.default_rng(0).permutation(len(images))
     fakes, train, reals = (images[np.sort(part)] for part in np.array_split(order, 3))
     results: dict[str, Evaluation] = {
-        name: evaluate(ImageSet(name, spoil(fakes)), ImageSet("held out", reals), ImageSet("train", train))
-        for name, spoil in SETS.items()
+        name: evaluate(ImageSet(name, degrade(fakes)), ImageSet("held out", reals), ImageSet("train", train))
+        for name, degrade in SETS.items()
     }
-    lines = ["| | floor | " + " | ".join(results) + " |", "|---" * (len(results) + 2) + "|"]
+    lines = ["| | real reference | " + " | ".join(results) + " |", "|---" * (len(results) + 2) + "|"]
     for i, figure in enumerate(results["reals"].figures):
-        floor = figure.floor and f"{figure.floor.value:.3g} ({figure.floor.low:.2g} to {figure.floor.high:.2g})"
+        of_reals = figure.reals and f"{figure.reals.value:.3g} ({figure.reals.low:.2g} to {figure.reals.high:.2g})"
         cells = [f"{result.figures[i].value.value:.3g}" for result in results.values()]
-        lines.append(f"| {figure.title} | {floor or ''} | " + " | ".join(cells) + " |")
+        lines.append(f"| {figure.title} | {of_reals or ''} | " + " | ".join(cells) + " |")
     return lines
 
 
 def picture(images: np.ndarray) -> np.ndarray:
     """The first image in the order of the paired table, twice as large."""
     first = images[:1]
-    kinds = np.concatenate([first, *(spoil(first) for spoil in PAIRED.values()), images[-1:]])
+    kinds = np.concatenate([first, *(degrade(first) for degrade in PAIRED.values()), images[-1:]])
     return image_grid(kinds.repeat(2, 1).repeat(2, 2), columns=len(kinds))
 
 

@@ -1,4 +1,4 @@
-"""The table of `benchmarks.small_data`, its pictures and its figures, made of the scores that lie in its folder."""
+"""The table of `benchmarks.small_data`, its pictures and its figures, made of the scores in its folder."""
 
 import io
 import itertools
@@ -10,54 +10,58 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from benchmarks.small_data_ablation import Variant
 from medgan_jax.images import replace_file
 from medgan_jax.workdir import write_json
 
 TABLE, RESULTS = "small_data.md", "results.json"
 STRIP, REALS = "shown.png", "reals.png"  # a row of images: of a generator, of a part
 SHOWN = 12  # images in it
+REALS_ROW = "*real reference*"
 _LABEL_WIDTH = 110  # px
 
 
 def write(
-    out: Path, records: Sequence[Mapping[str, Any]], about: Mapping[str, Any], rungs: Mapping[str, tuple[str, str]]
+    out: Path, records: Sequence[Mapping[str, Any]], about: Mapping[str, Any], variants: Mapping[str, Variant]
 ) -> None:
     """Writes TABLE, RESULTS and a picture for each part.
 
     Args:
-      out: the folder of the ladder.
+      out: the folder of the ablation.
       records: what is known of each generator, in the order of the table; see `small_data`.
-      about: "data", "label" and "protocol".
-      rungs: base and description of each rung by name.
+      about: "data", "class_filter" and "protocol".
+      variants: by name.
     """
-    replace_file(out / TABLE, table(records, about, rungs).encode())
+    replace_file(out / TABLE, table(records, about, variants).encode())
     write_json(out / RESULTS, {**about, "generators": list(records)})
     for part in _parts(records):
         rows = {"held-out reals": out / _name(part) / REALS}
         for record in part:
             if record["figures"]:  # of the first seed that came to its end
-                rows.setdefault(record["rung"], out / _name(part) / record["rung"] / f"seed_{record['seed']}" / STRIP)
+                rows.setdefault(
+                    record["variant"], out / _name(part) / record["variant"] / f"seed_{record['seed']}" / STRIP
+                )
         if len(rows) > 1:
             replace_file(out / f"grid_{_name(part).replace('/', '_')}.webp", _picture(rows))
 
 
-def table(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any], rungs: Mapping[str, tuple[str, str]]) -> str:
+def table(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any], variants: Mapping[str, Variant]) -> str:
     """All parts as Markdown, each a caption, the scores with their spread over seeds, and their intervals."""
     lines = [
-        f"# Small data: the {about['protocol']} protocol on {about['data']}, scarce class {about['label']}",
+        f"# Small data: the {about['protocol']} protocol on {about['data']}, scarce class {about['class_filter']}",
         "",
-        "Every generator is judged by the images that its training held out; as many fakes as training images, and the "
-        "floor is what those training images get. SWD: sliced Wasserstein distance x1000, the mean over scales, and "
-        "each scale. Above the floor: that distance less the floor's, as a multiple of the published recipe's. KID "
-        "x1000, density and coverage by the pyramid's features (colour, layout and texture). Grid: checkerboard index "
-        "by its period in px, 1 without a grid. Similarity of two fakes over that of two "
-        "reals: above 1 is less diverse. Copies: share of the fakes closer to a training image than any held-out real "
-        "is; blurred images are near to everything. Inception: KID x1000 and FID, with --inception_weights. Time of a "
-        "training, or of all that ran at once, by the rates of its log, without compiling. The generator of `best` was "
-        "chosen by the images that judge it.",
+        "Every generator is evaluated with the images that its training held out. There are as many fakes as training "
+        "images. The real reference is what those training images get. SWD: sliced Wasserstein distance x1000, the "
+        "mean over scales, and each scale. Above real reference: the SWD less that of the real reference, as a "
+        "multiple of the same difference of the published recipe. KID x1000, density and coverage by pyramid features "
+        "(colour, layout and texture). Checkerboard: index by its period in px; 1 without a checkerboard. Similarity "
+        "of two fakes over that of two reals: above 1 is less diverse. Memorization: share of the fakes closer to a "
+        "training image than any held-out real is; blurred images are close to everything. Inception: KID x1000 and "
+        "FID, with --inception_weights. Time of a training by the rates of its log, without compiling. The generator "
+        "of `best` was chosen with the images that evaluate it.",
     ]
     for part in _parts(records):
-        lines += ["", f"## {part[0]['size']} px, {part[0]['set']}", "", *_part(part, rungs)]
+        lines += ["", f"## {part[0]['size']} px, {part[0]['set']}", "", *_part(part, variants)]
     return "\n".join(lines) + "\n"
 
 
@@ -69,39 +73,39 @@ def _name(part: Sequence[Mapping[str, Any]]) -> str:
     return f"{part[0]['size']}/{part[0]['set']}"
 
 
-def _part(part: Sequence[Mapping[str, Any]], rungs: Mapping[str, tuple[str, str]]) -> list[str]:
+def _part(part: Sequence[Mapping[str, Any]], variants: Mapping[str, Variant]) -> list[str]:
     first = next((record for record in part if record["figures"]), None)
     lines = [_caption(part, first)]
-    by_rung = {name: [r for r in part if r["rung"] == name] for name in dict.fromkeys(r["rung"] for r in part)}
+    by_variant = {name: [r for r in part if r["variant"] == name] for name in dict.fromkeys(r["variant"] for r in part)}
     if first is None:
-        return [*lines, "", "Nothing was scored.", *_remarks(by_rung, rungs)]
+        return [*lines, "", "Nothing was evaluated.", *_remarks(by_variant, variants)]
     scales, periods = (
         [name.removeprefix(prefix) for name in first["figures"] if name.startswith(prefix)]
         for prefix in ("swd_", "checkerboard_")
     )
-    floor = figures(first, of="floor")
-    scored = {name: [figures(r) for r in records if r["figures"]] for name, records in by_rung.items()}
+    reals = figures(first, of="reals")
+    scored = {name: [figures(r) for r in records if r["figures"]] for name, records in by_variant.items()}
     published = _mean(run["swd"] for run in scored.get("published", []))
 
     columns = [
-        "rung", "SWD", f"at {'/'.join(scales)} px", "above the floor", "KID", "density", "coverage",
-        f"grid {'/'.join(periods)}", "similarity", "copies", "Inception KID", "FID", "time",
+        "variant", "SWD", f"at {'/'.join(scales)} px", "above real reference", "KID", "density", "coverage",
+        f"checkerboard {'/'.join(periods)}", "similarity", "memorization", "Inception KID", "FID", "time",
     ]  # fmt: skip
     lines += ["", _row(columns), "|---" * len(columns) + "|"]
-    for name, runs in {"*floor*": [floor], **scored}.items():
-        records = by_rung.get(name, [])
-        above = [above_floor(run["swd"], floor["swd"], published) for run in runs]
+    for name, runs in {REALS_ROW: [reals], **scored}.items():
+        records = by_variant.get(name, [])
+        above = [above_reals(run["swd"], reals["swd"], published) for run in runs]
         cells = [
             name,
             _spread([run["swd"] for run in runs], "z.0f"),
             "/".join(_number(_mean(run[f"swd_{scale}"] for run in runs), ".0f") for scale in scales),
-            "0" if name == "*floor*" else _spread(above, ".2f"),
+            "0" if name == REALS_ROW else _spread(above, ".2f"),
             _spread([1000 * run["kid"] for run in runs], "z.0f"),
             _spread([run["density"] for run in runs], ".2f"),
             _spread([run["coverage"] for run in runs], ".2f"),
             "/".join(_number(_mean(run[f"checkerboard_{period}"] for run in runs), ".1f") for period in periods),
-            _spread([run["similarity"] / floor["similarity"] for run in runs], ".2f"),
-            _spread([100 * run["copies"] for run in runs], ".0f", unit=" %"),
+            _spread([run["similarity"] / reals["similarity"] for run in runs], ".2f"),
+            _spread([100 * run["memorization"] for run in runs], ".0f", unit=" %"),
             _spread([1000 * run["inception_kid"] for run in runs], "z.0f"),
             _spread([run["inception_fid"] for run in runs], "z.0f"),
             _time(records),
@@ -109,31 +113,33 @@ def _part(part: Sequence[Mapping[str, Any]], rungs: Mapping[str, tuple[str, str]
         lines.append(_row(cells))
 
     names = [*(f"swd_{scale}" for scale in scales), "kid", "density", "coverage"]
-    names += [*(f"checkerboard_{period}" for period in periods), "similarity", "copies"]
+    names += [*(f"checkerboard_{period}" for period in periods), "similarity", "memorization"]
     titles = [f"SWD {scale}" for scale in scales] + ["KID", "density", "coverage"]
-    titles += [*(f"grid {period}" for period in periods), "similarity", "copies"]
+    titles += [*(f"checkerboard {period}" for period in periods), "similarity", "memorization"]
     lines += [
         "",
         "95 % intervals by resampling the images, similarity as it is: the mean over seeds of each end.",
         "",
-        _row(["rung", *titles]),
+        _row(["variant", *titles]),
         "|---" * (1 + len(titles)) + "|",
     ]
-    for name, records in {"*floor*": [first], **by_rung}.items():
-        of = "floor" if name == "*floor*" else ""
+    for name, records in {REALS_ROW: [first], **by_variant}.items():
+        of = "reals" if name == REALS_ROW else ""
         ends = [[figures(r, of=of, end=end) for r in records if r["figures"]] for end in ("low", "high")]
         lines.append(_row([name, *(_interval(each, *ends) for each in names)]))
-    return lines + _remarks(by_rung, rungs)
+    return lines + _remarks(by_variant, variants)
 
 
-def _remarks(by_rung: Mapping[str, Sequence[Mapping[str, Any]]], rungs: Mapping[str, tuple[str, str]]) -> list[str]:
-    """What each rung is, and what happened to it."""
-    lines = ["", _row(["rung", "is", "", "remarks"]), "|---|---|---|---|"]
-    for name, records in by_rung.items():
-        base, sentence = rungs[name]
+def _remarks(by_variant: Mapping[str, Sequence[Mapping[str, Any]]], variants: Mapping[str, Variant]) -> list[str]:
+    """What each variant is, and what happened to it."""
+    lines = ["", _row(["variant", "is", "", "remarks"]), "|---|---|---|---|"]
+    for name, records in by_variant.items():
+        variant = variants[name]
         problems = [f"seed {record['seed']} {record['problem']}" for record in records if record["problem"]]
         seeds = f"{len(records)} seed{'s' if len(records) > 1 else ''}"
-        lines.append(_row([name, f"{base} +" if base else "", sentence, "; ".join([seeds, *problems])]))
+        lines.append(
+            _row([name, f"{variant.base} +" if variant.base else "", variant.sentence, "; ".join([seeds, *problems])])
+        )
     return lines
 
 
@@ -146,7 +152,7 @@ def _caption(part: Sequence[Mapping[str, Any]], scored: Mapping[str, Any] | None
     spread = "means over seeds (lowest to highest)" if len({record["seed"] for record in part}) > 1 else "one seed"
     return (
         f"{all_of('maps')} feature maps, {all_of('steps')} steps of {all_of('batch_size')} images{sets}; {spread}. "
-        f"Trained on {all_of('device')}, commit {all_of('commit')}; scored at {all_of('scored_at')}; "
+        f"Trained on {all_of('device')}, commit {all_of('commit')}; evaluated at {all_of('scored_at')}; "
         f"{', '.join(versions)}."
     )
 
@@ -156,7 +162,7 @@ def figures(record: Mapping[str, Any], *, of: str = "", end: str = "value") -> d
 
     Args:
       record: of one generator.
-      of: "floor" for that of each instead.
+      of: "reals" for those of the real reference instead.
       end: "value", or "low" or "high" of the interval.
     """
 
@@ -173,13 +179,13 @@ def figures(record: Mapping[str, Any], *, of: str = "", end: str = "value") -> d
     return values
 
 
-def above_floor(distance: float, floor: float, published: float) -> float:
-    """How far a distance lies above its floor, as a multiple of how far the published recipe's does.
+def above_reals(distance: float, reals: float, published: float) -> float:
+    """The distance less the real reference, as a multiple of the same difference of the published recipe.
 
     Returns:
-      nan where the published recipe is not above the floor, or is not known.
+      nan where the published recipe is not above the real reference, or is not known.
     """
-    return (distance - floor) / (published - floor) if published > floor else math.nan
+    return (distance - reals) / (published - reals) if published > reals else math.nan
 
 
 def _mean(values: Iterable[float]) -> float:
@@ -201,17 +207,14 @@ def _spread(values: Sequence[float], form: str, unit: str = "") -> str:
 
 
 def _interval(name: str, lows: Sequence[Mapping[str, float]], highs: Sequence[Mapping[str, float]]) -> str:
-    factor, form = {"kid": (1000, ".0f"), "copies": (100, ".0f")}.get(name, (1, ".2f"))
+    factor, form = {"kid": (1000, ".0f"), "memorization": (100, ".0f")}.get(name, (1, ".2f"))
     form = ".0f" if name.startswith("swd_") else form
     low, high = (factor * _mean(run[name] for run in runs) for runs in (lows, highs))
     return "-" if math.isnan(low) else f"{low:{form}} to {high:{form}}"
 
 
 def _time(records: Sequence[Mapping[str, Any]]) -> str:
-    if not records:
-        return "-"
-    together = max(record["at_once"] for record in records)
-    return f"{_mean(r['seconds'] for r in records) / 60:.1f} min" + (f", {together} at once" if together > 1 else "")
+    return f"{_mean(record['seconds'] for record in records) / 60:.1f} min" if records else "-"
 
 
 def _row(cells: Sequence[str]) -> str:
