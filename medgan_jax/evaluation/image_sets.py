@@ -92,19 +92,18 @@ def choose(
         raise UserError(
             f"--label={label}: is for --checkpoint; all --fakes are taken, and data.class_filter chooses reals"
         )
+    generator = training = train_set = None
     if fakes:
         found = like = from_folder(fakes, field="--fakes", data=data)
-        generator, training = None, None
-    else:
+    elif checkpoint:
         mesh = data_mesh()
         generator = load_generator(Path(checkpoint), replicated(mesh))
         training = generator.about.get("config")
-        sample = functools.partial(
-            sampled, generator, seed=seed, mesh=mesh, title=_title_of(generator, checkpoint), label=label
-        )
+        title = _title_of(generator, checkpoint)
+        sample = functools.partial(sampled, generator, seed=seed, mesh=mesh, title=title, label=label)
         like = sample(1, progress=False)
 
-    if not reals and training and training["data"].get("holdout_fraction"):
+    if generator and not reals and training and training["data"].get("holdout_fraction"):
         if train:
             raise UserError("--train: the training of --checkpoint is known; leave it out, or give --reals")
         real_set, train_set = _held_out(generator, data, like)
@@ -114,7 +113,8 @@ def choose(
         if data["holdout_fraction"]:
             raise UserError("data.holdout_fraction: the training of --checkpoint knows what it held out; leave it out")
         read = functools.partial(_given, data=data, like=like, label=label, convert=generator is not None)
-        real_set, train_set = read(reals, field="--reals"), read(train, field="--train") if train else None
+        real_set = read(reals, field="--reals")
+        train_set = read(train, field="--train") if train else None
     else:
         none = f": the training of {checkpoint} held none out (data.holdout_fraction)" if training else ""
         raise UserError(f"give --reals=..., the real images to compare with{none}")
@@ -278,7 +278,7 @@ def _held_out(generator: TrainedGenerator, data: Mapping[str, Any], like: ImageS
     then = parse_data({**data, **stored, **places})
     size, channels = like.images.shape[2:]
     training, apart = load_dataset(then, image_size=size, channels=channels)
-    if training.digest != generator.about.get("data_digest"):
+    if apart is None or training.digest != generator.about.get("data_digest"):
         raise UserError(
             f"{_title(then)}: the images are no longer those of the training, so which of them it has not seen is "
             "unknown; restore them, say with --data.path where they are now, or give --reals"

@@ -11,8 +11,8 @@ the given reals are divided into two halves.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,8 @@ from medgan_jax.metrics.distribution.prdc import prdc
 from medgan_jax.metrics.distribution.swd import sliced_wasserstein
 from medgan_jax.metrics.paired import METRICS
 from medgan_jax.progress import progress_bar
+
+T = TypeVar("T")
 
 MIN_IMAGES = 10  # of each set, for metrics of sets
 PAIRINGS = {
@@ -193,14 +195,13 @@ class _Sets:
 
 def _paired(sets: _Sets, names: list[str], pairing: str, options: dict[str, int]) -> Iterator[Figure]:
     fakes, reals, reference = sets.in_order if pairing == "medimagegan" else (sets.fakes, sets.reals, sets.reference)
-    of_fakes, of_reals = (
-        paired_scores(x, reference, names, pairing=pairing, seed=options["seed"]) for x in (fakes, reals)
-    )
+    score = functools.partial(paired_scores, reals=reference, names=names, pairing=pairing, seed=options["seed"])
+    of_fakes, of_reals = _both(score, fakes, reals)
     for name in names:
         metric = METRICS[name]
         title = metric.title + (f", {metric.unit}" if metric.unit else "")
         better = "higher" if metric.higher_is_better else "lower"
-        means = (_mean(scores[name], options) for scores in (of_fakes, of_reals))
+        means = _mean(of_fakes[name], options), _mean(of_reals[name], options)
         yield Figure(name, title, f"Paired metrics, {pairing} pairs", better, *means)
 
 
@@ -249,43 +250,44 @@ def _stretch(images: jax.Array) -> jax.Array:
 
 
 def _swd(sets: _Sets, seed: int, replicates: int) -> Iterator[Figure]:
-    fakes, reals = (
-        sliced_wasserstein(x, sets.reference, seed=seed, replicates=replicates) for x in (sets.fakes, sets.reals)
-    )
-    for size, value in fakes.items():
+    distances = functools.partial(sliced_wasserstein, reals=sets.reference, seed=seed, replicates=replicates)
+    of_fakes, of_reals = _both(distances, sets.fakes, sets.reals)
+    for size, value in of_fakes.items():
         title = f"Sliced Wasserstein distance x1000, {size} px"
-        yield Figure(f"swd_{size}", title, "Distances", "lower", value, reals[size])
+        yield Figure(f"swd_{size}", title, "Distances", "lower", value, of_reals[size])
 
 
 def _by_features(sets: _Sets, features: Features, options: dict[str, int]) -> Iterator[Figure]:
     fakes, reals, reference = (features.of(x) for x in (sets.fakes, sets.reals, sets.reference))
     by = f"by {features.name}"
-    kids = (kid(x, reference, **options) for x in (fakes, reals))
+    kids = _both(lambda x: kid(x, reference, **options), fakes, reals)
     yield Figure("kid", f"KID, {by}", "Distances", "lower", *kids)
-    (value, bias), (of_reals, bias_of_reals) = (fid(x, reference, **options) for x in (fakes, reals))
+    (value, bias), (of_reals, bias_of_reals) = _both(lambda x: fid(x, reference, **options), fakes, reals)
     note = f"{bias:.3g} of it is bias of small sets, and {bias_of_reals:.3g} of that of the reals (extrapolated)"
     yield Figure("fid", f"FID, {by}", "Distances", "lower", value, of_reals, note)
-    of_fakes, of_reals = (prdc(x, reference, **options) for x in (fakes, reals))
-    for name, value in of_fakes.items():
-        yield Figure(name, f"{name.capitalize()}, {by}", "Fidelity and coverage", "higher", value, of_reals[name])
+    shares, shares_of_reals = _both(lambda x: prdc(x, reference, **options), fakes, reals)
+    for name, share in shares.items():
+        yield Figure(
+            name, f"{name.capitalize()}, {by}", "Fidelity and coverage", "higher", share, shares_of_reals[name]
+        )
 
 
 def _checkerboard(sets: _Sets, options: dict[str, int]) -> Iterator[Figure]:
-    fakes, reals = (checkerboard_index(x, **options) for x in (sets.fakes, sets.reals))
-    for period, value in fakes.items():
+    of_fakes, of_reals = _both(lambda x: checkerboard_index(x, **options), sets.fakes, sets.reals)
+    for period, value in of_fakes.items():
         title = f"Checkerboard index, {period} px"
-        yield Figure(f"checkerboard_{period}", title, "Artefacts", "lower", value, reals[period], "1: no grid")
+        yield Figure(f"checkerboard_{period}", title, "Artefacts", "lower", value, of_reals[period], "1: no grid")
 
 
 def _diversity(sets: _Sets, options: dict[str, int]) -> Iterator[Figure]:
     title = f"{METRICS[similarity_metric(sets.fakes.shape[1])].title} of two fakes, against two reals"
-    similarities = (pairwise_similarity(x, **options) for x in (sets.fakes, sets.reals))
+    similarities = _both(lambda x: pairwise_similarity(x, **options), sets.fakes, sets.reals)
     yield Figure("similarity", title, "Diversity", "reals", *similarities)
 
 
 def _memorization(sets: _Sets, fakes: ImageSet, train: ImageSet, options: dict[str, int]) -> Iterator[Figure]:
     """Of all fakes: a single copy matters, and needs no equal numbers."""
-    of_fakes, of_reals = (nearest(x, train.images).distance for x in (fakes.images, sets.reference))
+    of_fakes, of_reals = _both(lambda x: nearest(x, train.images).distance, fakes.images, sets.reference)
     order = np.random.default_rng(options["seed"]).permutation(len(of_reals))
     first, second = (of_reals[half] for half in np.array_split(order, 2))
     notes = ["blurred images are near to everything: look at the pairs"]
@@ -295,12 +297,18 @@ def _memorization(sets: _Sets, fakes: ImageSet, train: ImageSet, options: dict[s
     shares = memorization(of_fakes, of_reals), memorization(first, second)
     yield Figure("memorization", title, "Memorization", "lower", *shares, "; ".join(notes))
     title = "Distance to the nearest training image"
-    means = (_mean(distances, options) for distances in (of_fakes, of_reals))
+    means = _mean(of_fakes, options), _mean(of_reals, options)
     yield Figure("nearest_train", title, "Memorization", "reals", *means)
 
 
+def _both(metric: Callable[[np.ndarray], T], fakes: np.ndarray, reals: np.ndarray) -> tuple[T, T]:
+    return metric(fakes), metric(reals)
+
+
 def _mean(scores: np.ndarray, options: dict[str, int]) -> Estimate:
-    return bootstrap(lambda weights: float(weights @ scores), [len(scores)], **options)
+    return bootstrap(
+        lambda weights: float(weights @ scores), [len(scores)], seed=options["seed"], replicates=options["replicates"]
+    )
 
 
 def _closest(fakes: np.ndarray, references: ImageSet, number: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

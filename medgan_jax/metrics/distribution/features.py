@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from medgan_jax.images import uint8_to_unit
-from medgan_jax.metrics.paired.filters import average_pool
+from medgan_jax.metrics.paired.filters import average_pool, weighted_sum
 from medgan_jax.models.inception import InceptionFeatures, load_inception
 
 _PIXELS_SIZE = 16  # px
@@ -44,7 +44,7 @@ class Features:
         for start in range(0, len(images), batch_size):
             # A last short batch is filled up: one shape, one compilation.
             batch = np.minimum(np.arange(start, start + batch_size), len(images) - 1)
-            rows.append(np.asarray(self.function(np.asarray(images[batch]))))
+            rows.append(np.asarray(self.function(jnp.asarray(images[batch]))))
         return np.concatenate(rows)[: len(images)]
 
 
@@ -143,8 +143,7 @@ def _smooth(images: jax.Array, *, axis: int, step: int = 1) -> jax.Array:
     """The binomial filter as a sum of shifted images: a convolution of so few channels is slower and less exact."""
     size = images.shape[axis]
     padded = jnp.pad(images, [(2, 2) if i == axis else (0, 0) for i in range(4)], mode="reflect")
-    shifted = (jax.lax.slice_in_dim(padded, k, k + size, step, axis) for k in range(5))
-    return sum(weight * image for weight, image in zip(_FILTER, shifted, strict=True))
+    return weighted_sum([jax.lax.slice_in_dim(padded, k, k + size, step, axis) for k in range(5)], _FILTER)
 
 
 def resized(images: jax.Array, size: int) -> jax.Array:

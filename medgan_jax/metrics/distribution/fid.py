@@ -72,7 +72,7 @@ def _moments(x: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray
     mean = weights @ x
     drawn = weights > 0
     root = np.sqrt(weights[drawn] * len(x) / (len(x) - 1))[:, None] * (x[drawn] - mean)
-    return mean, np.linalg.qr(root, mode="r") if len(root) > root.shape[1] else root
+    return mean, np.asarray(np.linalg.qr(root, mode="r")) if len(root) > root.shape[1] else root
 
 
 def _bias(value: float, fakes: np.ndarray, reals: np.ndarray, seed: int, *, draws: int) -> float:

@@ -66,10 +66,10 @@ def sliced_wasserstein(
     fake_patches, real_patches = _patches(fakes, sizes, seed), _patches(reals, sizes, seed)
     distances = {}
     for size in sizes:
-        sets = [_Patches(patches.pop(0)) for patches in (fake_patches, real_patches)]
+        fake_set, real_set = _Patches(fake_patches.pop(0)), _Patches(real_patches.pop(0))  # pop: to free the memory
         units = generator.standard_normal((directions, channels, _PATCH**2))
         units /= np.linalg.norm(units, axis=(1, 2), keepdims=True)
-        distances[size] = _distance(*sets, units, seed=seed, replicates=replicates)
+        distances[size] = _distance(fake_set, real_set, units, seed=seed, replicates=replicates)
     return distances
 
 

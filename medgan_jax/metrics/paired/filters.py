@@ -1,5 +1,7 @@
 """What the paired metrics share: the check of a pair, linear filters, and powers with finite gradients."""
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import jax
@@ -60,8 +62,9 @@ def correlate(
 
 def _shifted_sum(planes: jax.Array, kernel: Sequence[float], axis: int) -> jax.Array:
     outputs = planes.shape[axis] - len(kernel) + 1
-    parts = (jax.lax.slice_in_dim(planes, tap, tap + outputs, axis=axis) for tap in range(len(kernel)))
-    return sum(weight * part for weight, part in zip(kernel, parts, strict=True))
+    return weighted_sum(
+        [jax.lax.slice_in_dim(planes, tap, tap + outputs, axis=axis) for tap in range(len(kernel))], kernel
+    )
 
 
 def _band_matrix(size: int, kernel: Sequence[float], padding: tuple[int, int]) -> np.ndarray:
@@ -96,16 +99,22 @@ def average_pool(planes: jax.Array, size: int, *, before: int = 0) -> jax.Array:
 
 def luminance(images: jax.Array) -> jax.Array:
     """Y of YIQ (NTSC): (N, H, W) from images (N, H, W, 1 or 3)."""
-    return _weighted(images, (0.299, 0.587, 0.114)) if images.shape[3] == 3 else images[..., 0]
+    return weighted_sum(_channels(images), (0.299, 0.587, 0.114)) if images.shape[3] == 3 else images[..., 0]
 
 
 def chrominance(images: jax.Array) -> tuple[jax.Array, jax.Array]:
     """I and Q of YIQ (NTSC): twice (N, H, W) from images (N, H, W, 3)."""
-    return _weighted(images, (0.5959, -0.2746, -0.3213)), _weighted(images, (0.2115, -0.5227, 0.3112))
+    channels = _channels(images)
+    return weighted_sum(channels, (0.5959, -0.2746, -0.3213)), weighted_sum(channels, (0.2115, -0.5227, 0.3112))
 
 
-def _weighted(images: jax.Array, weights: Sequence[float]) -> jax.Array:
-    return sum(weight * images[..., channel] for channel, weight in enumerate(weights))
+def _channels(images: jax.Array) -> list[jax.Array]:
+    return [images[..., channel] for channel in range(images.shape[3])]
+
+
+def weighted_sum(parts: Sequence[jax.Array], weights: Sequence[float]) -> jax.Array:
+    """The sum of `weights[i] * parts[i]`, in this order."""
+    return functools.reduce(operator.add, (weight * part for weight, part in zip(weights, parts, strict=True)))
 
 
 def root(x: jax.Array) -> jax.Array:

@@ -40,7 +40,7 @@ def haarpsi(x: jax.Array, y: jax.Array, *, data_range: float = 1.0) -> jax.Array
         unlike = [(a - b) ** 2 / (a**2 + b**2 + _STABILITY) for a, b in pairs]
         return perfect - jax.nn.sigmoid(_STEEPNESS * (1 - sum(unlike) / len(unlike)))
 
-    lost, weight, weights = 0.0, 0.0, []
+    lost, weight, weights = jnp.zeros(len(x)), jnp.zeros(len(x)), []
     for orientation in range(2):
         *fine_x, coarse_x = (_haar(planes_x[0], scale, orientation) for scale in range(1, _SCALES + 1))
         *fine_y, coarse_y = (_haar(planes_y[0], scale, orientation) for scale in range(1, _SCALES + 1))

@@ -6,7 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
-from medgan_jax.metrics.paired.filters import average_pool, check_pair, gradient_magnitude, power, root
+from medgan_jax.metrics.paired.filters import average_pool, check_pair, gradient_magnitude, power, root, weighted_sum
 
 _LUMINANCE, _H, _M = (0.2989, 0.587, 0.114), (0.3, 0.04, -0.35), (0.34, -0.6, 0.17)
 # Nafchi et al. 2016, for values from 0 to 255: stabilise the comparisons of edges, of edges with those of the mean of
@@ -65,4 +65,5 @@ def _lhm(images: jax.Array) -> list[jax.Array]:
     """Luminance and the paper's two colour channels, each (N, H, W)."""
     if images.shape[3] == 1:
         return [sum(weights) * images[..., 0] for weights in (_LUMINANCE, _H, _M)]
-    return [sum(w * images[..., i] for i, w in enumerate(weights)) for weights in (_LUMINANCE, _H, _M)]
+    channels = [images[..., i] for i in range(3)]
+    return [weighted_sum(channels, weights) for weights in (_LUMINANCE, _H, _M)]

@@ -35,7 +35,7 @@ def ms_gmsd(x: jax.Array, y: jax.Array, *, data_range: float = 1.0) -> jax.Array
     """
     x, y = check_pair(x, y, name="ms_gmsd", min_size=2 ** len(_WEIGHTS) + 1, data_range=data_range)
     x, y = 255 * luminance(x), 255 * luminance(y)
-    total = 0.0
+    total = jnp.zeros(len(x))
     for scale, weight in enumerate(_WEIGHTS):
         if scale:
             x, y = average_pool(x, 2), average_pool(y, 2)

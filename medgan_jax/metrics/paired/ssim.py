@@ -65,7 +65,7 @@ def ms_ssim(
     x, y = check_pair(x, y, name="ms_ssim", min_size=min_size, data_range=data_range)
     channels = x.shape[3]
     x, y = _planes(x), _planes(y)
-    product = 1.0
+    product = jnp.ones(len(x))
     for scale, weight in enumerate(weights):
         if scale:
             x, y = _halved(x), _halved(y)
