@@ -1,4 +1,4 @@
-"""First weights from elsewhere: layers taken whole where they fit, named where they do not, needed only once."""
+"""Initial weights from another training: layers are copied where they fit, and named where they do not."""
 
 import shutil
 
@@ -13,167 +13,158 @@ from medgan_jax.compat.torch.convert import to_state_dict
 from medgan_jax.compat.torch.write import write_state_dict
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
-from medgan_jax.training.init_from import load
+from medgan_jax.training import init_from
+from medgan_jax.training.callbacks import Callback
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.trainer import train
-from medgan_jax.workdir import Workdir
-
-same = np.testing.assert_array_equal
 
 
-@pytest.fixture(scope="session")
-def origin(tmp_path_factory):
-    """A trained workdir, and its networks' variables."""
-    return tmp_path_factory.mktemp("origin") / "run"
+def assert_same(*trees):
+    jax.tree.map(np.testing.assert_array_equal, *trees)
 
 
-@pytest.fixture
-def trained(origin, tiny_config):
-    if not origin.exists():
-        assert train(tiny_config(num_steps=3), origin) == 0
-    gen, dis = load_networks(origin, replicated(data_mesh()))
-    return origin, gen.variables, dis.variables
+def load(state, path):
+    return init_from.load(state, str(path), replicated(data_mesh()))
 
 
-def fresh(config, num_classes=0):
-    """A state of its shapes, of numbers by its seed: no other property of an initial one matters."""
+def random_state(config, num_classes=0):
+    """A state of arbitrary positive numbers, which depend on `config.seed`."""
     numbers = np.random.default_rng(config.seed)
     shapes = jax.eval_shape(lambda: initial_state(build_networks(config, num_classes), config))
-    return jax.tree.map(lambda x: jnp.asarray(numbers.standard_normal(x.shape), x.dtype), shapes)
+    return jax.tree.map(lambda x: jnp.asarray(numbers.uniform(0.5, 1.5, x.shape), x.dtype), shapes)
 
 
-def test_all_layers_are_taken_from_an_equal_training(trained, tiny_config):
-    path, gen, dis = trained
-    state = fresh(tiny_config(seed=1, ema_decay=0.5))
-    begun, lines = load(state, str(path), replicated(data_mesh()))
+def saved(config, folder):
+    """The networks of a state, saved at step 3 as a training does; returns the state."""
+    networks, state = build_networks(config), random_state(config)
+    gen, dis = Checkpoints(folder / "generator", keep=1), Checkpoints(folder / "discriminator", keep=1)
+    save_generator(gen, 3, state.gen.variables, networks.generator, config.latent_dim, {})
+    save_discriminator(dis, 3, state.dis.variables, networks.discriminator, config.channels, {})
+    for checkpoints in (gen, dis):
+        checkpoints.close()
+    return state
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory, tiny_config):
+    """A folder with both networks, and their state."""
+    path = tmp_path_factory.mktemp("source")
+    return path, saved(tiny_config(), path)
+
+
+def test_all_layers_are_copied_from_equal_networks(source, tiny_config):
+    path, theirs = source
+    state = random_state(tiny_config(seed=1, ema_decay=0.5))
+    loaded, lines = load(state, path)
     assert lines == [f"{title}: all layers from {path} at step 3" for title in ("generator", "discriminator")]
-    jax.tree.map(same, (begun.gen.variables, begun.dis.variables), (gen, dis))
-    jax.tree.map(same, begun.ema_params, gen["params"])
-    jax.tree.map(same, (begun.gen.opt_state, begun.dis.opt_state), (state.gen.opt_state, state.dis.opt_state))
-    assert set(dis) == {"params", "batch_stats", "spectral"}
-    assert float(jnp.abs(gen["batch_stats"]["norm_0"]["mean"]).max()) > 0  # it was trained
+    assert_same((loaded.gen.variables, loaded.dis.variables), (theirs.gen.variables, theirs.dis.variables))
+    assert_same(loaded.ema_params, theirs.gen.params)
+    assert_same((loaded.gen.opt_state, loaded.dis.opt_state), (state.gen.opt_state, state.dis.opt_state))
 
 
-def test_what_does_not_fit_is_left_out_and_named(trained, tiny_config):
-    """Longer latents, grey images: the first and last layers differ, the others are taken."""
-    path, gen, dis = trained
-    state = fresh(tiny_config(seed=1, latent_dim=9, channels=1))
-    begun, lines = load(state, str(path), replicated(data_mesh()))
+def test_layers_of_other_shapes_are_left_out_and_named(source, tiny_config):
+    """Longer latents, grey images: the first and last layers differ."""
+    path, theirs = source
+    state = random_state(tiny_config(seed=1, latent_dim=9, channels=1))
+    loaded, lines = load(state, path)
     assert lines == [
         f"generator: conv_1, norm_0, norm_1 from {path} at step 3; left out, as they differ: "
         "conv_0 ((4, 4, 8, 8) there, (4, 4, 9, 8) here), conv_2 ((4, 4, 4, 3) there, (4, 4, 4, 1) here)",
         f"discriminator: conv_1, conv_2, norm_1 from {path} at step 3; left out, as they differ: "
         "conv_0 ((4, 4, 3, 4) there, (4, 4, 1, 4) here)",
     ]
-    for ours, theirs, own, taken in (
-        (begun.gen, gen, state.gen, ("conv_1", "norm_0", "norm_1")),
-        (begun.dis, dis, state.dis, ("conv_1", "conv_2", "norm_1")),
-    ):
-        for layer in ours.params:
-            jax.tree.map(same, ours.params[layer], (theirs if layer in taken else own.variables)["params"][layer])
-        jax.tree.map(same, ours.stats["batch_stats"], theirs["batch_stats"])
-    for layer, vectors in begun.dis.stats["spectral"].items():
-        jax.tree.map(same, vectors, (dis if layer != "conv_0" else state.dis.variables)["spectral"][layer])
+    for name, skipped in (("gen", ("conv_0", "conv_2")), ("dis", ("conv_0",))):
+        ours, other, own = (getattr(s, name).variables for s in (loaded, theirs, state))
+        for collection in ours:
+            for layer, values in ours[collection].items():
+                assert_same(values, (own if layer in skipped else other)[collection][layer])
 
 
-def test_without_spectral_norm_the_same_is_computed(trained, tiny_config):
-    path, _, dis = trained
+def test_a_discriminator_without_spectral_norm_gets_divided_kernels(source, tiny_config):
     plain, config = tiny_config(arch="dcgan", seed=1), tiny_config()
-    begun, _ = load(fresh(plain), str(path), replicated(data_mesh()))
-    assert set(begun.dis.stats) == {"batch_stats"}
+    loaded, _ = load(random_state(plain), source[0])
     images = jax.random.uniform(jax.random.key(0), (3, 16, 16, 3))
-    ours = build_networks(plain).discriminator.apply(begun.dis.variables, images, training=False)
-    theirs = build_networks(config).discriminator.apply(dis, images, training=False)
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    evaluate = jax.jit(lambda module, v: module.apply(v, images, training=False), static_argnums=0)
+    ours = evaluate(build_networks(plain).discriminator, loaded.dis.variables)
+    theirs = evaluate(build_networks(config).discriminator, source[1].dis.variables)
+    assert np.all(np.isfinite(theirs))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
 
-def test_one_network_of_pytorchs(tiny_config, tmp_path):
-    """The imported generator generates as before; the discriminator starts anew."""
-    path = FOLDER / "netG16.pth"
-    state = fresh(tiny_config(channels=1, latent_dim=4, gen_features=2))
-    begun, lines = load(state, str(path), replicated(data_mesh()))
-    assert lines == [f"generator: all layers from {path}", f"discriminator: none in {path}, so it starts anew"]
-    (found,) = load_networks(path, replicated(data_mesh()))
-    jax.tree.map(same, begun.gen.variables, found.variables)
-    jax.tree.map(same, begun.dis, state.dis)
-
-
-def test_spectral_norm_fits_a_kernel_that_came_without(tiny_config, tmp_path):
-    """The gradient penalty divides by it before any training forward has improved it."""
+def test_spectral_norm_gets_vectors_for_a_kernel_saved_without(tiny_config, tmp_path):
+    """The gradient penalty divides by the singular value before any training forward has improved it."""
     plain, config = (tiny_config(arch=arch, loss="wgan-gp", seed=seed) for arch, seed in (("dcgan", 1), ("sngan", 2)))
-    networks, origin = build_networks(plain), fresh(plain)
-    write_state_dict(tmp_path / "netD.pth", to_state_dict(networks.discriminator, origin.dis.variables))
-    begun, _ = load(fresh(config), str(tmp_path / "netD.pth"), replicated(data_mesh()))
-    for layer, spectral in begun.dis.stats["spectral"].items():
-        kernel = np.asarray(origin.dis.params[layer]["kernel"])
+    theirs = random_state(plain)
+    write_state_dict(tmp_path / "netD.pth", to_state_dict(build_networks(plain).discriminator, theirs.dis.variables))
+    loaded, _ = load(random_state(config), tmp_path / "netD.pth")
+    for layer, spectral in loaded.dis.stats["spectral"].items():
+        kernel = np.asarray(loaded.dis.params[layer]["kernel"])
+        assert_same(kernel, theirs.dis.params[layer]["kernel"])
         matrix = kernel.reshape(-1, kernel.shape[-1])
         u, v = (np.asarray(spectral["spectral_norm"][name]) for name in "uv")
-        same(kernel, begun.dis.params[layer]["kernel"])
         assert 0.6 < v @ matrix @ u / np.linalg.norm(matrix, 2) < 1 + 1e-5
 
 
-def saved(config, folder, classes=()):
-    """Networks of random numbers, as a training leaves them."""
-    networks, state = build_networks(config, len(classes)), fresh(config, len(classes))
-    record = {"classes": list(classes)} if classes else {}
-    gen, dis = Checkpoints(folder / "generator", keep=1), Checkpoints(folder / "discriminator", keep=1)
-    save_generator(gen, 1, state.gen.variables, networks.generator, config.latent_dim, record)
-    save_discriminator(dis, 1, state.dis.variables, networks.discriminator, config.channels, record)
-    for checkpoints in (gen, dis):
-        checkpoints.close()
-    return state
+def test_one_network_from_a_pytorch_file(tiny_config):
+    path = FOLDER / "netG16.pth"
+    state = random_state(tiny_config(channels=1, latent_dim=4, gen_features=2))
+    loaded, lines = load(state, path)
+    assert lines == [f"generator: all layers from {path}", f"discriminator: none in {path}, so it starts anew"]
+    (theirs,) = load_networks(path, replicated(data_mesh()))
+    assert_same(loaded.gen.variables, theirs.variables)
+    assert_same(loaded.dis, state.dis)
 
 
-def test_residual_networks_are_taken_by_layers(tiny_config, tmp_path):
-    """All of them from an equal one; by one of other latents and grey images, what fits."""
+def test_layers_of_residual_blocks_are_copied_one_by_one(tiny_config, tmp_path):
     small = {"arch": "resnet", "image_size": 32, "gen_features": 2, "dis_features": 2}
-    origin = saved(tiny_config(**small), tmp_path)
-    begun, lines = load(fresh(tiny_config(**small, seed=1)), str(tmp_path), replicated(data_mesh()))
-    assert lines == [f"{title}: all layers from {tmp_path} at step 1" for title in ("generator", "discriminator")]
-    jax.tree.map(same, (begun.gen.variables, begun.dis.variables), (origin.gen.variables, origin.dis.variables))
-    own = fresh(tiny_config(**small | {"latent_dim": 9, "channels": 1}, seed=1))
-    begun, lines = load(own, str(tmp_path), replicated(data_mesh()))
-    left = [line.split("left out, as they differ: ")[1] for line in lines]
-    assert left[0].startswith("conv_4 ((3,) and (3, 3, 2, 3) there, (1,) and (3, 3, 2, 1) here), dense_0 (")
-    assert left[1].startswith("block_0/conv_0 (")
-    assert "block_0/conv_1" not in left[1]
+    theirs = saved(tiny_config(**small), tmp_path)
+    state = random_state(tiny_config(**small | {"latent_dim": 9, "channels": 1}, seed=1))
+    loaded, lines = load(state, tmp_path)
+    gen, dis = (line.split("left out, as they differ: ")[1] for line in lines)
+    assert gen.startswith("conv_4 ((3,) and (3, 3, 2, 3) there, (1,) and (3, 3, 2, 1) here), dense_0 (")
+    assert dis.startswith("block_0/conv_0 (") and "block_0/conv_1" not in dis
     for collection, name in (("params", "bias"), ("spectral", "spectral_norm")):
-        ours, theirs = begun.dis.variables[collection], origin.dis.variables[collection]
-        jax.tree.map(same, ours["block_0"]["conv_1"][name], theirs["block_0"]["conv_1"][name])
-        jax.tree.map(same, ours["block_0"]["conv_0"][name], own.dis.variables[collection]["block_0"]["conv_0"][name])
+        ours, other, own = (s.dis.variables[collection]["block_0"] for s in (loaded, theirs, state))
+        assert_same(ours["conv_1"][name], other["conv_1"][name])
+        assert_same(ours["conv_0"][name], own["conv_0"][name])
 
 
-def test_a_conditional_training_takes_the_layers_without_classes(trained, tiny_config):
-    path, gen, _ = trained
-    begun, lines = load(fresh(tiny_config(seed=1), 2), str(path), replicated(data_mesh()))
+def test_a_conditional_training_copies_the_layers_without_classes(source, tiny_config):
+    path, theirs = source
+    loaded, lines = load(random_state(tiny_config(seed=1), 2), path)
     assert lines == [
         f"generator: conv_0, conv_1, conv_2 from {path} at step 3; left out, as they differ: "
         "norm_0 ((8,) and (8,) there, (2, 8) and (2, 8) here), norm_1 ((4,) and (4,) there, (2, 4) and (2, 4) here)",
         f"discriminator: conv_0, conv_1, conv_2, norm_1 from {path} at step 3; left out, as they differ: "
         "projection_2 (none there, (2, 8) here)",
     ]
-    same(begun.gen.params["conv_1"]["kernel"], gen["params"]["conv_1"]["kernel"])
-    assert begun.gen.params["norm_0"]["scale"].shape == (2, 8)
+    assert_same(loaded.gen.params["conv_1"], theirs.gen.params["conv_1"])
 
 
-def test_nothing_that_fits_is_refused(trained, tiny_config):
+def test_networks_of_which_no_layer_fits_are_refused(source, tiny_config):
     with pytest.raises(UserError, match=r"no layer there has the shape.*conv_0 \(\(4, 4, 8, 8\) there.*set image_size"):
-        load(fresh(tiny_config(gen_features=5, dis_features=5)), str(trained[0]), replicated(data_mesh()))
+        load(random_state(tiny_config(gen_features=5, dis_features=5)), source[0])
 
 
-def test_a_training_begins_with_them_and_resumes_without(trained, tiny_config, tmp_path, capsys):
-    """Its first picture is the other's last, of the same latents."""
-    path, lent = trained[0], tmp_path / "lent"
-    shutil.copytree(path, lent)
-    config = tiny_config(init_from=str(lent), num_steps=4)
-    assert train(config, tmp_path / "run") == 0
+class FirstWeights(Callback):
+    """Keeps a copy of the generator's parameters before the first step."""
+
+    def on_start(self, run, state):
+        self.params = jax.device_get(state.gen.params)
+
+
+@pytest.mark.slow
+def test_a_run_needs_them_only_when_it_starts(source, tiny_config, tmp_path, capsys):
+    lent, first = tmp_path / "lent", FirstWeights()
+    shutil.copytree(source[0], lent)
+    fields = {"init_from": str(lent), "data_cache_dir": str(tmp_path / "cache")}
+    assert train(tiny_config(num_steps=1, **fields), tmp_path / "run", callbacks=[first]) == 0
     assert f"generator: all layers from {lent} at step 3" in capsys.readouterr().out
-    first, last = Workdir(tmp_path / "run").picture(0), Workdir(path).picture(3)
-    assert first.read_bytes() == last.read_bytes()
+    assert_same(first.params, source[1].gen.params)
     shutil.rmtree(lent)
-    assert train(tiny_config(init_from=str(lent), num_steps=6), tmp_path / "run") == 0
+    assert train(tiny_config(num_steps=2, **fields), tmp_path / "run") == 0
     with pytest.raises(UserError, match=f"init_from={lent}: no such folder or file"):
-        train(config, tmp_path / "other")
+        train(tiny_config(**fields), tmp_path / "other")
     assert not (tmp_path / "other").exists()
-    with pytest.raises(UserError, match="differs in init_from"):  # another beginning is another training
-        train(tiny_config(num_steps=6), tmp_path / "run")
+    with pytest.raises(UserError, match="differs in init_from"):
+        train(tiny_config(num_steps=2, **fields | {"init_from": ""}), tmp_path / "run")

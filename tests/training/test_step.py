@@ -11,7 +11,6 @@ import pytest
 import torch_oracle
 
 from medgan_jax.images import uint8_to_signed
-from medgan_jax.models.dcgan import Discriminator
 from medgan_jax.ops import winograd
 from medgan_jax.rng import RngStream, rng_key
 from medgan_jax.training import losses
@@ -144,26 +143,6 @@ def test_two_golden_steps_are_pytorchs(case, lowering, tiny_config):
         assert_close(network.variables, theirs, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("lowering", ["auto", "winograd"], indirect=True)
-def test_gradient_penalty_is_pytorchs(lowering):
-    """Its value, and its gradient with respect to the parameters, which is a gradient of a gradient."""
-    theirs = torch_oracle.load("critic32", "penalty")
-    params = torch_oracle.variables(torch_oracle.load("critic32", "before"), "dis")["params"]
-    images = jnp.asarray(torch_oracle.images(theirs["images"]))
-    critic = Discriminator(32, 4, batch_norm=False)
-
-    @jax.jit
-    @jax.value_and_grad
-    def penalty(params):  # between an image and itself, whatever is drawn
-        apply = functools.partial(critic.apply, {"params": params}, training=False)
-        return losses.gradient_penalty(apply, images, images, KEY)
-
-    value, grads = penalty(params)
-    assert value == pytest.approx(float(theirs["value"]), rel=1e-5)
-    assert_close(grads, torch_oracle.variables(theirs, "dis")["params"], rtol=1e-4, atol=1e-6)
-
-
 def published_step(state, reals, networks, config):
     """The published iteration, written from the paper with the modules and nothing of `step`."""
     cross_entropy = optax.sigmoid_binary_cross_entropy
@@ -204,78 +183,70 @@ def test_with_all_options_off_the_step_is_the_published_one_bit_for_bit(training
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-@pytest.fixture(scope="module")
-def updates(training):
-    """One update of each network, and gradients of the losses written in one piece."""
+def test_each_update_trains_every_layer_of_its_own_network_only(training):
     config, networks, state, _ = training()
     bound = {"networks": networks, "config": config}
-    latents = latents_of(config)
 
-    def dis_loss(gen_params):
-        fakes, vjp, stats = generator_forward(state.gen.replace(params=gen_params), latents, networks=networks)
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def update(gen_params):
+        gen = state.gen.replace(params=gen_params)
+        fakes, vjp, stats = generator_forward(gen, latents_of(config), networks=networks)
         reals = uint8_to_signed(batch(config))
         dis, metrics = discriminator_update(state.dis, reals, fakes, jnp.ones(4), KEY, **bound)
-        gen, dis_stats, _ = generator_update(state.gen, state.dis, fakes, vjp, stats, KEY, **bound)
+        gen, dis_stats, _ = generator_update(gen, dis, fakes, vjp, stats, KEY, **bound)
         return metrics["loss_dis"], (gen, dis, dis_stats)
 
-    def gen_loss(params):
-        fakes, _ = generate(networks, state.gen, params, latents)
-        return losses.generator_loss(judge(networks, state.dis.params, state.dis.stats, fakes)[0], loss="bce")
-
-    grads_through_fakes, (gen, dis, dis_stats) = jax.jit(jax.grad(dis_loss, has_aux=True))(state.gen.params)
-    gen_grads = jax.jit(jax.grad(gen_loss))(state.gen.params)
-    return {
-        "gen": gen,
-        "dis": dis,
-        "dis_stats": dis_stats,
-        "through_fakes": grads_through_fakes,
-        "gen_grads": gen_grads,
-    }
-
-
-def test_the_discriminators_loss_gives_the_generator_no_gradient(updates):
-    assert not any(np.any(leaf) for leaf in jax.tree.leaves(updates["through_fakes"]))
-
-
-def test_each_update_trains_every_layer_of_its_own_network(updates, training):
-    state = training().state
-    for name in ("gen", "dis"):
-        changes = jax.tree.map(lambda a, b: np.any(a != b), updates[name].params, getattr(state, name).params)
-        assert all(jax.tree.leaves(changes))
-    assert jax.tree.structure(updates["dis_stats"]) == jax.tree.structure(state.dis.stats)  # and no parameters
-    assert not same(updates["dis_stats"], state.dis.stats)
-
-
-def test_the_generators_gradient_is_that_of_the_composed_loss(updates):
-    """That the forward pass is shared with the discriminator's update changes nothing."""
-    halved = jax.tree.map(lambda x: x / 2, updates["gen_grads"])
-    assert_close(first_moments(updates["gen"]), halved, rtol=1e-4, atol=1e-8)
+    through_fakes, (gen, dis, dis_stats) = update(state.gen.params)
+    assert not any(np.any(leaf) for leaf in jax.tree.leaves(through_fakes))
+    for before, after in ((state.gen, gen), (state.dis, dis)):
+        assert all(jax.tree.leaves(jax.tree.map(lambda a, b: np.any(a != b), before.params, after.params)))
+    assert jax.tree.structure(dis_stats) == jax.tree.structure(dis.stats)  # and no parameters
+    assert not same(dis_stats, dis.stats)
 
 
 DRAWN = {"real_label": 0.8, "label_flip": 0.5, "data_horizontal_flip": True, "ema_decay": 0.75}
+AUGMENTED = {"augment_flips": True, "augment_color": 0.7, "augment_translation": 0.2}
 
 
-def test_targets_mirroring_and_latents_reach_the_updates(training):
-    config, networks, state, step = training(**DRAWN)
-    state, reals = at(state, 11), uint8_to_signed(batch(config))
-    after, metrics = step(state, batch(config))
-    key = jax.random.fold_in(rng_key(config.seed, RngStream.TRAINING), 11)
-    _, target_key, mirror_key = jax.random.split(key, 3)
-    targets = losses.real_targets(target_key, 4, real_label=0.8, label_flip=0.5)
-    mirrored = mirror_at_random(reals, mirror_key)
-    assert sorted(targets.tolist()) == pytest.approx([0, 0, 0.8, 0.8])
-    assert not same(mirrored, reals)
+@pytest.mark.slow
+@pytest.mark.parametrize("fields", [{}, DRAWN, AUGMENTED, {"simultaneous": True}])
+def test_gradients_are_those_of_the_losses_written_in_one_piece(training, fields):
+    """With the targets, mirroring, latents and augmentation that the config asks for."""
+    config, networks, state, step = training(**fields)
+    after, metrics = step(at(state, 11), batch(config))
+    _, target_key, mirror_key = jax.random.split(jax.random.fold_in(rng_key(config.seed, RngStream.TRAINING), 11), 3)
+    keys = jax.random.split(jax.random.fold_in(rng_key(config.seed, RngStream.AUGMENTATION), 11), 3)
+    targets = losses.real_targets(target_key, 4, real_label=config.real_label, label_flip=config.label_flip)
+    reals = uint8_to_signed(batch(config))
+    if config.data.horizontal_flip:
+        reals = mirror_at_random(reals, mirror_key)
 
-    @jax.jit
-    def update(reals, targets):
-        fakes, _, _ = generator_forward(state.gen, latents_of(config, 11), networks=networks)
-        return discriminator_update(state.dis, reals, fakes, targets, KEY, networks=networks, config=config)[1]
+    def augmented(images, i):
+        return augment(images, keys[i], config.augment, 1.0)
 
-    expected = update(mirrored, targets)
-    for name in set(expected) & set(metrics):
-        np.testing.assert_allclose(metrics[name], expected[name], rtol=1e-5)
-    for other in (update(mirrored, jnp.ones(4)), update(reals, targets)):
-        assert abs(float(other["loss_dis"] - expected["loss_dis"])) > 1e-3
+    def fakes_of(params):
+        return generate(networks, state.gen, params, latents_of(config, 11))[0]
+
+    def dis_loss(params):
+        real, stats = judge(networks, params, state.dis.stats, augmented(reals, 0))
+        fake, stats = judge(networks, params, stats, augmented(fakes_of(state.gen.params), 1))
+        return losses.discriminator_loss(real, fake, targets, loss="bce"), stats
+
+    def gen_loss(params, dis_params, dis_stats):
+        logits, stats = judge(networks, dis_params, dis_stats, augmented(fakes_of(params), 2))
+        return losses.generator_loss(logits, loss="bce"), stats
+
+    (loss, dis_stats), dis_grads = jax.jit(jax.value_and_grad(dis_loss, has_aux=True))(state.dis.params)
+    opponent = state.dis.params, state.dis.stats
+    if not config.simultaneous:
+        opponent = after.dis.params, dis_stats
+    gen_grads, last_stats = jax.jit(jax.grad(gen_loss, has_aux=True))(state.gen.params, *opponent)
+    for network, grads in ((after.dis, dis_grads), (after.gen, gen_grads)):
+        for moment, grad in zip(*map(jax.tree.leaves, (first_moments(network), grads)), strict=True):
+            assert np.linalg.norm(2 * moment - grad) <= 1e-3 * np.linalg.norm(grad) + 1e-7
+    assert float(metrics["loss_dis"]) == pytest.approx(float(loss), rel=1e-5)
+    assert_close(after.dis.stats, dis_stats if config.simultaneous else last_stats, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.slow
@@ -342,17 +313,6 @@ def test_the_generator_is_updated_once_in_dis_steps(training):
     # The twentieth update of the generator, where the half-life of the average is 0.05 * 20 = 1 update.
     halfway = jax.tree.map(lambda old, new: (old + new) / 2, states[2].ema_params, states[3].gen.params)
     assert_close(states[3].ema_params, halfway, rtol=1e-5, atol=1e-7)
-
-
-def test_simultaneous_updates_are_against_the_other_network_as_it_was(training, updates):
-    config, networks, state, step = training(simultaneous=True)
-    after, metrics = step(state, batch(config))
-    alternating, other = training().step(state, batch(config))
-    assert_close(after.dis.params, alternating.dis.params, rtol=1e-4, atol=1e-6)
-    assert float(metrics["loss_dis"]) == pytest.approx(float(other["loss_dis"]), rel=1e-4)
-    assert_close(first_moments(after.gen), first_moments(updates["gen"]), rtol=1e-3, atol=1e-7)
-    assert_close(after.dis.stats, updates["dis"].stats, rtol=1e-3, atol=1e-6)  # not of the generator's update
-    assert not same(alternating.gen.params, after.gen.params)
 
 
 def written_out(training, reals, fakes):
@@ -422,36 +382,6 @@ def test_lecam_averages_follow_the_logits(training):
             0.99 * value + 0.01 * float(metrics[f"logit_{kind}"]), rel=1e-5
         )
     assert float(metrics["loss_dis"] - step(state, batch(config))[1]["loss_dis"]) > 1  # it goes by them
-
-
-def test_both_networks_learn_from_augmented_images(training):
-    """The gradients of both, with the augmentation written out; the generator's flows through it."""
-    config, networks, state, step = training(augment_flips=True, augment_color=0.7, augment_translation=0.2)
-    after, _ = step(state, batch(config))
-    keys = jax.random.split(jax.random.fold_in(rng_key(config.seed, RngStream.AUGMENTATION), 0), 3)
-
-    def augmented(images, key):
-        return augment(images, key, config.augment, 1.0)
-
-    def fakes_of(params):
-        return generate(networks, state.gen, params, latents_of(config))[0]
-
-    def dis_loss(params):
-        reals = augmented(uint8_to_signed(batch(config)), keys[0])
-        real, stats = judge(networks, params, state.dis.stats, reals)
-        fake, stats = judge(networks, params, stats, augmented(fakes_of(state.gen.params), keys[1]))
-        return losses.discriminator_loss(real, fake, jnp.ones(4), loss="bce"), stats
-
-    dis_grads, stats = jax.jit(jax.grad(dis_loss, has_aux=True))(state.dis.params)
-
-    def gen_loss(params):
-        logits, _ = judge(networks, after.dis.params, stats, augmented(fakes_of(params), keys[2]))
-        return losses.generator_loss(logits, loss="bce")
-
-    gen_grads = jax.jit(jax.grad(gen_loss))(state.gen.params)
-    for network, grads in ((after.dis, dis_grads), (after.gen, gen_grads)):
-        for moment, grad in zip(*map(jax.tree.leaves, (first_moments(network), grads)), strict=True):
-            assert np.linalg.norm(2 * moment - grad) <= 1e-3 * np.linalg.norm(grad) + 1e-7
 
 
 ADAPTIVE = {"augment_color": 1.0, "augment_adaptive_target": 0.6, "augment_adaptive_images": 160}
