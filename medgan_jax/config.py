@@ -43,9 +43,7 @@ _BELOW_1 = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
 _INSIDE_0_1 = Rule(lambda value: 0 < value < 1, "above 0 and below 1")
 
 
-def _field(
-    group: str, default: Any, help_text: str, *rules: Rule, may_change: bool = False, was: str = ""
-) -> Any:
+def _field(group: str, default: Any, help_text: str, *rules: Rule, may_change: bool = False, was: str = "") -> Any:
     """Declares a field.
 
     Args:

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from medgan_jax.training.loop import train
 
 from medgan_jax.checkpoint import Checkpoints
 from medgan_jax.config import parse_config
@@ -20,7 +21,6 @@ from medgan_jax.data.batches import batch_indices
 from medgan_jax.distributed import find_cluster, joined
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
-from medgan_jax.training.loop import train
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.workdir import Workdir
 

@@ -197,7 +197,8 @@ def test_an_alarm_warns_or_stops(config, tmp_path, capsys):
 def test_a_step_updates_the_state_in_place(config, tmp_path):
     """A second copy would cost as much memory as parameters and moments do."""
     seen = []
-    train(config(), tmp_path / "run", callbacks=[At(4, lambda run, state: seen.extend(jax.tree.leaves(state.gen.params)))])
+    keep = At(4, lambda run, state: seen.extend(jax.tree.leaves(state.gen.params)))
+    train(config(), tmp_path / "run", callbacks=[keep])
     assert seen and all(leaf.is_deleted() for leaf in seen)
 
 
