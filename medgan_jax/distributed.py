@@ -47,7 +47,7 @@ def find_cluster(coordinator: str | None, num_processes: int | None, process_id:
     flags = {"--coordinator": coordinator, "--num_processes": num_processes, "--process_id": process_id}
     if any(value is not None for value in flags.values()):
         return _checked(flags)
-    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    names: tuple[str, ...] = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     if any(os.environ.get(name) for name in names):
         return _checked({name: os.environ.get(name) or None for name in names})
     names = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")

@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     num_images, seed, prefix, image_size = values.num_images, values.seed, "", None
     if values.config is None:
         checkpoint = Path(cli.given("checkpoint", values.checkpoint)).expanduser()
-        out = None if movie else Path(cli.given("out", values.out)).expanduser()
+        out = Path() if movie else Path(cli.given("out", values.out)).expanduser()
     else:
         from medgan_jax.compat.medimagegan.control_file import check_sampling
 

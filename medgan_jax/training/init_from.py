@@ -75,7 +75,7 @@ def _copy_layers(
     copied, skipped = [], []
     for layer, ours in params.items():
         other = theirs["params"].get(layer)
-        if _shapes(other) != _shapes(ours):
+        if other is None or _shapes(other) != _shapes(ours):
             skipped.append(f"{layer} ({_describe_shapes(other)} there, {_describe_shapes(ours)} here)")
             continue
         copied.append(layer)

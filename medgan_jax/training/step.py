@@ -197,7 +197,7 @@ def discriminator_update(
         loss = losses.discriminator_loss(real_logits, fake_logits, real_targets, loss=config.loss)
         # Penalties on the gradient use running statistics: with those of the batch, the gradient of one image's logit
         # would depend on all images.
-        critic = functools.partial(networks.discriminator.apply, variables, labels=labels, training=False)
+        critic: Any = functools.partial(networks.discriminator.apply, variables, labels=labels, training=False)
         if config.loss == "wgan-gp":
             loss += config.gp_weight * losses.gradient_penalty(critic, reals, fakes, penalty_key)
         if config.r1_weight:
