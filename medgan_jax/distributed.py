@@ -50,9 +50,8 @@ def find_cluster(coordinator: str | None, num_processes: int | None, process_id:
     names: tuple[str, ...] = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     if any(os.environ.get(name) for name in names):
         return _checked({name: os.environ.get(name) or None for name in names})
-    names = ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK")
-    if all(os.environ.get(name) for name in names):
-        address, port, size, rank = (os.environ[name] for name in names)
+    address, port, size, rank = map(os.environ.get, ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK"))
+    if address and port and size and rank:
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True" and port.isdecimal():
             port = str(int(port) + 1)  # torchrun itself listens on MASTER_PORT
         cluster = _checked({"MASTER_ADDR:MASTER_PORT": f"{address}:{port}", "WORLD_SIZE": size, "RANK": rank})

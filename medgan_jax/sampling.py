@@ -7,9 +7,8 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -18,6 +17,8 @@ from medgan_jax.checkpoint import TrainedGenerator
 from medgan_jax.data.classes import class_number
 from medgan_jax.errors import UserError, naming
 from medgan_jax.images import image_grid, signed_to_uint8, write_png
+from medgan_jax.models.dcgan import Generator
+from medgan_jax.models.resnet import ResidualGenerator
 from medgan_jax.progress import progress_bar
 from medgan_jax.rng import RngStream, rng_key
 from medgan_jax.sharding import sharded
@@ -57,7 +58,10 @@ def seeded_latents(seed: int, indices: np.ndarray, *, latent_dim: int, truncatio
 
 @functools.partial(jax.jit, static_argnames="generator")
 def generate(
-    generator: nn.Module, variables: dict[str, Any], latents: jax.Array, labels: jax.Array | None = None
+    generator: Generator | ResidualGenerator,
+    variables: dict[str, Any],
+    latents: jax.Array,
+    labels: jax.Array | None = None,
 ) -> jax.Array:
     """The images of latents, with running statistics: no image depends on the others of its batch.
 
@@ -70,8 +74,7 @@ def generate(
     Returns:
       uint8 (N, H, W, C).
     """
-    images: Any = generator.apply(variables, latents, labels, training=False)
-    return signed_to_uint8(images)
+    return signed_to_uint8(cast(jax.Array, generator.apply(variables, latents, labels, training=False)))
 
 
 def classes_in_turn(num_classes: int) -> Callable[[np.ndarray], np.ndarray] | None:
@@ -104,7 +107,7 @@ def classes_of(generator: TrainedGenerator, label: str | None) -> Callable[[np.n
 
 
 def sample_batches(
-    generator: nn.Module,
+    generator: Generator | ResidualGenerator,
     variables: dict[str, Any],
     latents_of: Callable[[np.ndarray], Any],
     num_images: int,

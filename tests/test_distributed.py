@@ -22,6 +22,7 @@ from medgan_jax.distributed import find_cluster, joined
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training.state import build_networks, initial_state
+from medgan_jax.training.trainer import train
 from medgan_jax.workdir import Workdir
 
 ROOT = Path(__file__).parents[1]
@@ -130,6 +131,7 @@ def pair(start, tmp_path_factory):
     return workdir, results
 
 
+@pytest.mark.slow
 def test_a_signal_to_one_saves_and_ends_both(pair):
     codes, outputs, saved = pair[1][0]
     assert codes == [128 + signal.SIGTERM] * 2, outputs
@@ -137,6 +139,7 @@ def test_a_signal_to_one_saves_and_ends_both(pair):
     assert "Traceback" not in str(outputs)
 
 
+@pytest.mark.slow
 def test_a_lost_process_ends_the_other(pair):
     """Where it waits for the lost one's numbers; elsewhere JAX aborts it."""
     codes, outputs, _ = pair[1][1]
@@ -144,6 +147,7 @@ def test_a_lost_process_ends_the_other(pair):
     assert "another process is gone" in error_line(outputs[0]) and "Traceback" not in outputs[0][1]
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one_does_whatever_stopped_them(pair, tmp_path):
     """Against one process with two devices that nothing stopped; such a one also goes on with what two have saved."""
     workdir, (*_, (codes, outputs, step)) = pair
@@ -159,6 +163,7 @@ def test_two_processes_train_as_one_does_whatever_stopped_them(pair, tmp_path):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5), *states)
 
 
+@pytest.mark.slow
 def test_an_error_in_one_is_one_line_and_ends_both(start, tmp_path):
     cases = {
         "other hyperparameters than in process 0": start(tmp_path / "run", of_process_1={"seed": 1}),
@@ -171,14 +176,17 @@ def test_an_error_in_one_is_one_line_and_ends_both(start, tmp_path):
 
 
 LONE = """
-from medgan_jax.cli import run
+import os
 from medgan_jax.distributed import find_cluster, joined
-def main():
-    with joined(find_cluster("localhost:PORT", 2, 1), timeout_s=2): pass
-run(main, doc="")
+from medgan_jax.errors import reported
+try:
+    with reported(), joined(find_cluster("localhost:PORT", 2, 1), timeout_s=2): pass
+except SystemExit as leaving:
+    os._exit(leaving.code)
 """
 
 
+@pytest.mark.slow
 def test_who_waits_in_vain_says_so(launch):
     (code,), ((_, stderr),) = finish([launch("-c", LONE.replace("PORT", str(free_port())))])
     assert code == 2
@@ -189,31 +197,29 @@ def test_who_waits_in_vain_says_so(launch):
 READS = """
 import json, os
 import numpy as np
-from medgan_jax.cli import run
 from medgan_jax.data.batches import StreamedBatches
 from medgan_jax.distributed import find_cluster, joined
 from medgan_jax.sharding import data_mesh
 
 read, rows = os.preadv, []
 os.preadv = lambda file, buffers, offset: rows.append(offset // 48) or read(file, buffers, offset)
-def main():
-    with joined(find_cluster("localhost:PORT", 2, PROCESS)):
-        images = np.memmap("IMAGES", np.uint8, "r", shape=(22, 4, 4, 3))
-        batches = StreamedBatches(images, batch_size=4, seed=0, first_step=0, mesh=data_mesh())
-        batches.take(1)
-        batches.close()
-    print(json.dumps(rows))
-run(main, doc="")
+with joined(find_cluster("localhost:PORT", 2, PROCESS)):
+    images = np.memmap("IMAGES", np.uint8, "r", shape=(22, 4, 4, 3))
+    batches = StreamedBatches(images, batch_size=4, seed=0, first_step=0, mesh=data_mesh())
+    batches.take(1)
+    batches.close()
+print(json.dumps(rows))
 """
 
 
+@pytest.mark.slow
 def test_a_process_reads_only_its_own_rows(launch, tmp_path):
     np.random.default_rng(0).integers(0, 256, (22, 4, 4, 3), np.uint8).tofile(tmp_path / "images")
     code = READS.replace("PORT", str(free_port())).replace("IMAGES", str(tmp_path / "images"))
     codes, outputs = finish([launch("-c", code.replace("PROCESS", str(process))) for process in (0, 1)])
     assert codes == [0, 0], outputs
     for process, (stdout, _) in enumerate(outputs):
-        rows = json.loads(stdout)
+        rows = json.loads(stdout.splitlines()[-1])  # after what gloo prints
         chunks = batch_indices(0, 512, num_images=22, batch_size=4, seed=0)[:, 2 * process : 2 * process + 2]
         assert rows in (chunks[:256].ravel().tolist(), chunks.ravel().tolist())  # with the one read ahead or without
 

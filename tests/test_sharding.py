@@ -78,6 +78,7 @@ print(json.dumps([moved, distance(expected, eight), flops / all_flops, sorted(co
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_eight_devices_train_as_one_does(tmp_path, num_classes):
     """20 steps at the published rate, streamed against resident, each device with an eighth of the work.

@@ -259,7 +259,7 @@ class Run:
             "D(x)": f"{metrics['score_real'][-1]:.2f}",
             "D(G(z))": f"{metrics['score_fake_before'][-1]:.2f}/{metrics['score_fake_after'][-1]:.2f}",
         }
-        if bar.desc != "training: ":
+        if getattr(bar, "desc", "") != "training: ":  # a disabled bar has none
             bar.unpause()  # the time to compile does not count
             bar.set_description("training", refresh=False)
         bar.set_postfix(shown, refresh=False)
