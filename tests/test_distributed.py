@@ -13,7 +13,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from medgan_jax.training.loop import train
 
 from medgan_jax.checkpoint import Checkpoints
 from medgan_jax.config import parse_config
