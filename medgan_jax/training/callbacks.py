@@ -370,20 +370,23 @@ class SaveCheckpoints(Callback):
 class Report(Callback):
     """Writes report.html while training and at the end, and plots/ at the end."""
 
+    _written_at: float | None = None  # None: this process has not trained
+
     def on_start(self, run: "Run", state: GANState) -> None:
         """Starts the clock."""
         self._written_at = time.monotonic()
 
     def on_metrics(self, run: "Run", step: int, metrics: dict[str, np.ndarray]) -> None:
         """Writes the report where the last one is old enough."""
-        minutes = run.config.report_every_minutes
-        if minutes and time.monotonic() - self._written_at > 60 * minutes:
+        minutes, now = run.config.report_every_minutes, time.monotonic()
+        if minutes and now - (self._written_at or now) > 60 * minutes:
             self._write(run)
-            self._written_at = time.monotonic()
+            self._written_at = now
 
     def on_end(self, run: "Run", state: GANState) -> None:
         """Writes report and plots."""
-        self._write(run, plots=True)
+        if self._written_at is not None:
+            self._write(run, plots=True)
 
     def on_error(self, run: "Run", error: Exception) -> None:
         """Writes report and plots of a run that diverged."""
