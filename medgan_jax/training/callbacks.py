@@ -20,6 +20,7 @@ from medgan_jax.config import Config
 from medgan_jax.data.batches import balanced_indices, epoch_permutation
 from medgan_jax.distributed import from_leader
 from medgan_jax.errors import UserError
+from medgan_jax.evaluation.quick import QuickEvaluation
 from medgan_jax.images import image_grid, write_png
 from medgan_jax.sharding import local_mesh
 from medgan_jax.training.health.monitor import Alarm, Monitor
@@ -202,7 +203,7 @@ class Evaluation(Callback):
     def __init__(self, logger: MetricLogger) -> None:
         """`logger`: writes the lines."""
         self._logger = logger
-        self._quick: Any = None
+        self._quick: QuickEvaluation | None = None
 
     def every(self, config: Config) -> int:
         """See `Callback`."""
@@ -210,8 +211,6 @@ class Evaluation(Callback):
 
     def on_step(self, run: "Run", state: GANState) -> None:
         """Evaluates the generator of this step."""
-        from medgan_jax.evaluation.quick import QuickEvaluation
-
         variables = run.generator_to_sample(state)
         is_best = False
         if run.files.writes and run.data.held_out:

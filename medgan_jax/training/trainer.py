@@ -4,10 +4,8 @@ All arithmetic is in `step`. What happens every so many steps besides is in `cal
 """
 
 import contextlib
-import dataclasses
 import functools
 import time
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +19,8 @@ from tqdm import tqdm
 
 from medgan_jax import __version__
 from medgan_jax.config import Config
-from medgan_jax.data.batches import Batches, load_dataset, open_batches, steps_per_epoch
-from medgan_jax.data.cache import CachedImages
-from medgan_jax.data.classes import Classes, in_proportion, number_classes
+from medgan_jax.data.batches import Batches, open_batches
+from medgan_jax.data.classes import in_proportion
 from medgan_jax.distributed import agree, from_leader, is_leader
 from medgan_jax.errors import UserError
 from medgan_jax.progress import progress_bar
@@ -32,6 +29,7 @@ from medgan_jax.sharding import check_batch_size, data_mesh, local_copy, local_m
 from medgan_jax.training import init_from
 from medgan_jax.training.callbacks import Action, Callback, RollBack, Stop, default_callbacks
 from medgan_jax.training.checkpointer import Checkpointer
+from medgan_jax.training.dataset import Data, load_data
 from medgan_jax.training.signals import Signals
 from medgan_jax.training.state import GANState, build_networks, initial_state, with_learning_rates
 from medgan_jax.training.step import Metrics, generator_to_sample, metric_names, train_steps
@@ -41,29 +39,6 @@ STOPPED_BY_ALARM = 3  # exit code
 # Of one call of the compiled steps: short enough for a lively progress bar and an answer to Ctrl-C, and long enough
 # that what a call costs on CPU, up to 8 % at 1 s, does not count.
 _SECONDS_PER_CALL = 3.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-    """The images of a run.
-
-    Attributes:
-      training: to train on.
-      held_out: kept from training; None where there are none.
-      steps_per_epoch: whole batches of `training`.
-      classes: that the networks learn; None where they are unconditional.
-    """
-
-    training: CachedImages
-    held_out: CachedImages | None
-    steps_per_epoch: int
-    classes: Classes | None
-
-    def describe(self) -> dict[str, Any]:
-        """For dataset.json."""
-        labels = Counter(self.training.labels or ())
-        images = self.training
-        return {"digest": images.digest, "num_images": len(images.images), "labels": dict(sorted(labels.items()))}
 
 
 def train(config: Config, workdir: Path, *, callbacks: Sequence[Callback] = (), command: str = "") -> int:
@@ -93,7 +68,7 @@ def train(config: Config, workdir: Path, *, callbacks: Sequence[Callback] = (), 
             init_from.check_exists(config.init_from)
         for callback in callbacks:
             callback.check(config, is_new=is_new)
-        data = _load_data(config)
+        data = load_data(config)
         with files.opened(config, data.describe()):
             _check_shared(files)
             run = Run(config, files, data, mesh, callbacks, signals)
@@ -151,6 +126,7 @@ class Run:
             lambda state: jax.tree.map(jnp.copy, generator_to_sample(state, **bound)), out_shardings=shared
         )
         self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shared)
+        self._compiled: Any = None
 
     def run(self, command: str) -> int:
         """Runs to the end, or until a signal or an alarm asks to stop; returns the exit code."""
@@ -214,7 +190,7 @@ class Run:
             self.total_steps, initial=self.step, unit="step", desc="compiling", disable=not self.files.writes
         )
         with bar, contextlib.closing(self._open_batches()) as batches:
-            steps = self._compiled_steps(batches)
+            steps = self._compiled = self._compiled or self._compiled_steps(batches)
             intervals = [(callback, callback.every(self.config)) for callback in self._callbacks]
             count, running = 1, None
             called_at = time.perf_counter()
@@ -374,40 +350,6 @@ class Run:
 def _first(actions: Iterable[Action | None]) -> Action | None:
     """The first action that is one; what comes after it is not called."""
     return next((action for action in actions if action), None)
-
-
-def _load_data(config: Config) -> Data:
-    """The images: process 0 first, so that others which share its disk find them decoded."""
-
-    def load() -> tuple[CachedImages, CachedImages | None]:
-        return load_dataset(
-            config.data,
-            image_size=config.image_size,
-            channels=config.channels,
-            conditional=config.conditional,
-            progress=is_leader(),
-        )
-
-    def agreed(digest: str) -> list[Any]:
-        data = dataclasses.replace(config.data, path="", labels_csv="", cache_dir="")  # each machine has its own
-        return [digest, dataclasses.replace(config, data=data).to_dict()]
-
-    loaded = load() if is_leader() else None
-    theirs = from_leader(loaded and agreed(loaded[0].digest))
-    training, held_out = loaded or load()
-    if agreed(training.digest) != theirs:
-        what = "images" if training.digest != theirs[0] else "hyperparameters"
-        raise UserError(f"other {what} than in process 0: start all processes with the same config and data")
-    classes = None
-    if config.conditional:
-        place = config.data.path or config.data.source
-        classes = number_classes(training.labels, held_out.labels if held_out else None, place)
-    data = Data(training, held_out, steps_per_epoch(len(training.images), config.batch_size), classes)
-    if config.evaluate_every_steps:
-        from medgan_jax.evaluation.quick import check_enough
-
-        check_enough(len(held_out.images) if held_out else 0, len(training.images))
-    return data
 
 
 def _check_shared(files: Workdir) -> None:
