@@ -28,8 +28,9 @@ from benchmarks import small_data_table
 from benchmarks.pipe import ROOT
 from medgan_jax import __version__
 from medgan_jax.checkpoint import Checkpoints
-from medgan_jax.config import Config, changed_fields, default_config
+from medgan_jax.config import Config, changed_fields, default_config, parse_data
 from medgan_jax.data.cache import default_cache_dir
+from medgan_jax.data.sources import open_source
 from medgan_jax.errors import ArgumentParser, UserError, reported
 from medgan_jax.evaluation import image_sets, page
 from medgan_jax.evaluation.protocol import evaluate
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     about = {"data": Path(args.data).resolve().name, "class_filter": args.class_filter, "protocol": args.protocol}
     _check_settings(args.out, about)
     if not args.table_only:
+        fields = {"source": "csv", "class_filter": args.class_filter, **_data(args)}
+        open_source(parse_data(default_config().data.to_dict() | fields))  # some trainings do not ask for the class
         weights = args.inception_weights
         features = image_sets.choose_features("inception", weights) if weights else None
         for part in parts:
@@ -134,10 +137,8 @@ def _run(part: ablation.Part, name: str, features: Features | None, args: argpar
     """Trains and evaluates what is missing of a variant; returns 0, or the exit code of a stopped training."""
     variant = ablation.VARIANTS[name]
     trained = variant.base if variant.best else name
-    data = {"path": args.data}
-    data |= {field: getattr(args, field) for field in ("labels_csv", "image_column", "label_column")}
     for seed in range(args.seeds or part.seeds):
-        config = ablation.training_config(part, trained, seed, data=data, class_filter=args.class_filter)
+        config = ablation.training_config(part, trained, seed, data=_data(args), class_filter=args.class_filter)
         workdir, out = (args.out / part.name / each / f"seed_{seed}" for each in (trained, name))
         if not _is_over(workdir, config):
             print(f"{part.name} {trained}: trains seed {seed}", flush=True)
@@ -151,6 +152,13 @@ def _run(part: ablation.Part, name: str, features: Features | None, args: argpar
         if not args.train_only:
             _score(part, name, seed, config, workdir, out, features, args)
     return 0
+
+
+def _data(args: argparse.Namespace) -> dict[str, str]:
+    """Where the images and their labels are, fields of a config's data."""
+    return {"path": args.data} | {
+        field: getattr(args, field) for field in ("labels_csv", "image_column", "label_column")
+    }
 
 
 def _device() -> str:
@@ -247,13 +255,12 @@ def _score(
 
 def _sets(origin: Path, config: Config, args: argparse.Namespace) -> list[image_sets.ImageSet]:
     """Fakes, held-out and training images; of a conditional training those of the scarce class alone."""
-    places = {"path": args.data, "labels_csv": args.labels_csv}
     sets = image_sets.choose(
         checkpoint=str(origin),
         fakes=None,
         reals=None,
         train=None,
-        data=default_config().data.to_dict() | places,
+        data=default_config().data.to_dict() | _data(args),
         num_images=None,
         seed=_SEED,
         label=args.class_filter if config.conditional else None,

@@ -9,13 +9,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from benchmarks import __main__ as command
 from benchmarks import arithmetic, ours, profile, report, rows, scaling
 from benchmarks.pipe import ROOT, Worker, WorkerError
-from benchmarks.quiet import OthersBusy
 from medgan_jax.errors import UserError
 from medgan_jax.ops import winograd
 from medgan_jax.training.state import build_networks, initial_state
@@ -65,15 +63,6 @@ def test_the_formula_gives_the_published_networks():
     assert arithmetic.step_flops(64, 16) == pytest.approx(16 * 11 * 0.207e9, rel=0.01)
 
 
-def test_ours_runs_the_projects_step():
-    training = ours.Training(ours.training_config(size=16, batch=4, maps=4, dtype="bfloat16"))
-    before = jax.device_get(training.state.step)
-    metrics = training.run(3)
-    assert jax.device_get(training.state.step) == before + 3
-    assert metrics["loss_dis"].shape == (3,)
-    assert np.isfinite(metrics["loss_gen"]).all()
-
-
 MORE = report.Bounds(must=1.2, aim=1.8, at_least=True, unit="x")
 LESS = report.Bounds(must=5, aim=2, at_least=False, unit="%")
 
@@ -113,12 +102,6 @@ def test_table():
 def test_a_busy_machine_is_said():
     row = canned() | {"others_busy_percent": 40.2}
     assert report.table([row]).endswith("| must; the machine was busy (40 %) |")
-
-
-def test_the_work_of_others_is_a_share_of_the_cores():
-    with OthersBusy() as busy:
-        sum(range(10**6))
-    assert busy.percent is None or 0 <= busy.percent <= 100
 
 
 def test_results_of_one_machine_gather(tmp_path):
@@ -166,13 +149,11 @@ def test_a_worker_answers_and_says_why_it_ended():
             worker.ask("fail")
 
 
-@pytest.mark.parametrize("steps", [0.5, 10, 43, 399, 999, 1200, 20000])
+@pytest.mark.parametrize("steps", [0.5, 43, 999, 20000])
 def test_a_segment_holds_enough_lines_and_stops(steps):
     segment, log, stop = rows.segment_intervals(steps)
-    assert segment % stop == stop % log == 0
-    assert segment // stop >= 2
-    assert log <= 50
-    assert stop <= 500
+    assert segment % stop == stop % log == 0 and segment // stop >= 2
+    assert log <= 50 and stop <= 500
 
 
 def test_stops_are_told_apart_from_steps():
@@ -243,22 +224,14 @@ def test_a_misspelt_row_is_named():
         command.main(["--rows=step64,stepp"])
 
 
-def test_a_folder_that_cannot_be_written_is_refused_before_measuring(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(NotADirectoryError, match="file/results"):
-        command.main(["--rows=step64", f"--out={tmp_path}/file/results"])
-
-
-def test_an_interpreter_without_torch_is_refused(monkeypatch, tmp_path):
+def test_an_interpreter_without_torch_is_refused(tmp_path):
     with pytest.raises(UserError, match="--torch_python=/no/such/python: no such file"):
         rows.find_torch("/no/such/python")
     python = tmp_path / "python"
-    python.write_text("#!/bin/sh\necho $ANSWER\n")
+    python.write_text("#!/bin/sh\n")
     python.chmod(0o755)
     with pytest.raises(UserError, match=f"--torch_python={python}: this interpreter cannot import torch"):
         rows.find_torch(str(python))
-    monkeypatch.setenv("ANSWER", "2.13")
-    assert rows.find_torch(str(python)) == str(python)
 
 
 @pytest.mark.parametrize(
