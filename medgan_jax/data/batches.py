@@ -31,17 +31,10 @@ _CHUNK_BYTES = 64 * 2**20  # of streamed images; two chunks are on the devices a
 def load_dataset(
     data: "DataConfig", *, image_size: int, channels: int, conditional: bool = False, progress: bool = True
 ) -> tuple[CachedImages, CachedImages | None]:
-    """Opens the source that the config names, and decodes its images or finds them in the cache.
+    """The images to train on, and those held out: None where `data.holdout_fraction` is 0.
 
-    Args:
-      data: which images.
-      image_size: height and width in pixels.
-      channels: 1 (grey) or 3 (RGB).
-      conditional: whether to refuse images without two classes, before any is decoded.
-      progress: whether to show progress bars on stderr.
-
-    Returns:
-      The images to train on, and those held out: None where `data.holdout_fraction` is 0.
+    They are uint8, (N, image_size, image_size, channels). With `conditional`, images without two classes are refused
+    before any is decoded.
 
     Raises:
       UserError: the source or its images cannot be read or divided, or the cache cannot be written.
@@ -81,17 +74,9 @@ def steps_per_epoch(num_images: int, batch_size: int) -> int:
 
 
 def batch_indices(first_step: int, num_steps: int, *, num_images: int, batch_size: int, seed: int) -> np.ndarray:
-    """The images of consecutive training steps; step s is in epoch s // steps_per_epoch.
+    """The images of consecutive training steps, int32, (num_steps, batch_size), each from 0 to num_images - 1.
 
-    Args:
-      first_step: from 0.
-      num_steps: how many steps.
-      num_images: size of the data set.
-      batch_size: images a step.
-      seed: of the training.
-
-    Returns:
-      int32, (num_steps, batch_size), each from 0 to num_images - 1.
+    Step s, counted from 0, is in epoch s // steps_per_epoch.
 
     Raises:
       UserError: there are fewer images than a batch holds.
@@ -107,21 +92,11 @@ def batch_indices(first_step: int, num_steps: int, *, num_images: int, batch_siz
 
 
 def balanced_indices(first_step: int, num_steps: int, *, classes: np.ndarray, batch_size: int, seed: int) -> np.ndarray:
-    """The images of consecutive training steps that see all classes equally often.
+    """The images of consecutive training steps that see all classes equally often, int32, (num_steps, batch_size).
 
-    The classes take turns, image by image, from one batch to the next: the numbers of images of two classes differ by
-    at most one, in each batch and in all batches since step 0. Each image of a class is seen once before any of that
-    class is seen again.
-
-    Args:
-      first_step: from 0.
-      num_steps: how many steps.
-      classes: int32, (M,), of each image of the data set; each class from 0 to the largest has an image.
-      batch_size: images a step.
-      seed: of the training.
-
-    Returns:
-      int32, (num_steps, batch_size), each from 0 to M - 1.
+    `classes`, int32, (M,), is the class of each image; each from 0 to the largest has an image. The classes take turns,
+    image by image, from one batch to the next: the numbers of images of two classes differ by at most one, in each
+    batch and in all batches since step 0. Each image of a class is seen once before any of that class is seen again.
     """
     num_classes = int(classes.max()) + 1
     places = np.arange(first_step * batch_size, (first_step + num_steps) * batch_size)
@@ -154,16 +129,21 @@ class Batches(abc.ABC):
         self,
         images: np.ndarray,
         *,
+        steps: int,
         batch_size: int,
         seed: int,
         first_step: int,
+        mesh: Mesh,
         classes: np.ndarray | None = None,
         balanced: bool = False,
     ) -> None:
-        """See `open_batches`."""
+        """Takes what `open_batches` does, and for how many steps indices and labels are given at once."""
         self._num_images, self._batch_size, self._seed = len(images), batch_size, seed
         self._step = first_step
         self._classes, self._balanced = classes, balanced
+        self.labels = None
+        if classes is not None:
+            self.labels = jax.ShapeDtypeStruct((steps, batch_size), np.int32, sharding=replicated(mesh))
 
     def _indices(self, first_step: int, num_steps: int) -> np.ndarray:
         """The images of these steps: int32, (num_steps, batch_size)."""
@@ -172,23 +152,12 @@ class Batches(abc.ABC):
             return balanced_indices(first_step, num_steps, classes=self._classes, **order)
         return batch_indices(first_step, num_steps, num_images=self._num_images, **order)
 
-    def _label_shape(self, order: tuple[int, int], mesh: Mesh) -> jax.ShapeDtypeStruct | None:
-        if self._classes is None:
-            return None
-        return jax.ShapeDtypeStruct(order, np.int32, sharding=replicated(mesh))
-
     @abc.abstractmethod
     def take(self, count: int, after: Any = None) -> tuple[jax.Array, np.ndarray, int, np.ndarray | None]:
-        """The batches of the next steps.
+        """The batches of the next steps: images, indices and labels as `train_steps` takes them.
 
-        Args:
-          count: for how many steps, at least 1.
-          after: results of the call that was given the last batches, a pytree; None when that call is over. The memory
-            of those batches is not used again before the results are there.
-
-        Returns:
-          Images and indices, see `train_steps`; for how many steps they are: at least 1, at most `count`; and labels,
-          see there.
+        They are for `count` steps or fewer, at least 1; the third value returned says for how many. The memory of the
+        batches before is not used again until `after`, the results (a pytree) of the call that was given them, is there.
 
         Raises:
           OSError: the images cannot be read.
@@ -204,14 +173,12 @@ class ResidentBatches(Batches):
 
     def __init__(self, images: np.ndarray, *, batch_size: int, mesh: Mesh, **options: Any) -> None:
         """Takes what `open_batches` does; the images are copied by the first `take`."""
-        super().__init__(images, batch_size=batch_size, **options)
+        super().__init__(images, steps=_MAX_STEPS, batch_size=batch_size, mesh=mesh, **options)
         self._host_images = images
-        order = (_MAX_STEPS, batch_size)
         self.shapes = (
             jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=replicated(mesh)),
-            jax.ShapeDtypeStruct(order, np.int32, sharding=sharded(mesh, axis=1)),
+            jax.ShapeDtypeStruct((_MAX_STEPS, batch_size), np.int32, sharding=sharded(mesh, axis=1)),
         )
-        self.labels = self._label_shape(order, mesh)
 
     def take(self, count: int, after: Any = None) -> tuple[jax.Array, np.ndarray, int, np.ndarray | None]:
         """See `Batches`."""
@@ -237,14 +204,13 @@ class StreamedBatches(Batches):
         self, images: np.memmap, *, batch_size: int, mesh: Mesh, chunk_bytes: int = _CHUNK_BYTES, **options: Any
     ) -> None:
         """Takes what `open_batches` does, and starts to read. A chunk has at most `chunk_bytes`, or else one batch."""
-        super().__init__(images, batch_size=batch_size, **options)
         shape = images.shape[1:]
         steps = max(1, min(_MAX_STEPS, chunk_bytes // (batch_size * int(np.prod(shape)))))
+        super().__init__(images, steps=steps, batch_size=batch_size, mesh=mesh, **options)
         self.shapes = (
             jax.ShapeDtypeStruct((steps, batch_size, *shape), images.dtype, sharding=sharded(mesh, axis=1)),
             jax.ShapeDtypeStruct((steps,), np.int32, sharding=replicated(mesh)),
         )
-        self.labels = self._label_shape((steps, batch_size), mesh)
         self._path = str(images.filename)
         self._file = open(self._path, "rb")  # noqa: SIM115 - a cache may be deleted at any time
         self._chunk: jax.Array | None = None
@@ -315,11 +281,11 @@ def open_batches(
       images: uint8, (M, H, W, C), filling a file of their own.
       device_budget_mb: the room on each device, in MiB.
       batch_size: images a step.
-      seed: of the training.
+      seed: of the order.
       first_step: where the training goes on.
       mesh: the devices.
       classes: int32, (M,), of each image; None where classes do not matter.
-      balanced: whether each batch draws the classes equally, see `balanced_indices`, instead of as often as they are.
+      balanced: whether each batch draws the classes equally, see `balanced_indices`.
     """
     several_processes = len({device.process_index for device in mesh.devices.flat}) > 1
     resident = images.nbytes <= device_budget_mb * 2**20 and not several_processes

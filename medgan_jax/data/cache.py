@@ -64,17 +64,10 @@ def load_cached(
     on_bad_image: str = "refuse",
     progress: bool = True,
 ) -> CachedImages:
-    """Decodes a source, or finds it decoded.
+    """Decodes a source, or finds it decoded in `cache_dir`, by default `default_cache_dir()`.
 
-    Memory does not grow with the images, and any number of processes may do this at once.
-
-    Args:
-      source: the images.
-      image_size: height and width in pixels.
-      channels: 1 (grey) or 3 (RGB).
-      cache_dir: where caches are kept; by default `default_cache_dir()`.
-      on_bad_image: what to do about images that cannot be read: "refuse", or "skip" and log them.
-      progress: whether to show progress bars on stderr.
+    Memory does not grow with the images, and any number of processes may do this at once. `on_bad_image` says what to
+    do about images that cannot be read: "refuse", or "skip" and log them.
 
     Raises:
       UserError: images cannot be read, and are not to be skipped or are all there is; or the cache cannot be
@@ -101,15 +94,9 @@ def load_cached(
 
 
 def content_ids(source: ImageSource, *, cache_dir: str | os.PathLike = "", progress: bool = True) -> list[str]:
-    """What each image is made from; files that have not changed since the last time are not read again.
+    """`ImageSource.content_ids`, without reading files again that have not changed since the last time.
 
-    Args:
-      source: the images.
-      cache_dir: see `load_cached`.
-      progress: whether to show a progress bar on stderr.
-
-    Returns:
-      See `ImageSource.content_ids`. Files that cannot be read are told apart by their names.
+    Files that cannot be read are told apart by their names.
 
     Raises:
       UserError: there is no folder for the cache, and none can be made.
@@ -127,7 +114,7 @@ def default_cache_dir() -> Path:
 
 @contextlib.contextmanager
 def _folder(cache_dir: str | os.PathLike) -> Iterator[Path]:
-    """The folder of caches, made if need be; what goes wrong with it is told to the user."""
+    """The folder of caches, made if need be; its errors become a UserError."""
     folder = Path(cache_dir or default_cache_dir()).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -172,7 +159,10 @@ def _write(
         except OSError as error:
             return reason_of(error)
 
-    _remove_abandoned(path.parent)
+    for abandoned in path.parent.glob("*.tmp"):  # of a process that was killed
+        with contextlib.suppress(OSError):  # another process may be faster
+            if time.time() - abandoned.stat().st_mtime > _ABANDONED_S:
+                abandoned.unlink()
     bad: dict[int, str] = {}
     temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
     try:
@@ -192,14 +182,6 @@ def _write(
     finally:
         temporary.unlink(missing_ok=True)
     return bad
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Removes what processes left behind that were killed while they wrote."""
-    for temporary in folder.glob("*.tmp"):
-        with contextlib.suppress(OSError):  # another process may be faster
-            if time.time() - temporary.stat().st_mtime > _ABANDONED_S:
-                temporary.unlink()
 
 
 def _map_threaded(
@@ -235,15 +217,15 @@ def _digest_files(paths: Sequence[Path], *, memo_path: Path, progress: bool) -> 
     now = time.time_ns()
     stamps = {path: _stamp(path) for path in paths}
     changed = [path for path, stamp in stamps.items() if stamp is None or memo.get(str(path), [None])[0] != stamp]
-    digests: dict[Path, str] = {}
-    if changed:
-        digests = dict(zip(changed, _map_threaded(_digest_file, changed, "reading files", progress), strict=True))
-        for path, digest in digests.items():
-            stamp = stamps[path]
-            if digest != _UNREADABLE and stamp and now - max(stamp[1:3]) > _RACY_NS:
-                memo[str(path)] = [stamp, digest]
-        with contextlib.suppress(OSError):  # the memo only saves time
-            images.replace_file(memo_path, json.dumps(memo).encode())
+    if not changed:
+        return [memo[str(path)][1] for path in paths]
+    digests = dict(zip(changed, _map_threaded(_digest_file, changed, "reading files", progress), strict=True))
+    for path, digest in digests.items():
+        stamp = stamps[path]
+        if digest != _UNREADABLE and stamp and now - max(stamp[1:3]) > _RACY_NS:
+            memo[str(path)] = [stamp, digest]
+    with contextlib.suppress(OSError):  # the memo only saves time
+        images.replace_file(memo_path, json.dumps(memo).encode())
     return [digests.get(path) or memo[str(path)][1] for path in paths]
 
 

@@ -44,11 +44,7 @@ class Classes:
 
 
 def check_labels(labels: Sequence[str] | None, place: str) -> tuple[str, ...]:
-    """The names of the classes to learn, sorted.
-
-    Args:
-      labels: of the images to train on; None where they have none.
-      place: where the images lie, for messages.
+    """The sorted names of the classes in `labels`, those of the images to train on; `place` is for messages.
 
     Raises:
       UserError: there are fewer than two classes.
@@ -68,12 +64,7 @@ def check_labels(labels: Sequence[str] | None, place: str) -> tuple[str, ...]:
 
 
 def number_classes(training: Sequence[str] | None, held_out: Sequence[str] | None, place: str) -> Classes:
-    """Numbers the labels of a data set.
-
-    Args:
-      training: of the images to train on; None where they have none.
-      held_out: of those held out; None where there are none.
-      place: where the images lie, for messages.
+    """Numbers the labels of the images to train on and of those held out; `place` is for messages.
 
     Raises:
       UserError: there are fewer than two classes to train on, or another one is held out.
@@ -95,12 +86,8 @@ def number_classes(training: Sequence[str] | None, held_out: Sequence[str] | Non
 def class_number(label: str, names: Sequence[str]) -> int:
     """The number of the class that --label names.
 
-    Args:
-      label: its name.
-      names: of the classes that a generator has learned; none where its training was not conditional.
-
     Raises:
-      UserError: it has no such class.
+      UserError: it is not one of `names`; there are none where the training was not conditional.
     """
     if not names:
         raise UserError(
@@ -117,11 +104,11 @@ def in_proportion(number: int, counts: Sequence[int]) -> np.ndarray:
     """Classes drawn evenly in given proportions: the next is always the one that lags behind most.
 
     Args:
-      number: how many to draw.
+      number: how many to draw. A larger number begins with the same ones.
       counts: (C,), 0 or more and not all 0, the proportions.
 
     Returns:
-      int32, (number,), each from 0 to C - 1. A larger number begins with the same ones.
+      int32, (number,), each from 0 to C - 1.
     """
     shares = np.asarray(counts, np.int64)
     drawn = np.zeros_like(shares)

@@ -21,13 +21,9 @@ class Isic(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=year) for year in YEARS]
 
     def __init__(self, *, folder: str = "", labels: Mapping[str, str] | None = None, **kwargs: Any) -> None:
-        """Takes what only preparing needs, and TFDS's own arguments.
+        """To prepare it takes the folder of the images, and their labels by their paths below it.
 
-        Args:
-          folder: where the image files lie.
-          labels: the label of each file, by its path below `folder`.
-          **kwargs: of `tfds.core.DatasetBuilder`. Give `file_format="array_record"`: "parquet" loses records
-            (TFDS 4.9), and "tfrecord" needs TensorFlow.
+        Give `file_format="array_record"` too: "parquet" loses records (TFDS 4.9), and "tfrecord" needs TensorFlow.
         """
         self._folder, self._labels = folder, labels or {}
         super().__init__(**kwargs)

@@ -19,7 +19,7 @@ def read_labels(
     field: str = "label_column",
     needs_header: bool = False,
 ) -> dict[str, str]:
-    """Reads a table of image names and labels: comma, semicolon or tab separated text.
+    """Labels by image name, in the order of a table: comma, semicolon or tab separated text.
 
     Its first row is a header if one of its cells is `image_column` (case aside). Without a header the table has
     two columns, as the ISIC 2016 ground truth (`ISIC_0000000,benign`). Labels are text, 0.0 and 1.0 too.
@@ -28,13 +28,9 @@ def read_labels(
       path: the table.
       image_column: the column of image names, where there is a header.
       label_column: the column of labels, where there is a header.
-      prefix: what stands before the names of settings in messages: "data." for fields of the config, "--" for the
-        flags of a command.
-      field: the name of the setting that `label_column` comes from.
+      prefix: for messages: "data." for fields of the config, "--" for the flags of a command.
+      field: for messages: the setting that `label_column` comes from.
       needs_header: whether to refuse a table without a header.
-
-    Returns:
-      Labels by image name, as the table writes it, in the table's order.
 
     Raises:
       UserError: the table is missing or malformed, lacks a column or a header that it needs, or gives an image two
@@ -95,13 +91,9 @@ def read_labels(
 
 
 def match_labels(names: Sequence[str], table: dict[str, str], *, folder: str, table_path: str) -> list[str]:
-    """The label of each image file; the table may name files with or without folder and extension.
+    """The label of each file of `list_images`, from the table of `read_labels`; the paths are for messages.
 
-    Args:
-      names: the files, as `list_images` gives them.
-      table: the labels, as `read_labels` gives them.
-      folder: where the files lie, for messages.
-      table_path: where the labels lie, for messages.
+    The table may name files with or without folder and extension.
 
     Raises:
       UserError: table and folder do not match one to one.

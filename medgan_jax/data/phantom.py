@@ -196,16 +196,9 @@ def phantom_label(index: int, *, seed: int) -> str:
 
 
 def phantom_image(index: int, *, seed: int, image_size: int, label: str | None = None) -> np.ndarray:
-    """Renders phantom `index` of data set `seed`; the size changes its sampling, not the lesion.
+    """Renders phantom `index` of data set `seed`, RGB, uint8, (image_size, image_size, 3).
 
-    Args:
-      index: which phantom, from 0.
-      seed: which data set, from 0.
-      image_size: height and width in pixels, 16 to 512.
-      label: one of `LABELS`; by default, what `phantom_label` says.
-
-    Returns:
-      RGB image, uint8, (image_size, image_size, 3).
+    The size, 16 to 512, changes its sampling, not the lesion. The label is by default what `phantom_label` says.
 
     Raises:
       ValueError: an argument is out of range, or the label unknown.

@@ -68,11 +68,7 @@ class ImageSource(abc.ABC):
 
     @abc.abstractmethod
     def content_ids(self, digest_files: Callable[[Sequence[Path]], list[str]]) -> list[str]:
-        """What each image is made from: equal ids promise equal pixels, wherever the files lie.
-
-        Args:
-          digest_files: from files to digests of their content.
-        """
+        """What each image is made from: equal ids promise equal pixels, wherever the files lie."""
 
 
 def open_source(data: "DataConfig") -> ImageSource:
@@ -126,10 +122,6 @@ def _open_folder(data: "DataConfig") -> FileSource:
 
 def list_images(folder: str, field: str = "data.path") -> list[str]:
     """Lists the image files anywhere below a folder, by extension, as sorted relative paths; hidden ones are left out.
-
-    Args:
-      folder: where to look.
-      field: what to call the folder's setting in messages.
 
     Raises:
       UserError: the folder is missing, empty, not a folder, or cannot be read.

@@ -83,11 +83,7 @@ def _groups(names: Sequence[str], ids: Sequence[str]) -> list[str]:
 
 
 def _choose(groups: dict[str, Counter[str]], fraction: float, salt: int) -> set[str] | None:
-    """Chooses groups to hold out, given how many images of which classes each has.
-
-    Returns:
-      Their names; None if some class would then be on one side only.
-    """
+    """Names of groups to hold out, given their images by class; None if a class would be on one side only."""
     totals: Counter[str] = Counter()  # images of a class
     groups_left: Counter[str] = Counter()  # in training, with images of a class
     for counts in groups.values():

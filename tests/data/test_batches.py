@@ -2,9 +2,8 @@
 
 import contextlib
 import os
-import subprocess
-import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,16 +25,11 @@ KINDS = pytest.mark.parametrize("kind", [ResidentBatches, StreamedBatches])
 CLASSES = np.array([0] * 17 + [1] * 3 + [2] * 5, np.int32)[np.random.default_rng(0).permutation(25)]
 
 
-def test_an_epoch_visits_every_image_once():
-    order = epoch_permutation(101, seed=3, epoch=5)
-    assert order.dtype == np.int32
-    np.testing.assert_array_equal(np.sort(order), np.arange(101))
-
-
-def test_orders_differ_by_seed_epoch_and_class():
+def test_an_epoch_visits_every_image_once_in_an_order_of_its_seed_number_and_class():
     of_class = [None, 0, 1]
     orders = [epoch_permutation(50, seed=s, epoch=e, of_class=c) for s in range(3) for e in range(3) for c in of_class]
     assert len({tuple(order) for order in orders}) == 27
+    assert all(order.dtype == np.int32 and sorted(order) == list(range(50)) for order in orders)
 
 
 def test_the_order_never_changes():
@@ -67,7 +61,7 @@ def test_a_batch_larger_than_the_data_set_is_refused():
         batch_indices(0, 3, num_images=4, batch_size=5, seed=0)
 
 
-@pytest.mark.parametrize("batch_size", [2, 8, 25])
+@pytest.mark.parametrize("batch_size", [2, 25])
 def test_classes_are_drawn_equally(batch_size):
     """In each batch, and in any number of batches from the first on, to within one image."""
     indices = balanced_indices(0, 60, classes=CLASSES, batch_size=batch_size, seed=1)
@@ -130,7 +124,7 @@ def opened(kind, images, *, steps_in_chunk=256, first_step=0, **options):
 
 
 @KINDS
-@pytest.mark.parametrize("steps_in_chunk", [1, 3, 256])
+@pytest.mark.parametrize("steps_in_chunk", [3, 256])
 def test_batches_are_the_same_either_way(images, kind, steps_in_chunk):
     """Over three epochs, in takes of many sizes, from an odd step."""
     seen = []
@@ -202,32 +196,16 @@ def test_a_broken_cache_reaches_the_user_and_ends_the_thread(images):
     assert threading.active_count() == before
 
 
-@pytest.mark.slow
-def test_memory_does_not_grow_with_the_data(tmp_path):
-    """Two epochs of 64 MB leave no trace in the resident memory; reading through the map leaves all of it."""
-    code = r"""
-import contextlib, re, sys
-import numpy as np
-from medgan_jax.data.batches import StreamedBatches
-from medgan_jax.sharding import data_mesh
+def test_streamed_images_are_read_and_not_mapped(images):
+    """Mapped pages would count as this process's memory."""
 
-def resident():
-    return int(re.search(r"VmRSS:\s+(\d+)", open("/proc/self/status").read())[1]) / 1024
+    def mapped_kb():
+        lines = Path("/proc/self/smaps").read_text().split("\n")
+        at = next(number for number, line in enumerate(lines) if line.endswith(images.filename))
+        return next(int(line.split()[1]) for line in lines[at:] if line.startswith("Rss:"))
 
-images = np.memmap(sys.argv[1], np.uint8, "r", shape=(4096, 64, 64, 4))
-batches = StreamedBatches(images, batch_size=64, seed=0, first_step=0, mesh=data_mesh(), chunk_bytes=8 * 2**20)
-used = []
-with contextlib.closing(batches):
-    for step in range(128):
-        batches.take(1)
-        used.append(resident())
-images[::1].sum()
-print(max(used[64:]) - max(used[:64]), resident() - used[-1])
-"""
-    with open(tmp_path / "images", "wb") as file:
-        file.truncate(4096 * 64 * 64 * 4)
-    command = [sys.executable, "-c", code, tmp_path / "images"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
-    streamed, mapped = map(float, done.stdout.split())
-    assert streamed < 16
-    assert mapped > 48
+    with opened(StreamedBatches, images) as batches:
+        batches.take(256)
+        assert mapped_kb() == 0
+    images.sum()
+    assert mapped_kb() > 0

@@ -8,12 +8,12 @@ import os
 import resource
 import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from medgan_jax import images
 from medgan_jax.data.cache import load_cached
 from medgan_jax.data.sources import FileSource
 from medgan_jax.errors import UserError
@@ -83,20 +83,15 @@ def test_images_are_decoded_once(source, load):
     assert isinstance(first.images, np.memmap) and not first.images.flags.writeable
     assert colours(first) == [0, 1, 2, 3, 4, 5]
     assert (first.names, first.labels) == (source.names, source.labels)
-    second = load(source)
+    assert load(source).digest == first.digest
     assert len(source.reads) == 6
-    np.testing.assert_array_equal(second.images, first.images)
-    assert second.digest == first.digest
 
 
-def test_size_channels_and_version_have_caches_of_their_own(source, load, monkeypatch):
+def test_size_and_channels_have_caches_of_their_own(source, load):
     for _ in range(2):
         digests = {load(source).digest, load(source, image_size=4).digest, load(source, channels=1).digest}
         assert len(digests) == 3
         assert len(source.reads) == 3 * 6
-    monkeypatch.setattr(images, "VERSION", images.VERSION + 1)  # as where the code makes other pixels
-    assert load(source).digest not in digests
-    assert len(source.reads) == 4 * 6
 
 
 def test_the_digest_identifies_pixels_order_and_labels(source, load):
@@ -107,8 +102,7 @@ def test_the_digest_identifies_pixels_order_and_labels(source, load):
     assert load(dataclasses.replace(source, labels=source.labels[::-1])).digest != digest
     assert load(dataclasses.replace(source, labels=None)).digest != digest
     assert len(source.reads) == reads  # labels are no pixels
-    with open(os.path.join(source.root, "2.png"), "wb") as file:
-        file.write(png(99))
+    Path(source.root, "2.png").write_bytes(png(99))
     changed = load(source)
     assert changed.digest != digest and colours(changed) == [0, 1, 99, 3, 4, 5]
 
@@ -120,13 +114,12 @@ def test_a_folder_that_moved_finds_its_cache(source, load, tmp_path):
     assert len(source.reads) == 6
 
 
-def test_unchanged_files_are_not_read_again(source, load, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_unchanged_files_are_not_read_again(source, load, tmp_path):
     digest = load(source).digest
     (memo_path,) = (tmp_path / "cache").glob("files-*.json")
     assert json.loads(memo_path.read_text()) == {}  # the files are too young to be trusted
-
-    now = time.time_ns
-    monkeypatch.setattr(time, "time_ns", lambda: now() + 10**10)  # 10 s later
+    time.sleep(2.1)
     load(source)
     memo = json.loads(memo_path.read_text())
     for entry in memo.values():
@@ -143,18 +136,17 @@ def test_unchanged_files_are_not_read_again(source, load, tmp_path, monkeypatch)
     assert load(source).digest != remembered
 
 
-@pytest.mark.parametrize("memo", [b"", b"[1, 2]", b"\xff"])
-def test_a_damaged_memo_is_ignored(source, load, tmp_path, memo):
+def test_a_damaged_memo_is_ignored(source, load, tmp_path):
     digest = load(source).digest
     (path,) = (tmp_path / "cache").glob("files-*.json")
-    path.write_bytes(memo)
-    assert load(source).digest == digest
+    for memo in (b"", b"[1, 2]", b"\xff"):
+        path.write_bytes(memo)
+        assert load(source).digest == digest
 
 
 def test_bad_images_are_all_named(source, load):
     for name, data in {"1.png": b"", "2.png": b"no image", "4.png": png(4)[:50]}.items():
-        with open(os.path.join(source.root, name), "wb") as file:
-            file.write(data)
+        Path(source.root, name).write_bytes(data)
     os.unlink(os.path.join(source.root, "5.png"))
     message = (
         f"4 of 6 images in {source.root} cannot be read: "
@@ -165,6 +157,9 @@ def test_bad_images_are_all_named(source, load):
         with pytest.raises(UserError) as raised:
             load(source)
         assert str(raised.value) == message
+    for value in range(6):  # mended
+        Path(source.root, f"{value}.png").write_bytes(png(value))
+    assert colours(load(source)) == [0, 1, 2, 3, 4, 5]
 
 
 def test_bad_images_may_be_skipped(source, load, caplog):
@@ -183,15 +178,6 @@ def test_bad_images_may_be_skipped(source, load, caplog):
     assert load(source.select([0, 2, 3, 5])).digest == kept.digest
     with pytest.raises(UserError, match="2 of 2 images .* give other images"):
         load(source.select([1, 4]), on_bad_image="skip")
-
-
-def test_a_mended_image_is_read(source, load):
-    path = os.path.join(source.root, "0.png")
-    os.rename(path, path + ".away")
-    with pytest.raises(UserError, match=r"0.png \(no such file or directory\)"):
-        load(source)
-    os.rename(path + ".away", path)
-    assert colours(load(source)) == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_crash_leaves_nothing_that_looks_usable(source, load, tmp_path):
@@ -229,21 +215,16 @@ def test_two_runs_at_once_agree(source, load, tmp_path):
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
-@pytest.mark.parametrize("damage", ["short", "no pixels", "no index", "bad index"])
-def test_a_damaged_cache_is_made_again(source, load, tmp_path, damage):
-    expected = np.array(load(source).images)
+def test_a_damaged_cache_is_made_again(source, load, tmp_path):
+    load(source)
     (pixels,) = (tmp_path / "cache").glob("*.uint8")
     index = pixels.with_suffix(".json")
-    if damage == "short":
-        os.truncate(pixels, 100)
-    elif damage == "no pixels":
-        pixels.unlink()
-    elif damage == "no index":
-        index.unlink()
-    else:
-        index.write_text('{"bad": ')
-    np.testing.assert_array_equal(load(source).images, expected)
-    assert len(source.reads) == 12
+    for number, damage in enumerate(
+        [lambda: os.truncate(pixels, 100), pixels.unlink, index.unlink, lambda: index.write_text('{"bad": ')], 2
+    ):
+        damage()
+        assert colours(load(source)) == [0, 1, 2, 3, 4, 5]
+        assert len(source.reads) == number * 6
 
 
 def test_a_cache_that_cannot_be_written_is_the_users_problem_and_leaves_nothing(source, load, tmp_path):

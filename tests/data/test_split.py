@@ -83,7 +83,7 @@ def test_a_patient_with_nearly_all_images_stays_in_training():
 
 def test_patients_with_images_of_several_classes():
     """Each class gives its share to within the images of one patient."""
-    for seed, fraction in itertools.product(range(40), (0.1, 0.2, 0.5)):
+    for seed, fraction in itertools.product(range(12), (0.1, 0.2, 0.5)):
         rng = random.Random(seed)
         groups = [f"{rng.random()}" for _ in range(80)]
         groups = [group for group in groups for _ in range(rng.randint(1, 5))]
@@ -103,7 +103,7 @@ def test_patients_with_images_of_several_classes():
 def test_what_can_be_divided_is():
     """Against all divisions of few groups of few classes."""
     outcomes = Counter()
-    for seed in range(200):
+    for seed in range(150):
         rng = random.Random(seed)
         kinds = [rng.sample("abcd", rng.randint(1, 3)) for _ in range(rng.randint(2, 7))]
         images = [(f"{seed} {i}", label) for i, kind in enumerate(kinds) for label in kind]
@@ -119,7 +119,7 @@ def test_what_can_be_divided_is():
         else:
             with pytest.raises(UserError, match="are all of one group|no division was found"):
                 divide(source(labels, groups), 0.2)
-    assert min(outcomes[True], outcomes[False]) > 30
+    assert min(outcomes[True], outcomes[False]) > 20
 
 
 def test_equal_files_are_on_one_side_and_unreadable_ones_are_not_equal(tiny_config, tmp_path):
