@@ -41,12 +41,7 @@ class Checkpoints:
     """The numbered checkpoints in one folder, each a pytree of arrays and a JSON-able dictionary beside it."""
 
     def __init__(self, folder: Path, *, keep: int | None) -> None:
-        """Opens `folder`, which is created by the first save.
-
-        Args:
-          folder: where the steps are.
-          keep: how many of the latest steps stay; None opens for reading only and touches nothing.
-        """
+        """Opens `folder`, made by the first save; the `keep` latest steps stay. With None it is only read."""
         self.folder = folder
         self._read_only = keep is None
         writes = not self._read_only
@@ -72,8 +67,7 @@ class Checkpoints:
     def save(self, step: int, tree: Any, about: dict[str, Any]) -> None:
         """Saves in the background; the arrays are copied before this returns, so they may be donated.
 
-        Raises:
-          UserError: this save or the one before it failed, for instance because the disk is full.
+        Raises UserError when this save or the one before it failed, for instance because the disk is full.
         """
         with self._explained(f"cannot save step {step}", _SAVING_REMEDY):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -110,15 +104,10 @@ class Checkpoints:
             return restored["about"]
 
     def restore(self, step: int, like: Any, sharding: Sharding) -> Any:
-        """The pytree saved as `step`.
+        """The pytree saved as `step`, every array with `sharding`.
 
-        Args:
-          step: a saved step.
-          like: a pytree of arrays or ShapeDtypeStructs: the structure, shapes and types expected.
-          sharding: where every array goes.
-
-        Raises:
-          UserError: the checkpoint is damaged, or holds something else than `like`.
+        Raises UserError when it is damaged, or differs from `like`, a pytree of arrays or ShapeDtypeStructs, in
+        structure, shapes or types.
         """
         target = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like)
         reason = f"the checkpoint of step {step} is damaged or of another architecture"
@@ -193,11 +182,7 @@ def save_generator(
 
     `record` goes along: "config", a `Config.to_dict()`; "data_digest", of the images trained on; "best_by", by which
     measure on held-out images this step was chosen, if it was. Or "imported_from", the name of a PyTorch file.
-    A conditional generator needs "classes", their names by label.
-
-    Raises:
-      ValueError: these are not as many as the generator has.
-      UserError: see `Checkpoints.save`.
+    A conditional generator needs "classes", their names by label: ValueError when there are more or fewer.
     """
     if len(record.get("classes", ())) != module.num_classes:
         raise ValueError(f"a generator of {module.num_classes} classes cannot be saved with {record.get('classes')!r}")
@@ -220,18 +205,14 @@ def _architecture(module: Any) -> dict[str, Any]:
     """A network's name and fields, as they are saved."""
     (name,) = [name for modules in _MODULES.values() for name, kind in modules.items() if kind is type(module)]
     fields = [field.name for field in dataclasses.fields(module) if field.name not in ("parent", "name")]
-    return (
-        {"network": name}
-        | {field: getattr(module, field) for field in fields}
-        | {"dtype": jnp.dtype(module.dtype).name}
-    )
+    values = {field: getattr(module, field) for field in fields}
+    return {"network": name} | values | {"dtype": jnp.dtype(module.dtype).name}
 
 
 def load_generator(path: Path, sharding: Sharding) -> TrainedGenerator:
-    """Loads the newest generator of a workdir, of a generator folder itself, or a PyTorch file.
+    """Loads the newest generator of a workdir or generator folder, or a PyTorch file.
 
-    Raises:
-      UserError: nothing is there, or it is damaged.
+    Raises UserError when nothing is there, or it is damaged.
     """
     return _load(path, [GENERATOR_FOLDER], sharding)
 
@@ -239,8 +220,7 @@ def load_generator(path: Path, sharding: Sharding) -> TrainedGenerator:
 def load_discriminator(path: Path, sharding: Sharding) -> TrainedDiscriminator:
     """Loads the newest of a folder with a `discriminator/`, of a discriminator folder itself, or a PyTorch file.
 
-    Raises:
-      UserError: nothing is there, or it is damaged.
+    Raises UserError when nothing is there, or it is damaged.
     """
     return _load(path, [DISCRIMINATOR_FOLDER], sharding)
 
@@ -249,9 +229,7 @@ def load_networks(path: Path, sharding: Sharding) -> list[TrainedGenerator | Tra
     """Loads the newest generator, discriminator, or both, of a workdir or of what the others load.
 
     A crash may have left one of a workdir's folders without a step; then the other is loaded alone.
-
-    Raises:
-      UserError: nothing is there, or it is damaged.
+    Raises UserError when nothing is there, or it is damaged.
     """
     folders = [path / name for name in _MODULES if (path / name).is_dir() and _has_step(path / name)]
     return [_load(folder, list(_MODULES), sharding) for folder in folders or [path]]
@@ -315,13 +293,13 @@ def _load_file(path: Path, wanted: list[str], sharding: Sharding) -> Any:
         raise UserError(f"{path}: is a file, and reading one needs medgan_jax/compat; {_remedy(wanted)}") from error
 
     found = read_network(path)
-    name = GENERATOR_FOLDER if isinstance(found.module, Generator) else DISCRIMINATOR_FOLDER
+    name, kind = GENERATOR_FOLDER, TrainedGenerator
+    if isinstance(found.module, Discriminator):
+        name, kind = DISCRIMINATOR_FOLDER, TrainedDiscriminator
     if name not in wanted:
         raise UserError(f"{path}: holds a {name} and no {wanted[0]}; {_remedy(wanted)}")
     variables, about = jax.device_put(found.variables, sharding), {"imported_from": path.name}
-    if isinstance(found.module, Generator):
-        return TrainedGenerator(found.module, variables, found.inputs, 0, about, digest(found.variables))
-    return TrainedDiscriminator(found.module, variables, found.inputs, 0, about, digest(found.variables))
+    return kind(found.module, variables, found.inputs, 0, about, digest(found.variables))
 
 
 def _remedy(wanted: list[str]) -> str:

@@ -43,36 +43,18 @@ class _Refused(Exception):
 
 
 def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-    """Reads a state dict that `torch.save` wrote.
+    """Reads a state dict that `torch.save` wrote: name to array, contiguous and of its own memory.
 
     In the zip format (PyTorch 1.6 and later) or the one before it, and either as the file itself or as the one member,
     `.pth` or `.pt`, of a zip archive. A state dict under the key `state_dict` or `model` of a checkpoint is found.
-    Nothing in the file is executed; what is not a dict of tensors is refused.
-
-    Args:
-      path: the file, at most `MAX_BYTES`.
-
-    Returns:
-      Name to array, contiguous and of its own memory. Types stay, but bfloat16 becomes float32.
-
-    Raises:
-      UserError: the file cannot be read, is damaged, or holds anything else.
+    Types stay, but bfloat16 becomes float32. Nothing in the file is executed. Raises UserError when it cannot be read,
+    is larger than `MAX_BYTES`, damaged, or holds anything but a dict of tensors.
     """
     return _read(path, _state_dict)
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads an `.npz` file of numbers, or a state dict; which it is, the content says.
-
-    Args:
-      path: the file, at most `MAX_BYTES`.
-
-    Returns:
-      Name to array, see `read_state_dict`.
-
-    Raises:
-      UserError: the file cannot be read, is damaged, or holds anything else, such as pickled objects.
-    """
+    """Reads an `.npz` file of numbers, or a state dict; which it is, the content says. See `read_state_dict`."""
     return _read(path, lambda data: _npz(data) if _is_npz(data) else _state_dict(data))
 
 

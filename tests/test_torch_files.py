@@ -252,12 +252,11 @@ OTHER = {
     "view of a storage": (
         Reference(("storage", Global("torch FloatStorage"), "0", "cpu", 4, ("1", 0, 2))), "no storage"),
     "path as key": ({"w": tensor(key="../../../etc/passwd")}, "damaged"),
-    "a key on which Python crashes": (b"}" + b")" + b"\x85" * 200_000 + b"Ns", "a key is neither"),
+    "a key on which Python crashes": (b"}" + b")" + b"\x85" * 100_000 + b"Ns", "a key is neither"),
     "a key that takes years": (b"}" + doubled(90) + b"Ns", "a key is neither"),
     "such keys from Python 2": (Call(("collections OrderedDict", [[doubled(90), 1]])), "a key is neither"),
     "keys that collide": (b"}" + encode(2**61 - 1) + b"Ns", "a key is neither"),
-    "deep": (b")" + b"\x85" * 50_000, "no state dict"),
-    "deep entry": ({"w": b"]" * 50_000 + b"a" * 49_999}, "entry 'w' is no tensor"),
+    "deep entry": ({"w": b"]" * 40_000 + b"a" * 39_999}, "entry 'w' is no tensor"),
     "itself": (b"}q\x00" + encode("w") + b"h\x00s", "entry 'w' is no tensor"),
     "gigabytes of memo": (b"Nr\x00\x00\x00\x10", "too high a number"),
     "long text": (b"\x8d" + b"\xff" * 7 + b"\x7f", "not only tensors"),
@@ -385,11 +384,11 @@ def test_files_that_cannot_be_read(tmp_path, refused):
 def test_damaged_files(name, tmp_path, refused):
     """Refused where they are cut; a flipped bit may be one of a number, but nothing else comes through."""
     data = (FOLDER / name).read_bytes()
-    for cut in np.linspace(0, len(data) - 1, 20, dtype=int):
+    for cut in np.linspace(0, len(data) - 1, 10, dtype=int):
         refused(data[:cut])
     random = np.random.Generator(np.random.PCG64(0))
     path, read = tmp_path / "damaged", 0
-    for position in random.integers(0, len(data), 200):
+    for position in random.integers(0, len(data), 60):
         damaged = bytearray(data)
         damaged[position] ^= 1 << random.integers(8)
         path.write_bytes(damaged)
@@ -400,4 +399,4 @@ def test_damaged_files(name, tmp_path, refused):
         else:
             read += 1
             assert all(type(array) is np.ndarray and array.size < len(data) for array in arrays.values())
-    assert read < 133
+    assert read < 40

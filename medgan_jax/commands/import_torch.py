@@ -15,11 +15,7 @@ from medgan_jax.errors import ArgumentParser, UserError
 
 
 def main(argv: list[str]) -> None:
-    """Imports what the command line names.
-
-    Raises:
-      UserError: the file is none of those networks, or the folder is not empty.
-    """
+    """Imports what the command line names; UserError when the file is none of those, or the folder is not empty."""
     parser = ArgumentParser(prog="medgan import-torch", description=__doc__.splitlines()[0])
     parser.add_argument("file", type=os.path.expanduser, help="state dict (.pth), or a .zip of one")
     parser.add_argument("--out", type=os.path.expanduser, required=True, help="folder to make; refused if not empty")

@@ -10,8 +10,10 @@ and with half-pixel centres. TensorFlow's graph has no half-pixel centres, "clea
 of 299 px are spared the difference. Blocks and layers have the published names. Layout NHWC.
 """
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -48,16 +50,9 @@ def _branch(x: jax.Array, *units: tuple[str, int, int | tuple[int, int]], halve:
     return _unit(x, *units[-1], stride=2, padding="VALID") if halve else x
 
 
-def _average_pool(x: jax.Array) -> jax.Array:
-    return nn.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
-
-
-def _max_pool(x: jax.Array) -> jax.Array:
-    return nn.max_pool(x, (3, 3), (1, 1), "SAME")
-
-
-def _halve(x: jax.Array) -> jax.Array:
-    return nn.max_pool(x, (3, 3), (2, 2))
+_average_pool = functools.partial(nn.avg_pool, window_shape=(3, 3), padding="SAME", count_include_pad=False)
+_max_pool = functools.partial(nn.max_pool, window_shape=(3, 3), padding="SAME")
+_halve = functools.partial(nn.max_pool, window_shape=(3, 3), strides=(2, 2))
 
 
 class _Mixed(nn.Module):
@@ -130,21 +125,21 @@ def _at_8(x: jax.Array, pool: Callable[[jax.Array], jax.Array]) -> list[jax.Arra
     ]
 
 
+_BLOCKS: tuple[tuple[str, Callable[..., list[jax.Array]], *tuple[Any, ...]], ...] = (
+    ("Mixed_5b", _at_35, 32), ("Mixed_5c", _at_35, 64), ("Mixed_5d", _at_35, 64), ("Mixed_6a", _from_35_to_17),
+    ("Mixed_6b", _at_17, 128), ("Mixed_6c", _at_17, 160), ("Mixed_6d", _at_17, 160), ("Mixed_6e", _at_17, 192),
+    ("Mixed_7a", _from_17_to_8), ("Mixed_7b", _at_8, _average_pool), ("Mixed_7c", _at_8, _max_pool),
+)  # fmt: skip
+
+
 class InceptionFeatures(nn.Module):
     """Images to the features of which FID compares means and covariances; at inference only."""
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Computes the features.
+        """Float images (N, H, W, 1 or 3) in [0, 1], grey as three equal channels, to (N, 2048) float32, at least 0.
 
-        Args:
-          images: float in [0, 1], (N, H, W, 1 or 3); grey is taken as three equal channels.
-
-        Returns:
-          (N, 2048) float32, not negative.
-
-        Raises:
-          ValueError: the images are not of that shape or type.
+        Raises ValueError when the images are not of that shape or type.
         """
         if images.ndim != 4 or images.shape[3] not in (1, 3) or not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(f"takes floating images (N, H, W, 1 or 3), not {images.dtype} {images.shape}")
@@ -159,32 +154,26 @@ class InceptionFeatures(nn.Module):
         x = _unit(x, "Conv2d_3b_1x1", 80, 1)
         x = _unit(x, "Conv2d_4a_3x3", 192, 3, padding="VALID")
         x = _halve(x)
-        for name, branches, *options in (
-            ("Mixed_5b", _at_35, 32),
-            ("Mixed_5c", _at_35, 64),
-            ("Mixed_5d", _at_35, 64),
-            ("Mixed_6a", _from_35_to_17),
-            ("Mixed_6b", _at_17, 128),
-            ("Mixed_6c", _at_17, 160),
-            ("Mixed_6d", _at_17, 160),
-            ("Mixed_6e", _at_17, 192),
-            ("Mixed_7a", _from_17_to_8),
-            ("Mixed_7b", _at_8, _average_pool),
-            ("Mixed_7c", _at_8, _max_pool),
-        ):
+        for name, branches, *options in _BLOCKS:
             x = _Mixed(branches, tuple(options), name=name)(x)
         return x.mean((1, 2))
 
 
+@functools.cache
+def _kernel_shapes() -> dict[tuple[str, ...], tuple[int, int, int, int]]:
+    """Height, width, inputs and outputs of each convolution, by its place in the variables."""
+    images = jax.ShapeDtypeStruct((1, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.float32)
+    params = jax.eval_shape(InceptionFeatures().init, jax.random.key(0), images)["params"]
+    leaves = traverse_util.flatten_dict(params).items()
+    return {tuple(layer): leaf.shape for (*layer, kind), leaf in leaves if kind == "kernel"}
+
+
 def load_inception(path: Path) -> dict[str, dict]:
-    """Reads the weights of `InceptionFeatures`.
+    """Variables of `InceptionFeatures`, numpy float32, with each batch normalisation folded into its convolution.
 
     Args:
       path: a state dict of PyTorch, such as the published file, or an `.npz` with the same names, such as
         `Mixed_5b.branch1x1.conv.weight` and `Mixed_5b.branch1x1.bn.running_mean`. Names beyond those are left aside.
-
-    Returns:
-      Variables of `InceptionFeatures`, numpy float32, with each batch normalisation folded into its convolution.
 
     Raises:
       UserError: the file cannot be read, or an array is missing, of another shape, or not finite.
@@ -201,15 +190,12 @@ def load_inception(path: Path) -> dict[str, dict]:
             raise UserError(f"{path}: {name} is not finite, or negative; copy or download the file again")
         return array
 
-    images = jax.ShapeDtypeStruct((1, IMAGE_SIZE, IMAGE_SIZE, 3), jnp.float32)
-    needed = jax.eval_shape(InceptionFeatures().init, jax.random.key(0), images)["params"]
     params = {}
-    for (*layer, kind), kernel in traverse_util.flatten_dict(needed).items():
-        if kind == "kernel":
-            name, (height, width, inputs, outputs) = ".".join(layer), kernel.shape
-            weight = checked(f"{name}.conv.weight", (outputs, inputs, height, width))
-            scale, shift, mean, variance = (checked(f"{name}.bn.{array}", (outputs,)) for array in _NORM_ARRAYS)
-            scale = scale / np.sqrt(variance + _EPSILON)
-            params[*layer, "kernel"] = (weight.transpose(2, 3, 1, 0) * scale).astype(np.float32)
-            params[*layer, "bias"] = (shift - mean * scale).astype(np.float32)
+    for layer, (height, width, inputs, outputs) in _kernel_shapes().items():
+        name = ".".join(layer)
+        weight = checked(f"{name}.conv.weight", (outputs, inputs, height, width))
+        scale, shift, mean, variance = (checked(f"{name}.bn.{array}", (outputs,)) for array in _NORM_ARRAYS)
+        scale = scale / np.sqrt(variance + _EPSILON)
+        params[*layer, "kernel"] = (weight.transpose(2, 3, 1, 0) * scale).astype(np.float32)
+        params[*layer, "bias"] = (shift - mean * scale).astype(np.float32)
     return {"params": traverse_util.unflatten_dict(params)}

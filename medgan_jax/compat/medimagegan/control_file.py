@@ -51,16 +51,9 @@ _EXPECTED = {str: "text", int: "a whole number", float: "a number"}
 def load(path: Path, training: ConfigDict) -> ConfigDict:
     """Reads a control file.
 
-    Args:
-      path: the YAML file.
-      training: a training's config, which gives what the file has no key for. It is not changed.
-
-    Returns:
-      That config with the file's values; or, of a file for sampling, its keys path, out, run, quantity, image_size and
-      seed.
-
-    Raises:
-      UserError: the file is not there, is not YAML, or has unknown, missing, repeated, ill-typed or impossible keys.
+    Returns a copy of `training` with the file's values; of a file for sampling, its keys path, out, run, quantity,
+    image_size and seed. Raises UserError when the file is not there, is not YAML, or has unknown, missing, repeated,
+    ill-typed or impossible keys.
     """
     given = _read(path)
     arch = given["arch"] if isinstance(given.get("arch"), str) else None
@@ -88,18 +81,10 @@ def load(path: Path, training: ConfigDict) -> ConfigDict:
 
 
 def check_sampling(config: ConfigDict, *, checkpoint: str | None, out: str | None) -> ConfigDict:
-    """Checks what is to be sampled, once flags have changed fields and others may contradict them.
+    """Returns `config`, made by `load`, once flags may have changed what is to be sampled.
 
-    Args:
-      config: from `load`.
-      checkpoint: the flag that stands for the file's path; None where it was not given.
-      out: the flag that stands for the file's out; None where it was not given.
-
-    Returns:
-      `config`.
-
-    Raises:
-      UserError: the file is for training, one of the flags was given, or a field was set to something impossible.
+    Raises UserError when the file is for training, a field was set to something impossible, or one of the flags
+    --checkpoint and --out was given (not None), which say the same as the file.
     """
     if "quantity" not in config:
         raise UserError("--config: is for training; run train.py, or medgan train, with it")

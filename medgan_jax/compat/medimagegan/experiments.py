@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -52,8 +53,7 @@ _COLUMNS = 8  # of a picture: a row of reals, two of fakes
 def run_experiments(configs: Mapping[str, Config], out: Path, settings: Mapping[str, Any]) -> int:
     """Runs experiments that are not finished yet, one after another, and writes the table after each.
 
-    OUT/table.md and OUT/table.json are the table, OUT/table.png the first fakes of each experiment, OUT/NAME.png reals
-    above fakes, and OUT/NAME the workdir.
+    What is written where: see `medgan_jax.commands.experiments`.
 
     Args:
       configs: by name of the experiment, of `PUBLISHED_FIGURES`.
@@ -112,11 +112,12 @@ def _run(name: str, config: Config, workdir: Path, settings: Mapping[str, Any]) 
         record["problem"] = str(error).partition(";")[0]
         print(f"{name}: {record['problem']}")
     versions = {package: importlib.metadata.version(package) for package in ("jax", "flax", "optax")}
+    kind = jax.devices()[0].device_kind
     record |= {
         "steps": steps,
         "epochs": steps / epoch,
         "seconds": _seconds(workdir, config.batch_size),
-        "device": _device(),
+        "device": f"{os.cpu_count()} CPU cores" if kind == "cpu" else f"{jax.device_count()} x {kind}",
         "versions": {"medgan_jax": __version__} | versions,
     }
     write_json(workdir / RECORD, record)
@@ -144,13 +145,6 @@ def _seconds(workdir: Path, batch_size: int) -> float:
         for before, line in itertools.pairwise(lines)
         if line["images_per_s"]
     )
-
-
-def _device() -> str:
-    import jax
-
-    kind = jax.devices()[0].device_kind
-    return f"{os.cpu_count()} CPU cores" if kind == "cpu" else f"{jax.device_count()} x {kind}"
 
 
 def _records(out: Path) -> list[dict[str, Any]]:
@@ -193,8 +187,8 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
       records: of each experiment "name", "settings", "images" and "problem"; where a training was begun, "steps",
         "epochs", "seconds", "device" and "versions"; where it finished, "scores", the fields of `PublishedScores`.
     """
-    lines = _caption(records)
-    lines += [
+    lines = [
+        *_caption(records),
         "",
         f"| experiment | metric | published | {' | '.join(COLUMNS.values())} |",
         "|---|---|---|---|---|---|---|",
@@ -230,7 +224,7 @@ def _caption(records: Sequence[Mapping[str, Any]]) -> list[str]:
     data = ", ".join(filter(None, (settings["data"], settings["class_filter"])))
     lines = [
         f"MedImageGAN's experiments on {' or '.join(map(str, images))} images ({data}); scale {settings['scale']:g}, "
-        f"seed {settings['seed']}; {', '.join(devices)}; {', '.join(packages)}.",
+        f"seed {settings['seed']}; {', '.join(devices)}; {', '.join(packages)}."
     ]
     reductions = []
     if settings["scale"] != 1:

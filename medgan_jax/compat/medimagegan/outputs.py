@@ -47,15 +47,10 @@ class MedImageGANOutputs(Callback):
 
 
 def prepare(prefix: str, *, new: bool) -> None:
-    """Makes the folder of `prefix`, before time is spent on training.
+    """Makes the folder of `prefix`, the first part of every name, before time is spent on training.
 
-    Args:
-      prefix: folder and first part of every name.
-      new: whether the training has not begun, so that files already there are another training's.
-
-    Raises:
-      UserError: the folder cannot be written to, a name that begins with `prefix` is too long, or another training's
-        files are there.
+    Raises UserError when the folder cannot be written to, a name that begins with `prefix` is too long, or files are
+    there although the training is `new`, and so are another's.
     """
     present = [path for path in (_path(prefix, name) for name in (_PLOT, _GRID, _REPORT)) if path.exists()]
     if new and present:
@@ -91,20 +86,17 @@ def write_outputs(
 ) -> None:
     """Writes PREFIX_loss_plot.png, _real_fake_grid.png, _metrics_report.out, and images PREFIX_EPOCH_J_img.png.
 
-    Each file is replaced whole.
+    Each file is replaced whole; OSError when one cannot be written.
 
     Args:
       prefix: folder and first part of every name.
       log: metrics.jsonl.
-      reals: uint8, (M, H, H, C), the training images.
+      reals: uint8, (M, H, H, C), the training images; `seed` decides which are shown and compared with.
       fakes: uint8, (N, H, H, C), of the fixed latents; see `fakes_needed`.
       num_images: how many of them become files.
       epoch: the last one, from 0, for the names.
       step: of the generator.
-      seed: decides which reals are shown and compared with.
-
-    Raises:
-      OSError: a file cannot be written.
+      seed: of the choice of reals.
     """
     for j, image in enumerate(fakes[:num_images]):
         write_png(_image_path(prefix, epoch, j), image)

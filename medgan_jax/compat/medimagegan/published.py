@@ -28,23 +28,14 @@ _MIN_REALS = 4
 
 @dataclasses.dataclass(frozen=True)
 class PublishedScores:
-    """Scores of fakes and of reals in their place.
+    """Scores of fakes and of reals in their place."""
 
-    Attributes:
-      means: over pairs, by name of metric, for each of `COLUMNS`; a column that could not be computed is empty.
-      num_pairs: under the original's protocol, of fakes; of reals, at most `num_each`.
-      num_each: fakes, and other reals, that were compared with their nearest real.
-      num_reference: reals among which the nearest was searched.
-      seed: of the order of the reals, and of their halves.
-      skipped: what could not be computed, each as "WHAT: reason".
-    """
-
-    means: dict[str, dict[str, float]]
-    num_pairs: int
-    num_each: int
-    num_reference: int
-    seed: int
-    skipped: tuple[str, ...]
+    means: dict[str, dict[str, float]]  # over pairs, by `COLUMNS` and metric; a column may be empty, see `skipped`
+    num_pairs: int  # under the original's protocol, of fakes; of reals, at most `num_each`
+    num_each: int  # fakes, and other reals, that were compared with their nearest real
+    num_reference: int  # reals among which the nearest was searched
+    seed: int  # of the order of the reals, and of their halves
+    skipped: tuple[str, ...]  # what could not be computed, each as "WHAT: reason"
 
 
 def num_fakes(num_reals: int) -> int:
@@ -53,15 +44,11 @@ def num_fakes(num_reals: int) -> int:
 
 
 def published_scores(fakes: np.ndarray, reals: np.ndarray, *, seed: int) -> PublishedScores:
-    """Scores fakes as MedImageGAN did, and beside a real reference.
+    """Scores fakes (N, H, H, C) as MedImageGAN did, and beside a real reference, reals (M, H, H, C), all uint8.
 
-    The reals are put in an order by `seed`. The original's protocol takes them in that order. The nearest reals are
-    searched in the first half of them; reals of the other half, as many as fakes, are the real reference.
-
-    Args:
-      fakes: uint8, (N, H, H, C); `num_fakes` of them are enough.
-      reals: uint8, (M, H, H, C); possibly a memory map.
-      seed: decides the order of the reals.
+    The reals, which may be a memory map, are put in an order by `seed`. The original's protocol takes them in that
+    order. The nearest reals are searched in the first half of them; reals of the other half, as many as fakes, are the
+    real reference. `num_fakes` fakes are enough.
     """
     size = fakes.shape[1]
     names = [name for name in PUBLISHED if size >= METRICS[name].min_size]

@@ -45,24 +45,17 @@ _REMEDY = "give a generator or discriminator of DCGAN or SNGAN as published: 4x4
 
 @dataclasses.dataclass(frozen=True)
 class TorchNetwork:
-    """A network found in a state dict.
-
-    Attributes:
-      module: its architecture.
-      variables: numpy float32.
-      inputs: the length of a generator's latents, or the channels of a discriminator's images.
-    """
+    """A network found in a state dict."""
 
     module: Generator | Discriminator
-    variables: dict[str, Any]
-    inputs: int
+    variables: dict[str, Any]  # numpy float32
+    inputs: int  # the length of a generator's latents, or the channels of a discriminator's images
 
 
 def read_network(path: Path) -> TorchNetwork:
     """Reads a network from a file that `torch.save` wrote of its state dict, see `read_state_dict`.
 
-    Raises:
-      UserError: it cannot be read, or holds anything but one of the networks.
+    Raises UserError when it cannot be read, or holds anything but one of the networks.
     """
     try:
         return from_state_dict(read_state_dict(path))
@@ -77,29 +70,23 @@ def from_state_dict(arrays: Mapping[str, np.ndarray]) -> TorchNetwork:
     that of `torch.nn.utils` or of its `parametrizations`; the latter improves its two vectors in the other order, so
     that in training it is half an iteration apart from ours, which a settled estimate does not show.
 
-    Args:
-      arrays: name to array, of floating numbers.
-
-    Returns:
-      The network.
-
     Raises:
       ValueError: it is another network, or entries are missing, surplus, of another shape, or no finite numbers. The
         message names the entry, and makes half a sentence.
     """
     names, prefix = _names(arrays)
     module, shape = _architecture({name: arrays[given].shape for name, given in names.items()}, names)
-    like = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros(shape), training=True))
-    shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(like).items()}
     entries = dict(_entries(module))
     for name, given in names.items():
         is_counter = name.endswith(_COUNTER) and name.replace(_COUNTER, "running_mean") in entries
         if name not in entries and not is_counter:
             raise ValueError(f"has the entry {quoted(given)}, and {described(module)} has none there")
+    if lacking := [name for name in entries if name not in names]:
+        raise ValueError(f"has no entry {quoted(prefix + lacking[0])}, and {described(module)} has one")
+    like = jax.eval_shape(lambda: module.init(jax.random.key(0), jnp.zeros(shape), training=True))
+    shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(like).items()}
     variables = {}
     for name, path in entries.items():
-        if name not in names:
-            raise ValueError(f"has no entry {quoted(prefix + name)}, and {described(module)} has one")
         variables[path] = _converted(names[name], arrays[names[name]], module, path, shapes)
     return TorchNetwork(module, traverse_util.unflatten_dict(variables), shape[-1])
 
@@ -109,10 +96,6 @@ def to_state_dict(module: nn.Module, variables: Mapping[str, Any]) -> dict[str, 
 
     Spectral norm is that of `torch.nn.utils.spectral_norm`. A generator that enlarges before it convolves becomes the
     one with transposed convolutions that draws the same.
-
-    Args:
-      module: the network.
-      variables: its variables.
 
     Returns:
       Name, such as `main.0.weight`, to array, float32 and contiguous, in PyTorch's order; with the counters
@@ -191,29 +174,25 @@ def _architecture(
         raise ValueError(f"has {number}, and a network of 16 to 512 px has {_FEWEST} to {_MOST}, one of them first")
     size, doubled = 2 ** (len(kernels) + 1), 2 ** (len(kernels) - 2)
     first, last = kernels[0], kernels[max(kernels)]
+    if 0 in shapes[first]:
+        raise ValueError(f"its entry {quoted(names[first])} is of shape {shapes[first]}, without numbers")
     generator = 1 in positions
-    if generator:
-        (latent_dim, widest), channels, shown = shapes[first][:2], shapes[last][1], last
-        features, rest = divmod(widest, doubled)
-        if rest:
-            raise ValueError(
-                f"its entry {quoted(names[first])} is of shape {shapes[first]}: {widest} feature maps cannot be halved "
-                f"{len(kernels) - 2} times, as in a generator of {size} px"
-            )
-    else:
-        features, channels, shown = *shapes[first][:2], first
-        latent_dim = 1
+    channels, shown = (shapes[last][1], last) if generator else (shapes[first][1], first)
     if channels not in (1, 3):
         raise ValueError(
             f"its entry {quoted(names[shown])} is of shape {shapes[shown]}, for images of {channels} channels; "
             "only 1 and 3 are known"
         )
-    if not features or not latent_dim:
-        raise ValueError(f"its entry {quoted(names[first])} is of shape {shapes[first]}, without numbers")
-    if generator:
-        return Generator(size, channels, features), (1, latent_dim)
-    spectral_norm, batch_norm = first.endswith("_orig"), 3 in positions
-    return Discriminator(size, features, spectral_norm, batch_norm=batch_norm), (1, size, size, channels)
+    if not generator:
+        module = Discriminator(size, shapes[first][0], first.endswith("_orig"), batch_norm=3 in positions)
+        return module, (1, size, size, channels)
+    latent_dim, widest = shapes[first][:2]
+    if widest % doubled:
+        raise ValueError(
+            f"its entry {quoted(names[first])} is of shape {shapes[first]}: {widest} feature maps cannot be halved "
+            f"{len(kernels) - 2} times, as in a generator of {size} px"
+        )
+    return Generator(size, channels, widest // doubled), (1, latent_dim)
 
 
 def described(module: Generator | Discriminator) -> str:

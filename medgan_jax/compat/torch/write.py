@@ -22,15 +22,9 @@ _STORAGES = {"float32": "FloatStorage", "int64": "LongStorage"}
 
 
 def write_state_dict(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes a state dict, whole or not at all. The same arrays make the same bytes.
+    """Writes a state dict, whole or not at all, in place of the file at `path`. The same arrays make the same bytes.
 
-    Args:
-      path: the file, replaced where there is one.
-      arrays: name to array, float32 or int64.
-
-    Raises:
-      ValueError: an array is of another type.
-      OSError: the file cannot be written.
+    Raises ValueError when an array is neither float32 nor int64, OSError when the file cannot be written.
     """
     for name, array in arrays.items():
         if array.dtype.name not in _STORAGES:

@@ -18,6 +18,7 @@ from medgan_jax.training.health.checks import CHECKS, DIVERGENCE, Check, Finding
 
 _MIN_METRICS_LINES = 10  # of a window, however rarely they are written
 _MIN_HEALTH_LINES = 4
+_FIELDS = ("step", "alarm", "title", "since", "sentence", "evidence", "remedies", "action")  # of alarms.jsonl
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,27 +36,17 @@ class Alarm:
 
     def line(self, action: str) -> dict[str, Any]:
         """The line of alarms.jsonl; `action` is what was done about it."""
-        return {
-            "step": self.step,
-            "alarm": self.name,
-            "title": self.title,
-            "since": self.since,
-            "sentence": self.sentence,
-            "evidence": self.evidence,
-            "remedies": list(self.remedies),
-            "action": action,
-        }
+        line = dataclasses.asdict(self) | {"alarm": self.name, "remedies": list(self.remedies), "action": action}
+        return {name: line[name] for name in _FIELDS}
 
 
 class Monitor:
     """Takes the lines of both logs as they are written, and returns the alarms to raise."""
 
     def __init__(self, config: Config, *, slowed_at: int = -1) -> None:
-        """Starts without any lines.
+        """Starts without any lines; `config` has the learning rates that rollbacks may have changed.
 
-        Args:
-          config: the training, with its current learning rates where rollbacks changed them.
-          slowed_at: the step that the last rollback went back to. Later lines are evaluated without earlier ones.
+        Lines after `slowed_at`, the step that the last rollback went back to, are evaluated without earlier ones.
         """
         self._config = config
         self._slowed_at = slowed_at

@@ -47,13 +47,9 @@ class Probe:
     ) -> None:
         """Chooses the reals to compare with, and measures them.
 
-        Args:
-          networks: the modules.
-          config: the training.
-          training: uint8, (N, H, H, C).
-          held_out: uint8, (M, H, H, C). None, or less than 8 images: overfitting is not measured.
-          mesh: the devices of this process; each does the same work.
-          classes: of the images; None for an unconditional discriminator.
+        `training` and `held_out` are uint8, (N, H, H, C); without 8 held-out images overfitting is not measured.
+        `mesh` are the devices of this process, each of which does the same work. `classes` are those of the images,
+        None for an unconditional discriminator.
         """
         random = np.random.default_rng(config.seed)
 
@@ -194,12 +190,7 @@ def _memorized_share(images: jax.Array, others: jax.Array, *, themselves: bool =
 
     A blurred image is close to many images, a memorized one to a single image. Yoon et al. 2023 ("Diffusion
     probabilistic models generalize when they fail to memorize") ask for a third of the distance to the second; the
-    images of a GAN reproduce less exactly.
-
-    Args:
-      images: (N, S, S, C).
-      others: (M, S, S, C).
-      themselves: the others are the images, and none is compared with itself.
+    images of a GAN reproduce less exactly. `themselves`: the others are the images, none is compared with itself.
     """
 
     def closer(symmetry: jax.Array, best: jax.Array) -> jax.Array:

@@ -46,7 +46,8 @@ def test_networks_are_recognised():
         assert (network(name).module, network(name).inputs) == (module, channels)
 
 
-@pytest.mark.parametrize("name", sorted({name.split("/")[0] for name in expected()}))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted({name.split("/")[0] for name in expected()} - {"netG128_parallel.zip"}))
 def test_outputs_and_statistics_are_pytorchs(name):
     found = network(name)
 
@@ -187,9 +188,11 @@ def test_a_generator_that_upsamples_is_exported_as_one_with_transposed_convoluti
     variables = jax.jit(lambda: module.init(jax.random.key(0), latents, training=True))()
     found = from_state_dict(to_state_dict(module, variables))
     assert found.module == Generator(16, 3, 4)
-    images = module.apply(variables, latents, training=False)
+    images, same = (
+        jax.jit(functools.partial(m.apply, training=False))(v, latents)
+        for m, v in ((module, variables), (found.module, found.variables))
+    )
     assert float(np.std(images)) > 1e-4
-    same = found.module.apply(found.variables, latents, training=False)
     np.testing.assert_allclose(same, images, rtol=1e-4, atol=1e-8)
 
 
