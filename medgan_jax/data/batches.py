@@ -157,7 +157,7 @@ class Batches(abc.ABC):
         """The batches of the next steps: images, indices and labels as `train_steps` takes them.
 
         They are for `count` steps or fewer, at least 1; the third value returned says for how many. The memory of the
-        batches before is not used again until `after`, the results (a pytree) of the call that was given them, is there.
+        batches before is not used again until `after`, the results (a pytree) of the call that got them, is there.
 
         Raises:
           OSError: the images cannot be read.
