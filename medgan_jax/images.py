@@ -197,12 +197,9 @@ def image_grid(images: np.ndarray, *, columns: int | None = None, padding: int =
 
 
 def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
-    """Writes a uint8 (height, width, 1 or 3) image as a PNG file: whole, or not at all.
+    """Writes a uint8 (height, width, 1 or 3) image as a PNG file, as `replace_file` does.
 
     The same image gives the same bytes under one version of zlib.
-
-    Raises:
-      OSError: the file cannot be written; what stood at `path` is as it was.
     """
     replace_file(path, encode_png(image))
 

@@ -39,12 +39,7 @@ def movie_path(path: str | None, *, grid: bool, overwrite: bool) -> Path | None:
 
 
 def write_walk(generator: TrainedGenerator, path: Path, **options: Any) -> None:
-    """Writes the movie of a walk, two seconds from image to image.
-
-    Args:
-      generator: what to sample from.
-      path: a .webp, .gif or .mp4 file.
-      **options: those of `walk_frames`.
+    """Writes the movie of a walk, two seconds from image to image; `options` are those of `walk_frames`.
 
     Raises:
       UserError: as `walk_frames` does, or the movie cannot be written.

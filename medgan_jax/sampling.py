@@ -88,14 +88,9 @@ def classes_listed(classes: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def classes_of(generator: TrainedGenerator, label: str | None) -> Callable[[np.ndarray], np.ndarray] | None:
-    """From image numbers (N,) to classes (N,) int32: all of one, or in turn.
+    """From image numbers (N,) to classes (N,) int32: all of the class `label`, or without one all in turn.
 
-    Args:
-      generator: what is sampled from.
-      label: the name of a class; None for all in turn.
-
-    Returns:
-      None where the generator has learned no classes.
+    None where the generator has learned no classes.
 
     Raises:
       UserError: it has not learned the class `label`.

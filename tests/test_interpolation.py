@@ -13,7 +13,7 @@ from medgan_jax.interpolation import movie_path, slerp, walk_frames, write_walk
 from medgan_jax.sampling import generate, seeded_latents
 from medgan_jax.sharding import data_mesh
 
-LEG = 6  # frames from one image to the next, here
+LEG = 4  # frames from one image to the next, here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,14 +52,15 @@ def test_a_walk_passes_through_the_images_of_its_seed_and_closes(generator):
     assert frames.shape == (3 * LEG, 256, 256, 3)
     latents = seeded_latents(5, np.arange(3), latent_dim=8)
     assert_images(frames[::LEG], generate(generator.module, generator.variables, latents))
-    steps = [np.abs(a.astype(float) - b).mean() for a, b in zip(frames, [*frames[1:], frames[0]], strict=True)]
+    frames = frames[:, ::16, ::16].astype(float)
+    steps = [np.abs(a - b).mean() for a, b in zip(frames, [*frames[1:], frames[0]], strict=True)]
     assert 0 < max(steps) < 4 * np.mean(steps)  # from the last frame to the first too
-    assert np.abs(frames.astype(int) - walk(generator, batch_size=22)).max() <= 1
-    assert np.abs(frames.astype(int) - walk(generator, seed=6)).max() > 10
+    assert np.abs(frames - walk(generator, batch_size=4)[:, ::16, ::16]).max() <= 1
+    assert np.abs(frames - walk(generator, seed=6)[:, ::16, ::16]).max() > 10
 
 
 def test_a_walk_through_given_or_truncated_latents(generator):
-    latents = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
+    latents = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
     expected = generate(generator.module, generator.variables, latents)
     assert_images(walk(generator, num_images=None, latents=latents)[::LEG], expected)
     assert len(walk(generator, num_images=2, latents=latents)) == 2 * LEG
@@ -68,36 +69,33 @@ def test_a_walk_through_given_or_truncated_latents(generator):
     assert_images(walk(generator, truncation=0.5)[::LEG], expected)
 
 
-@pytest.mark.parametrize(("label", "number"), [(None, 0), ("malignant", 1)])
-def test_a_walk_keeps_to_one_class(generator, label, number):
+def test_a_walk_keeps_to_one_class(generator):
     """The first, unless another one is asked for."""
     variables = {**generator.variables, "tints": np.float32([-1, 1])}
     conditional = dataclasses.replace(generator, variables=variables, classes=("benign", "malignant"))
     latents = seeded_latents(5, np.arange(3), latent_dim=8)
-    expected = generate(conditional.module, variables, latents, np.full(3, number))
-    assert_images(walk(conditional, label=label)[::LEG], expected)
+    for label, number in [(None, 0), ("malignant", 1)]:
+        expected = generate(conditional.module, variables, latents, np.full(3, number))
+        assert_images(walk(conditional, label=label)[::LEG], expected)
     with pytest.raises(UserError, match="did you mean malignant"):
         walk(conditional, label="malignan")
 
 
 def test_the_movie_of_a_walk_passes_through_eight_images_by_default(generator, tmp_path):
-    options = {"num_images": None, "seed": 5, "batch_size": 8, "mesh": data_mesh(), "frames_per_leg": 2}
+    options = {"num_images": None, "seed": 5, "batch_size": 8, "mesh": data_mesh(), "frames_per_leg": 1}
     write_walk(generator, tmp_path / "a.gif", **options)
     with Image.open(tmp_path / "a.gif") as image:
-        assert (image.size, image.n_frames) == ((256, 256), 8 * 2)
+        assert (image.size, image.n_frames) == ((256, 256), 8)
 
 
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
+def test_too_few_images_are_refused(generator):
+    for options, says in [
         ({"num_images": 1}, "num_images=1: a walk passes through two images or more"),
         ({"num_images": None, "latents": np.ones((1, 8), np.float32)}, "two images or more"),
         ({"num_images": 3, "latents": np.ones((2, 8), np.float32)}, "has 2 rows"),
-    ],
-)
-def test_too_few_images_are_refused(generator, options, says):
-    with pytest.raises(UserError, match=says):
-        walk(generator, **options)
+    ]:
+        with pytest.raises(UserError, match=says):
+            walk(generator, **options)
 
 
 def test_flags_of_a_folder_are_refused(tmp_path):

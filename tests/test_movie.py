@@ -1,8 +1,7 @@
 """Movies are read back by Pillow and FFmpeg: every frame, its colours, its time; whole or not at all."""
 
 import resource
-import subprocess
-import sys
+import weakref
 
 import av
 import numpy as np
@@ -59,9 +58,9 @@ def test_frames_come_back_in_order_with_their_colours_and_time(tmp_path, suffix)
 @pytest.mark.parametrize(("suffix", "least"), [(".webp", 34), (".gif", 38), (".mp4", 38)])
 def test_shades_of_skin_are_not_banded(tmp_path, suffix, least):
     """Of a soft gradient with fine grain, in decibels. 8 colours in place of 256 would give 30."""
-    shades = np.linspace(0, 1, 128)[:, None, None]
+    shades = np.linspace(0, 1, 96)[:, None, None]
     picture = np.float32(SKIN[0]) * shades + np.float32(SKIN[2]) * (1 - shades)
-    picture = picture + np.random.default_rng(0).normal(0, 1, (128, 128, 1))
+    picture = picture + np.random.default_rng(0).normal(0, 1, (96, 96, 1))
     frames = [picture.clip(0, 255).astype(np.uint8), (255 - picture).clip(0, 255).astype(np.uint8)]
     write_movie(tmp_path / f"a{suffix}", frames, frames_per_second=10)
     for frame, original in zip(read(tmp_path / f"a{suffix}")[0], frames, strict=True):
@@ -71,7 +70,7 @@ def test_shades_of_skin_are_not_banded(tmp_path, suffix, least):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_slow_changes_are_followed(tmp_path, suffix):
     grain = np.random.default_rng(0).normal(0, 12, (64, 64, 1))
-    shares = np.linspace(0, 1, 40)
+    shares = np.linspace(0, 1, 20)
     frames = [
         (np.float32(SKIN[0]) * (1 - share) + np.float32(SKIN[2]) * share + grain).clip(0, 255).astype(np.uint8)
         for share in shares
@@ -112,7 +111,7 @@ def test_mp4_plays_everywhere(tmp_path):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_same_frames_same_bytes(tmp_path, suffix):
     for name in "ab":
-        write_movie(tmp_path / f"{name}{suffix}", noise(4), frames_per_second=10)
+        write_movie(tmp_path / f"{name}{suffix}", noise(3, size=32), frames_per_second=10)
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
 
 
@@ -158,7 +157,7 @@ def test_a_full_disk_is_one_line(tmp_path, suffix):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        for number in (2, 20):
+        for number in (2, 12):
             with pytest.raises(UserError, match=rf"a\{suffix}: cannot be written .*make room"):
                 write_movie(path, noise(number), frames_per_second=10)
     finally:
@@ -166,21 +165,22 @@ def test_a_full_disk_is_one_line(tmp_path, suffix):
     assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [(path.name, b"old")]
 
 
-@pytest.mark.slow
-def test_frames_are_taken_one_by_one(tmp_path, command_environment):
-    """The encoders look some frames ahead; what they keep of those before is small. They are loaded when needed."""
-    code = (
-        "import resource, sys, numpy as np\n"
-        "from pathlib import Path\n"
-        "from medgan_jax.movie import write_movie\n"
-        "assert 'av' not in sys.modules\n"
-        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "def frames(number):\n"
-        "    for i in range(number): yield np.full((256, 256, 3), i, np.uint8)\n"
-        "for suffix in ('webp', 'gif', 'mp4'):\n"
-        "    write_movie(Path(sys.argv[1], f'a.{suffix}'), frames(50), frames_per_second=10)\n"
-        "    before = peak()\n"
-        "    write_movie(Path(sys.argv[1], f'a.{suffix}'), frames(110), frames_per_second=10)\n"
-        "    assert peak() - before < 6_000, (suffix, peak() - before)\n"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, env=command_environment)
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_frames_are_taken_one_by_one(tmp_path, suffix):
+    """However long a movie is, its frames are not kept."""
+    alive = weakref.WeakSet()
+
+    class Frame(np.ndarray):
+        """An array that a set of weak references takes."""
+
+        __hash__ = object.__hash__
+
+    def frames():
+        for value in range(60):
+            frame = np.full((16, 16, 3), value, np.uint8).view(Frame)
+            alive.add(frame)
+            yield frame
+            del frame
+            assert len(alive) <= 2, value  # the first is kept for its shape
+
+    write_movie(tmp_path / f"a{suffix}", frames(), frames_per_second=10)

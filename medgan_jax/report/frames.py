@@ -55,9 +55,8 @@ class Frame:
 def layout(num_frames: int, image_size: int) -> Layout:
     """How the frames of a page are made, so that they are few bytes and their images stay recognisable.
 
-    Args:
-      num_frames: on the page; only whether they are few matters, so that frames made before can be used again.
-      image_size: px of an image in the grids; 0 where it is not known.
+    Of `num_frames` only whether they are few matters, so that frames made before can be used again. `image_size` is
+    that of an image in the grids, in px; 0 where it is not known.
     """
     few = num_frames <= _FEW
     side, max_bytes = (2 * _SIDE, _BYTES // _FEW) if few else (_SIDE, _BYTES // MAX_FRAMES)
@@ -92,10 +91,9 @@ def movie_frames(pictures: dict[int, Path]) -> Iterator[np.ndarray]:
 
 
 def page_frames(pictures: dict[int, Path], layout: Layout) -> tuple[list[Frame], dict[int, str]]:
-    """Encodes pictures for a page. Those unchanged since an earlier call in this process cost nothing.
+    """The frames of a page in their order, and for each step whose picture cannot be read the reason.
 
-    Returns:
-      The frames in their order, and for each step whose picture cannot be read the reason.
+    Pictures unchanged since an earlier call in this process cost nothing.
     """
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as workers:  # Pillow works outside the GIL
         texts = workers.map(lambda path: encode_file(path, layout), pictures.values())

@@ -42,14 +42,9 @@ _GREATEST = 1e12  # written out
 
 
 def write_report(files: Workdir, path: Path | None = None) -> Path:
-    """Writes the report of a training, whole or not at all; the training may be going on.
+    """Writes the report of a training, which may be going on, whole or not at all; returns its path.
 
-    Args:
-      files: the workdir.
-      path: the file to write; WORKDIR/report.html by default.
-
-    Returns:
-      The path.
+    By default that is WORKDIR/report.html.
 
     Raises:
       UserError: the workdir is no folder, or holds no training; or the path is a folder or a device.
@@ -63,13 +58,7 @@ def write_report(files: Workdir, path: Path | None = None) -> Path:
 
 
 def render(files: Workdir, *, version: str = "", refresh_seconds: float = REFRESH_SECONDS) -> str:
-    """The page as HTML.
-
-    Args:
-      files: the workdir.
-      version: for a page that a server gives: it asks the server's /version for another one, and then loads itself
-        anew.
-      refresh_seconds: how often it asks.
+    """The page as HTML. With a `version` it asks its server's /version for another one, and then loads itself anew.
 
     Raises:
       UserError: as for `write_report`.

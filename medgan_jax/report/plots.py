@@ -136,15 +136,9 @@ PLOTS = {  # by the names of the files
 
 
 def plot_figure(name: str, lines: Lines, alarms: Lines = ()) -> "Figure | None":
-    """Draws one plot.
+    """Draws one of PLOTS from the lines of its log; None where there is nothing to draw.
 
-    Args:
-      name: one of PLOTS.
-      lines: of the plot's log.
-      alarms: lines of alarms.jsonl; each step among them becomes a thin vertical line.
-
-    Returns:
-      The figure, for `png`; None where there is nothing to draw.
+    Each step of `alarms`, lines of alarms.jsonl, becomes a thin vertical line.
     """
     drawn = []
     for panel in PLOTS[name].panels(lines):
@@ -179,10 +173,7 @@ def draw_plots(record: Record) -> dict[str, bytes]:
 
 
 def write_plots(files: Workdir) -> list[Path]:
-    """Writes WORKDIR/plots/NAME.png for each name in PLOTS that there is anything to draw for, each whole.
-
-    Returns:
-      The files written.
+    """Writes WORKDIR/plots/NAME.png for each of PLOTS that there is anything to draw for; returns the paths.
 
     Raises:
       UserError: the workdir holds no training.

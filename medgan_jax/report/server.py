@@ -31,13 +31,10 @@ class Server(http.server.ThreadingHTTPServer):
     def __init__(
         self, files: Workdir, *, port: int, refresh_seconds: float = REFRESH_SECONDS, max_load: float = 0.05
     ) -> None:
-        """Listens already.
+        """Listens already; port 0 is any that is free, see `url`.
 
-        Args:
-          files: the workdir.
-          port: 0 for any that is free; `url` tells which.
-          refresh_seconds: how often an open page asks for a newer one.
-          max_load: the share of a processor that making pages for open browsers may take from the training.
+        Open pages ask for newer ones every `refresh_seconds`; making them takes at most the share `max_load` of a
+        processor from the training.
 
         Raises:
           UserError: the workdir holds no training, or the port cannot be had.

@@ -201,7 +201,7 @@ def test_streamed_images_are_read_and_not_mapped(images):
 
     def mapped_kb():
         lines = Path("/proc/self/smaps").read_text().split("\n")
-        at = next(number for number, line in enumerate(lines) if line.endswith(images.filename))
+        at = next(number for number, line in enumerate(lines) if line.endswith(str(images.filename)))
         return next(int(line.split()[1]) for line in lines[at:] if line.startswith("Rss:"))
 
     with opened(StreamedBatches, images) as batches:

@@ -30,23 +30,23 @@ def test_small_frames_are_exact_and_made_again_when_the_picture_changes(make):
     assert [a.uri is b.uri for a, b in zip(first, again, strict=True)] == [True, True, False, True, True]
 
 
-@pytest.mark.parametrize("size", [32, 64, 128, 256, 512])
-def test_200_frames_are_under_20_mb_and_no_mush(size):
-    plan = frames.layout(200, size)
-    assert 200 * plan.max_bytes * 4 / 3 < 18.5e6
-    images = min(8, plan.images)
-    assert images >= 4
-    assert images * size // plan.shrink + 2 * images <= plan.side <= 540
-    assert size // plan.shrink >= min(size, 64)
-    assert frames.layout(50, size).side > frames.layout(51, size).side
+def test_200_frames_are_under_20_mb_and_no_mush():
+    for size in (32, 64, 128, 256, 512):
+        plan = frames.layout(200, size)
+        assert 200 * plan.max_bytes * 4 / 3 < 18.5e6
+        images = min(8, plan.images)
+        assert images >= 4
+        assert images * size // plan.shrink + 2 * images <= plan.side <= 540
+        assert size // plan.shrink >= min(size, 64)
+        assert frames.layout(50, size).side > frames.layout(51, size).side
 
 
-@pytest.mark.parametrize(("size", "side"), [(64, 530), (256, 517)])
-def test_a_noisy_frame_is_within_its_bytes_at_full_size(tmp_path, size, side):
+@pytest.mark.parametrize(("size", "number", "side"), [(64, 64, 530), (256, 20, 517)])
+def test_a_noisy_frame_is_within_its_bytes_at_full_size(tmp_path, size, number, side):
     random = np.random.default_rng(0)
     wave = np.cos(np.linspace(-3, 3, size))
     lesion = 100 + 80 * wave[:, None, None] * wave[None, :, None]
-    images = lesion + random.uniform(-40, 40, (64, 1, 1, 3)) + random.normal(0, 12, (64, size, size, 3))
+    images = lesion + random.uniform(-40, 40, (number, 1, 1, 3)) + random.normal(0, 12, (number, size, size, 3))
     write_png(tmp_path / "grid.png", image_grid(images.clip(0, 255).astype(np.uint8)))
     plan = frames.layout(200, size)
     data = decoded(frames.encode_file(tmp_path / "grid.png", plan))

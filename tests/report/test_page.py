@@ -48,7 +48,8 @@ def player_data(text):
 
 def test_it_shows_everything(make):
     """With its plots."""
-    files = make(config={"lr_gen": 0.0002, "of_a_plugin": "x"})
+    files = make(config={"lr_gen": 0.0002, "of_a_plugin": "x", "monitor_every_steps": 0})
+    files.health.unlink()
     (files.path / "evaluation").mkdir()
     figure = {"title": "PSNR, dB", "better": "higher", "value": 18.25, "low": 17, "high": 19, "reals": {"value": 20.5}}
     written = {"protocol": {"fakes": "106 of run"}, "figures": {"psnr": figure}}
@@ -68,7 +69,7 @@ def test_it_shows_everything(make):
     assert 'id="missing"' not in text
     pictures = Elements(text).of("img")
     assert all(each["src"].startswith("data:image/") and each["alt"] for each in pictures)
-    assert len([each for each in pictures if "png" in each["src"]]) == 7  # the plots
+    assert len([each for each in pictures if "png" in each["src"]]) == 4  # the plots, without those of health checks
     assert [step for step, _ in player_data(text)["frames"]] == [0, 100, 200, 300, 400]
     assert player_data(text)["alarms"] == [{"step": 200, "title": "Mode collapse"}]
     assert "http" not in text.replace("http-equiv", "")  # no address of any kind

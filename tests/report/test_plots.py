@@ -100,7 +100,7 @@ def test_what_matplotlib_cannot_draw_is_drawn_somehow():
     figure = plot_figure("losses", lines, [{"step": 1, "title": "$\\frac \u65e5"}])
     assert [text.get_text() for text in figure.axes[0].texts] == ["??frac ?"]
     for each in (figure, plot_figure("measures", lines)):
-        assert png(each)
+        assert png(each, dpi=40)
 
 
 def test_nothing_to_draw_is_none():
