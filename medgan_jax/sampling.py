@@ -63,16 +63,9 @@ def generate(
     latents: jax.Array,
     labels: jax.Array | None = None,
 ) -> jax.Array:
-    """The images of latents, with running statistics: no image depends on the others of its batch.
+    """The images, uint8 (N, H, W, C), of latents (N, latent_dim) and their classes, (N,) int32.
 
-    Args:
-      generator: the module.
-      variables: its parameters and batch statistics.
-      latents: (N, latent_dim).
-      labels: (N,) int32, their classes; None where the generator has none.
-
-    Returns:
-      uint8 (N, H, W, C).
+    Running statistics are used: no image depends on the others of its batch.
     """
     return signed_to_uint8(cast(jax.Array, generator.apply(variables, latents, labels, training=False)))
 
