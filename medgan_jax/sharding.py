@@ -37,6 +37,16 @@ def sharded(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, _AXIS))
 
 
+def divided(batch: jax.Array) -> jax.Array:
+    """In jit: divides a batch made there over the mesh of `jax.set_mesh`; without one it stays as it is.
+
+    What is computed from arrays that are given is divided as they are. XLA would compute the rest on every device.
+    """
+    if _AXIS not in jax.sharding.get_abstract_mesh().axis_names:
+        return batch
+    return jax.lax.with_sharding_constraint(batch, PartitionSpec(_AXIS))
+
+
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Raises UserError when a batch cannot be divided over the devices."""
     if batch_size % mesh.size:

@@ -60,7 +60,8 @@ def trained(mesh, kind, steps=20):
         run = jax.jit(functools.partial(train_steps, networks=networks, config=config), out_shardings=shared)
         pixels, indices, count, labels = batches.take(steps)
         number = jax.ShapeDtypeStruct((), np.int32, sharding=shared)
-        run = run.lower(state, *batches.shapes, number, batches.labels).compile()
+        with jax.set_mesh(mesh):
+            run = run.lower(state, *batches.shapes, number, batches.labels).compile()
         after = jax.device_get(run(state, pixels, indices, np.int32(count), labels)[0])
     collectives = set(re.findall(r" (all-[a-z-]+|collective-[a-z-]+|reduce-scatter)\\(", run.as_text()))
     return jax.device_get(state), after, run.cost_analysis()["flops"], collectives

@@ -17,6 +17,7 @@ from medgan_jax.config import Config
 from medgan_jax.images import uint8_to_signed
 from medgan_jax.models.batch_norm import MOMENTUM
 from medgan_jax.rng import RngStream, rng_key
+from medgan_jax.sharding import divided
 from medgan_jax.training import losses
 from medgan_jax.training.augment import augment, mirror_at_random
 from medgan_jax.training.state import GANState, Networks, NetworkState
@@ -97,7 +98,7 @@ def train_step(
     latent_key, target_key, mirror_key = jax.random.split(key, 3)
     dis_key, gen_key = jax.random.split(jax.random.fold_in(rng_key(config.seed, RngStream.DISCRIMINATOR), state.step))
     batch_size = reals.shape[0]
-    latents = jax.random.normal(latent_key, (batch_size, config.latent_dim))
+    latents = divided(jax.random.normal(latent_key, (batch_size, config.latent_dim)))
     targets = losses.real_targets(target_key, batch_size, real_label=config.real_label, label_flip=config.label_flip)
     reals = uint8_to_signed(reals)
     if config.data.horizontal_flip:

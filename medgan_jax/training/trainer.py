@@ -202,7 +202,8 @@ class Run:
                     self._signals.caught = stop
                     break
                 images, indices, count, labels = batches.take(count, after=running)
-                self.state, history = steps(self.state, images, indices, np.int32(count), labels)
+                with jax.set_mesh(self._mesh):  # so that the step divides what it draws
+                    self.state, history = steps(self.state, images, indices, np.int32(count), labels)
                 # Read the call before this one while this one computes: the device never waits for the host.
                 finished, running = running, (self.step + count, count, history)
                 self.step += count
