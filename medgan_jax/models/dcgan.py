@@ -8,6 +8,8 @@ in order, `conv_0`, `norm_0`, `conv_1`, ..., so that a PyTorch `Sequential` maps
 convolutions compute in; parameters, statistics, spectral norm, images and logits are float32.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -100,8 +102,8 @@ class Generator(nn.Module):
         for i in range(steps + 1):
             width = self.features * 2 ** (steps - i)
             kind = "up" if i else "expand"
-            how = {"upsample": self.upsample} if i else {}
-            x = _Convolution(kind, width, dtype=self.dtype, **how, name=f"conv_{i}")(x, training=training)
+            upsample = self.upsample if i else "transposed"
+            x = _Convolution(kind, width, dtype=self.dtype, upsample=upsample, name=f"conv_{i}")(x, training=training)
             x = nn.relu(BatchNorm(self.num_classes, name=f"norm_{i}")(x, labels, training=training))
         last = _Convolution("up", self.channels, dtype=self.dtype, upsample=self.upsample, name=f"conv_{steps + 1}")
         x = last(x, training=training)
@@ -134,7 +136,7 @@ class Discriminator(nn.Module):
         """
         check_labels(labels, self.num_classes)
         steps = doublings(self.image_size)
-        layer = {"spectral_norm": self.spectral_norm, "dtype": self.dtype}
+        layer: dict[str, Any] = {"spectral_norm": self.spectral_norm, "dtype": self.dtype}
         x = nn.Dropout(self.dropout, deterministic=not training)(images)
         for i in range(steps + 1):
             x = _Convolution("down", self.features * 2**i, **layer, name=f"conv_{i}")(x, training=training)
@@ -143,7 +145,7 @@ class Discriminator(nn.Module):
             x = nn.leaky_relu(x, LEAK)
         logits = _Convolution("collapse", 1, **layer, name=f"conv_{steps + 1}")(x, training=training)
         logits = logits[:, 0].astype(jnp.float32)
-        if self.num_classes:
+        if labels is not None:
             projection = Projection(
                 self.num_classes, self.spectral_norm, INITIAL_KERNEL, name=f"projection_{steps + 1}"
             )

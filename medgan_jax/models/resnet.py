@@ -9,6 +9,7 @@ Bengio's uniform ones, times the root of two within residual branches. With clas
 """
 
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -104,7 +105,7 @@ class DiscriminatorBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, training: bool) -> jax.Array:
         """Two convolutions; plus a shortcut."""
-        options = {"spectral_norm": True, "dtype": self.dtype}
+        options: dict[str, Any] = {"spectral_norm": True, "dtype": self.dtype}
         shortcut = x if self.last else _averaged(x)
         if not self.last or x.shape[-1] != self.features:
             shortcut = _Layer("dense", self.features, **options, name="shortcut")(shortcut, training=training)
@@ -175,7 +176,7 @@ class ResidualDiscriminator(nn.Module):
         x = nn.relu(x)
         sums = jnp.sum(x.astype(jnp.float32), axis=(1, 2))
         logits = _Layer("dense", 1, spectral_norm=True, name=f"dense_{last + 1}")(sums, training=training)[:, 0]
-        if self.num_classes:
+        if labels is not None:
             projection = Projection(self.num_classes, True, _glorot(1), name=f"projection_{last + 1}")
             logits += projection(x, labels, training=training)
         return logits

@@ -61,13 +61,10 @@ class SpectralNorm(nn.Module):
           () float32, from below.
         """
         matrix = kernel.reshape(-1, kernel.shape[-1]).astype(jnp.float32)
-        if self.is_initializing():
-            u = _normalise(jax.random.normal(self.make_rng("params"), matrix.shape[1:]))
-            v = _normalise(matrix @ u)
-        else:
-            u = v = None
-        u = self.variable("spectral", "u", lambda: u)
-        v = self.variable("spectral", "v", lambda: v)
+        u = self.variable(
+            "spectral", "u", lambda: _normalise(jax.random.normal(self.make_rng("params"), matrix.shape[1:]))
+        )
+        v = self.variable("spectral", "v", lambda: _normalise(matrix @ u.value))
         if not training or self.is_initializing():
             return v.value @ matrix @ u.value
         u.value, v.value, sigma = power_iteration(matrix, u.value)

@@ -51,10 +51,7 @@ def average_pooling_kernel(kernel: jax.Array) -> jax.Array:
 def _composed(kernel: jax.Array, weights: tuple[float, ...]) -> jax.Array:
     """The full convolution of (S, S, C, F) with the outer product of `weights`: (4, 4, C, F), S + len(weights) = 5."""
     for axis in (0, 1):
-        size = kernel.shape[axis]
-        total = 0.0
-        for i, weight in enumerate(weights):
-            padding = [(i, 4 - size - i) if a == axis else (0, 0) for a in range(4)]
-            total += weight * jnp.pad(kernel, padding)
-        kernel = total
+        room = 4 - kernel.shape[axis]
+        moved = [jnp.pad(kernel, [(i, room - i) if a == axis else (0, 0) for a in range(4)]) for i in range(room + 1)]
+        kernel = sum((w * k for w, k in zip(weights, moved, strict=True)), start=jnp.zeros_like(moved[0]))
     return kernel

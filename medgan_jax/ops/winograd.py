@@ -24,7 +24,7 @@ from jax import lax
 LOWERING = "auto"  # of every convolution that is not given one; tests set it
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # Below so many tiles, or so few channels, transforming kernel and image costs more than the multiplications saved.
-_MIN_TILES = 128
+_MIN_TILES = 64
 _MIN_CHANNELS = 16
 
 
@@ -138,15 +138,15 @@ def _combine_cells(products: list[jax.Array], shape: tuple[int, ...]) -> jax.Arr
     """
     n, h, w, c = shape
 
-    def combine(a: jax.Array, b: jax.Array, c: jax.Array, axis: int) -> jax.Array:
+    def combine(axis: int, a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
         even = _pad(a, axis, 0, 1) - _pad(c, axis, 1, 0)
         odd = _pad(b - a + c, axis, 0, 1)
         cells = jnp.stack([even, odd], axis + 1)  # the last odd one is beyond the image
         return cells.reshape(*a.shape[:axis], -1, *a.shape[axis + 1 :])
 
     products = [p.reshape(n, h // 2, w // 2, c) for p in products]
-    rows = [combine(*products[i : i + 3], axis=2) for i in (0, 3, 6)]
-    return combine(*rows, axis=1)[:, :h, :w]
+    rows = [combine(2, *products[i : i + 3]) for i in (0, 3, 6)]
+    return combine(1, *rows)[:, :h, :w]
 
 
 def _pad(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
@@ -166,12 +166,12 @@ def _combine_outputs(products: list[jax.Array], shape: tuple[int, ...]) -> jax.A
     """Nine (tiles, F) to outputs of `shape` (N, H, W, F)."""
     n, h, w, f = shape
 
-    def combine(a: jax.Array, b: jax.Array, c: jax.Array, axis: int) -> jax.Array:
+    def combine(axis: int, a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
         return jnp.stack([a + b, b - c], axis)
 
     products = [p.reshape(n, h // 2, w // 2, f) for p in products]
-    columns = [combine(*products[i : i + 3], axis=3) for i in (0, 3, 6)]
-    return combine(*columns, axis=2).reshape(shape)
+    columns = [combine(3, *products[i : i + 3]) for i in (0, 3, 6)]
+    return combine(2, *columns).reshape(shape)
 
 
 def _split_outputs(x: jax.Array) -> list[jax.Array]:
