@@ -137,8 +137,14 @@ def test_reading_touches_nothing(tmp_path):
 def shared_network():
     """A generator and its variables."""
     module = Generator(16, 3, 2, num_classes=2, upsample="nearest")
-    variables = jax.jit(lambda: module.init(jax.random.key(3), jnp.zeros((1, 4)), jnp.zeros(1, int), training=True))()
-    return module, variables
+    return module, made_up(module, jnp.zeros((1, 4)), jnp.zeros(1, int))
+
+
+def made_up(module, *inputs):
+    """Variables of arbitrary numbers: making initial ones takes long."""
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    shapes = jax.eval_shape(functools.partial(module.init, training=True), keys, *inputs)
+    return jax.tree.map(lambda x: jnp.arange(x.size, dtype=x.dtype).reshape(x.shape), shapes)
 
 
 @pytest.fixture
@@ -166,7 +172,7 @@ def test_generator_needs_only_its_folder(run, shared, shared_network, tmp_path):
 
 def test_a_discriminator_needs_only_its_folder(run, shared):
     module = Discriminator(16, 2, spectral_norm=True, batch_norm=False, dropout=0.5)
-    variables = jax.jit(lambda key: module.init(key, jnp.zeros((1, 16, 16, 1)), training=False))(jax.random.key(3))
+    variables = made_up(module, jnp.zeros((1, 16, 16, 1)))
     checkpoints = Checkpoints(run / "discriminator", keep=1)
     save_discriminator(checkpoints, 40, variables, module, 1, {"note": 1})
     checkpoints.close()
@@ -183,13 +189,11 @@ def test_a_discriminator_needs_only_its_folder(run, shared):
 
 
 def test_residual_networks_come_back(tmp_path, shared):
-    """Of arbitrary numbers: making initial ones takes long."""
     for module, save, inputs in (
-        (ResidualGenerator(32, 1, 2), save_generator, jax.ShapeDtypeStruct((1, 4), jnp.float32)),
-        (ResidualDiscriminator(32, 2), save_discriminator, jax.ShapeDtypeStruct((1, 32, 32, 1), jnp.float32)),
+        (ResidualGenerator(32, 1, 2), save_generator, jnp.zeros((1, 4))),
+        (ResidualDiscriminator(32, 2), save_discriminator, jnp.zeros((1, 32, 32, 1))),
     ):
-        shapes = jax.eval_shape(functools.partial(module.init, training=True), jax.random.key(0), inputs)
-        variables = jax.tree.map(lambda x: jnp.full(x.shape, 0.5, x.dtype), shapes)
+        variables = made_up(module, inputs)
         checkpoints = Checkpoints(tmp_path / type(module).__name__, keep=1)
         save(checkpoints, 1, variables, module, inputs.shape[-1], {})
         checkpoints.close()

@@ -18,6 +18,7 @@ from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.torch_files import read_state_dict
 
 G, D = published.FOLDER / "netG16.pth", published.FOLDER / "netD64_spectral.zip"
+CRITIC = published.FOLDER / "netD64_critic.zip"  # quicker than D
 
 
 def test_a_generator_there_and_back(tmp_path, capsys):
@@ -64,9 +65,9 @@ def test_which_network_is_exported(tmp_path):
     import_torch.main([str(G), f"--out={tmp_path}/generator"])
     (tmp_path / "discriminator").mkdir()  # as a crash during the first save may leave it
     assert len(load_networks(tmp_path, replicated(data_mesh()))) == 1
-    import_torch.main([str(D), f"--out={tmp_path}/discriminator"])
+    import_torch.main([str(CRITIC), f"--out={tmp_path}/discriminator"])
     assert len(load_networks(tmp_path, replicated(data_mesh()))) == 2
-    for options, wanted in (([], G), (["--network=generator"], G), (["--network=discriminator"], D)):
+    for options, wanted in (([], G), (["--network=generator"], G), (["--network=discriminator"], CRITIC)):
         out = tmp_path / f"{len(list(tmp_path.iterdir()))}.pth"
         export_torch.main([str(tmp_path), f"--out={out}", *options])
         assert list(read_state_dict(out)) == list(read_state_dict(wanted))

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import medgan_jax
 
 WITHOUT = """
@@ -40,6 +42,7 @@ assert not any(name.startswith("medgan_jax.compat") for name in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_without_compat_all_else_works(command_environment, tmp_path):
     """Every module is imported, and a generator saved, loaded and sampled; only a file of PyTorch is refused."""
     package = Path(medgan_jax.__file__).parent

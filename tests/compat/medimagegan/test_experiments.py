@@ -54,7 +54,7 @@ def test_an_unknown_config_names_the_known_ones(name):
 
 @pytest.mark.slow
 def test_from_training_to_table(tiny_config, tmp_path, capsys):
-    tiny = {"num_steps": 0, "num_epochs": 2}
+    tiny = {"num_steps": 0, "num_epochs": 2, "arch": "dcgan"}
     experiments = {
         "batch_64": tiny_config(**tiny, batch_size=64),  # more than the data has
         "batch_16": tiny_config(**tiny),
@@ -112,7 +112,7 @@ def test_a_signal_ends_all(tiny_config, tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    config = tiny_config(num_steps=10**6, checkpoint_every_steps=10**6)
+    config = tiny_config(arch="dcgan", num_steps=10**6, checkpoint_every_steps=10**6)
     assert run_experiments({"batch_16": config, "latent_128": config}, tmp_path, SETTINGS) == 128 + signal.SIGINT
     assert not (tmp_path / "batch_16/experiment.json").exists()
     assert not (tmp_path / "latent_128").exists()

@@ -47,7 +47,9 @@ def test_fakes_needed():
 
 @pytest.mark.slow
 def test_the_same_command_writes_what_is_missing_and_nothing_else(tiny_config, tmp_path):
-    config = tiny_config(data_cache_dir=str(tmp_path / "cache"), num_steps=6, output_prefix=f"{tmp_path}/out/run")
+    config = tiny_config(
+        arch="dcgan", data_cache_dir=str(tmp_path / "cache"), num_steps=6, output_prefix=f"{tmp_path}/out/run"
+    )
     train(config, tmp_path / "workdir", callbacks=[MedImageGANOutputs()])
     folder = tmp_path / "out"
     files = {path: path.read_bytes() for path in folder.iterdir()}
@@ -58,9 +60,8 @@ def test_the_same_command_writes_what_is_missing_and_nothing_else(tiny_config, t
     ):
         np.testing.assert_array_equal(np.asarray(i), np.asarray(grid)[2:18, 2:18])
     (folder / "run_1_2_img.png").unlink()
-    for _ in range(2):
-        train(config, tmp_path / "workdir", callbacks=[MedImageGANOutputs()])
-        times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    train(config, tmp_path / "workdir", callbacks=[MedImageGANOutputs()])
+    times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     train(config, tmp_path / "workdir", callbacks=[MedImageGANOutputs()])
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == times
     assert {path: path.read_bytes() for path in folder.iterdir()} == files

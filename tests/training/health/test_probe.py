@@ -33,9 +33,12 @@ class MeanLogit(nn.Module):
 NO_WEIGHTS = {"params": {}}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def measure(tiny_config):
-    """A function from fakes, training images and held-out ones to the values, with networks that weigh nothing."""
+    """A function from fakes, training images and held-out ones to the values, with networks that weigh nothing.
+
+    With 40 training images each time, one compiled program serves most tests.
+    """
     config = tiny_config(batch_size=8)
     networks = dataclasses.replace(build_networks(config), discriminator=MeanLogit())
 
@@ -64,13 +67,13 @@ def test_diversity_and_duplicates(measure):
 
 
 def test_one_image_has_no_diversity(measure):
-    values = measure(noise(1), noise(12, 1))
+    values = measure(noise(1), noise(40, 1))
     assert values["diversity"] < 1e-3  # a quarter of a grey level, by rounding
     assert values["near_duplicates"] == 1
 
 
 def test_drift_is_from_one_measurement_to_the_next(measure):
-    probe = Probe(measure.networks, measure.config, noise(12, 2), None, mesh=local_mesh())
+    probe = Probe(measure.networks, measure.config, noise(40, 2), None, mesh=local_mesh())
     first, second = noise(64), noise(64, 1)
     assert "drift" not in probe.measure(first, NO_WEIGHTS, NO_WEIGHTS)
     squares = ((first.astype(float) - second) / 255) ** 2
@@ -94,9 +97,9 @@ def test_a_blurred_image_close_to_all_is_not_memorized(measure):
 
 
 def test_training_images_that_occur_twice_count_as_memorization_of_reals(measure):
-    training = noise(20)
+    training = noise(40)
     training[:2] = training[2:4]
-    assert measure(noise(4, 1), training)["memorization_reals"] == pytest.approx(4 / 20)
+    assert measure(noise(4, 1), training)["memorization_reals"] == pytest.approx(4 / 40)
 
 
 def test_each_kind_of_image_gets_its_own_logits_and_classes(measure):
@@ -115,8 +118,9 @@ def test_too_few_held_out_images_are_not_measured(measure):
     assert "logit_held_out" in measure(noise(4), noise(12, 1), noise(8, 2))
 
 
+@pytest.mark.slow
 def test_logits_are_those_of_training_mode_and_leave_the_discriminator_as_it_is(tiny_config):
-    config = tiny_config(batch_size=8)
+    config = tiny_config(batch_size=8, gen_features=1, dis_features=1)
     networks = build_networks(config)
     state = jax.jit(lambda: initial_state(networks, config), out_shardings=replicated(local_mesh()))()
     before = jax.tree.map(np.asarray, state.dis.variables)
@@ -125,8 +129,9 @@ def test_logits_are_those_of_training_mode_and_leave_the_discriminator_as_it_is(
     values = probe.measure(fakes, state.gen.variables, state.dis.variables)
     jax.tree.map(np.testing.assert_array_equal, before, state.dis.variables)
 
+    apply = jax.jit(lambda x: networks.discriminator.apply(before, x, training=True, mutable=list(state.dis.stats)))
+
     def mean_logit(images):
-        apply = jax.jit(lambda x: networks.discriminator.apply(before, x, training=True, mutable=list(state.dis.stats)))
         batches = uint8_to_signed(images.reshape(-1, config.batch_size, *images.shape[1:]))
         return np.mean([apply(batch)[0] for batch in batches])
 
