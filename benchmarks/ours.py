@@ -30,7 +30,7 @@ from medgan_jax.sampling import sample_batches, seeded_latents
 from medgan_jax.sharding import data_mesh, replicated, sharded
 from medgan_jax.training.health.probe import NUM_FAKES, Probe
 from medgan_jax.training.state import build_networks, initial_state
-from medgan_jax.training.step import generator_to_sample, train_steps
+from medgan_jax.training.step import sampling_variables, train_steps
 
 MAX_STEPS = 256  # of a call, as in the trainer
 
@@ -98,7 +98,7 @@ class Training:
             self.probe = Probe(self.networks, self.config, images, held_out, mesh=self.mesh)
         latents = functools.partial(seeded_latents, self.config.seed, latent_dim=self.config.latent_dim)
         start = time.perf_counter()
-        generator = generator_to_sample(self.state, networks=self.networks, config=self.config)
+        generator = sampling_variables(self.state, networks=self.networks, config=self.config)
         fakes = sample_batches(
             self.networks.generator, generator, latents, NUM_FAKES, batch_size=self.config.batch_size, mesh=self.mesh
         )

@@ -59,7 +59,7 @@ def _field(group: str, default: Any, help_text: str, *rules: Rule, may_change: b
 
 
 _network = functools.partial(_field, "Networks")
-_length = functools.partial(_field, "Length")
+_length = functools.partial(_field, "Batches and duration")
 _optimisation = functools.partial(_field, "Optimisation")
 _output = functools.partial(_field, "Output", may_change=True)
 _health = functools.partial(_field, "Health checks", may_change=True)
@@ -80,13 +80,13 @@ class AugmentConfig:
         0.0, "shift by up to this share of the side, grey beyond the edge; 0.125 is published", _FRACTION
     )
     cutout: float = _augment(0.0, "side of a grey square that hides part of the image; 0.5 is published", _FRACTION)
-    probability: float = _augment(1.0, "of each of these changes, for each image", _FRACTION)
+    probability: float = _augment(1.0, "probability that each of these is applied to an image", _FRACTION)
     adaptive_target: float = _augment(
         0.0, "adapt the probability, from 0, to the discriminator's overfitting; 0.6 is published; 0: off", _BELOW_1
     )
     adaptive_images: int = _augment(500_000, "adaptive: reals over which it can go from 0 to 1", _at_least(1))
 
-    def changes(self) -> bool:
+    def is_enabled(self) -> bool:
         """Whether anything is augmented at all."""
         return bool(
             self.probability and (self.flips or self.quarter_turns or self.color or self.translation or self.cutout)
@@ -145,7 +145,7 @@ class Config:
     channels: int = _network(3, "3: RGB, 1: grey", _one_of(1, 3))
     latent_dim: int = _network(100, "length of the generator's input", _at_least(1))
     gen_features: int = _network(
-        64, "feature maps at the image's resolution; they double as the resolution halves", _at_least(1)
+        64, "feature maps of the layer nearest to the image; they double as the resolution halves", _at_least(1)
     )
     dis_features: int = _network(64, "the same for the discriminator", _at_least(1))
     upsample: str = _network(
@@ -163,7 +163,7 @@ class Config:
 
     batch_size: int = _length(
         16,
-        "images a step, over all devices; must divide by their number",
+        "images per step, over all devices; must be a multiple of their number",
         _at_least(2, ", for batch normalisation"),
     )
     num_epochs: int = _length(
@@ -188,10 +188,12 @@ class Config:
         1, "lazy regularization: R1 every so many steps, that much stronger; 16 is common", _at_least(1)
     )
     lecam_weight: float = _optimisation(
-        0.0, "LeCam penalty on the distance of logits to their past means; 0.3 is published; 0: off", _NOT_NEGATIVE
+        0.0,
+        "LeCam penalty: distance of logits to the past mean of the other kind; 0.3 is published",
+        _NOT_NEGATIVE,
     )
     dis_steps: int = _optimisation(
-        1, "discriminator updates, each with its own batch, for one of the generator", _at_least(1)
+        1, "discriminator updates for one of the generator; a step is one discriminator update", _at_least(1)
     )
     simultaneous: bool = _optimisation(False, "update both networks against each other as they were before the step")
     lr_gen: float = _optimisation(2e-4, "Adam's learning rate for the generator", _POSITIVE)
@@ -211,7 +213,7 @@ class Config:
     )
     ema_rampup: float = _optimisation(
         0.0,
-        "upper bound of the average's half-life, as a share of the generator's steps; 0: off; 0.05 is common",
+        "upper bound of the average's half-life, as a share of the generator's steps so far; 0: off; 0.05 is common",
         _NOT_NEGATIVE,
     )
     init_from: str = _optimisation(
@@ -223,13 +225,15 @@ class Config:
         Rule(lambda value: 0 <= value < 2**32, "from 0 to 4294967295"),
     )
 
-    log_every_steps: int = _output(50, "a line of metrics.jsonl", _at_least(1))
-    sample_every_steps: int = _output(500, "a picture in samples/", _at_least(1))
-    checkpoint_every_steps: int = _output(500, "a crash costs at most this many steps", _at_least(1))
+    log_every_steps: int = _output(50, "steps between two lines of metrics.jsonl", _at_least(1))
+    sample_every_steps: int = _output(500, "steps between two pictures in samples/", _at_least(1))
+    checkpoint_every_steps: int = _output(
+        500, "steps between two checkpoints, which a crash costs at most", _at_least(1)
+    )
     keep_checkpoints: int = _output(3, "how many of the last ones are kept", _at_least(1))
     num_sample_images: int = _output(64, "images in a picture", _at_least(1))
     evaluate_every_steps: int = _output(
-        0, "a line of evaluations.jsonl; needs data.holdout_fraction; 0: never", _NOT_NEGATIVE
+        0, "steps between two evaluations; needs data.holdout_fraction; 0: never", _NOT_NEGATIVE
     )
     best_measure: str = _output(
         "swd", "swd | kid: by which the best generator is kept, in best/", _one_of("swd", "kid")
@@ -244,7 +248,7 @@ class Config:
     )
 
     monitor_every_steps: int = _health(
-        100, "check diversity, memorization, held-out scores, spectral norms; 0: no alarms", _NOT_NEGATIVE
+        100, "steps between two health checks (diversity, memorization, ...); 0: no alarms", _NOT_NEGATIVE
     )
     alarm_patience: int = _health(500, "steps that a bad sign must last to become an alarm", _at_least(1))
     on_alarm: str = _health(
@@ -473,7 +477,7 @@ def _conflicts(c: Config) -> Iterator[str]:
             "data.holdout_fraction, such as 0.2"
         )
     target, augment = c.augment.adaptive_target, c.augment
-    if target and not augment.changes():
+    if target and not augment.is_enabled():
         yield (
             f"augment.adaptive_target={target:g} adapts the probability of changes, and none is on: set one of "
             "augment.flips, quarter_turns, color, translation, cutout, and a probability above 0"

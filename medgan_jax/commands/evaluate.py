@@ -19,7 +19,7 @@ from medgan_jax.config import FIELDS, default_config
 
 
 def main(argv: list[str]) -> None:
-    """Flags to sets of images to figures."""
+    """Parses the flags, reads the sets of images, and writes the comparison."""
     values = flags.FlagValues()
     argv = [_present_name(argument) for argument in argv]
     define: dict[str, Any] = {"flag_values": values}

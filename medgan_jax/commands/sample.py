@@ -21,7 +21,7 @@ _CONTROL_FIELDS = ("path", "out", "run", "quantity", "image_size", "seed")
 
 
 def main(argv: list[str]) -> None:
-    """Flags to generator to images."""
+    """Parses the flags, loads the generator, and writes images."""
     values = flags.FlagValues()
     argv = cli.resolve_config(argv, _CONTROL_FIELDS)
     define: dict[str, Any] = {"flag_values": values}

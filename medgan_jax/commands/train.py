@@ -19,7 +19,7 @@ from medgan_jax.errors import UserError
 
 
 def main(argv: list[str]) -> int:
-    """Flags to config to run; returns the exit code."""
+    """Parses the flags, builds the config, and trains; returns the exit code."""
     values = flags.FlagValues()
     argv = cli.resolve_config(argv)
     config_flags.DEFINE_config_file(
@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
         sys_argv=["medgan", *argv],
     )
     flags.DEFINE_string(
-        "workdir", None, "where all is written; made when missing; by default config.output_prefix", flag_values=values
+        "workdir", None, "the output folder; made when missing; by default config.output_prefix", flag_values=values
     )
     flags.DEFINE_integer(
         "seeds", 1, "how many runs, one after the other: config.seed and the seeds that follow it", 1,
@@ -62,5 +62,5 @@ def main(argv: list[str]) -> int:
 
         callbacks.append(MedImageGANOutputs())
     with joined(find_cluster(values.coordinator, values.num_processes, values.process_id)):
-        run = train if values.seeds == 1 else train_seeds(values.seeds)
-        return run(config, workdir, callbacks=callbacks, command=cli.command_line())
+        train_fn = train if values.seeds == 1 else train_seeds(values.seeds)
+        return train_fn(config, workdir, callbacks=callbacks, command=cli.command_line())

@@ -1,6 +1,6 @@
 """What a run does every so many steps: log, pictures, evaluation, health checks, checkpoints, report.
 
-A callback owns what it writes. In a run of several processes all of them call it; only one of them writes files.
+In a run of several processes all of them call each callback; only one of them writes files (`run.files.writes`).
 """
 
 import dataclasses
@@ -33,8 +33,11 @@ if TYPE_CHECKING:
     from medgan_jax.training.trainer import Run
 
 
+@dataclasses.dataclass(frozen=True)
 class Stop:
-    """Answer of a callback: save and end the run."""
+    """Answer of a callback: save and end the run, with exit code 3; `reason` ends the sentence "stopped by"."""
+
+    reason: str = "a callback"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +76,13 @@ class Callback:
         """Called before the first step, and again after a rollback."""
 
     def on_metrics(self, run: "Run", step: int, metrics: dict[str, np.ndarray]) -> Action | None:
-        """Called with the metrics of the last few steps up to `step`, each (count,), while the next ones compute."""
+        """Called with the metrics of the last few steps, each (count,), while the next ones compute.
+
+        `step` is the last of them; `run.step` may be further. An action skips the callbacks after this one.
+        """
 
     def on_step(self, run: "Run", state: GANState) -> Action | None:
-        """Called every so many steps with the state at `run.step`."""
+        """Called every so many steps with the state at `run.step`. An action skips the callbacks after this one."""
 
     def on_stop(self, run: "Run", state: GANState) -> Action | None:
         """Called when the steps end: at the last one, after `Stop`, or on a signal."""
@@ -112,13 +118,11 @@ class MetricLogger(Callback):
     _tensorboard: TensorBoard | None = None
 
     def on_start(self, run: "Run", state: GANState) -> None:
-        """Goes on after the run's step: what the logs say of later steps is dropped."""
+        """Opens TensorBoard's file."""
         self._step, self._time, self._compiles = run.step, time.perf_counter(), True
-        if run.files.writes:
+        if run.files.writes and run.config.tensorboard:
             first_step = run.step if run.saved_step else -1
-            run.files.forget_after(first_step)
-            if run.config.tensorboard:
-                self._tensorboard = TensorBoard(run.files.tensorboard, first_step=first_step)
+            self._tensorboard = TensorBoard(run.files.tensorboard, first_step=first_step)
 
     def on_metrics(self, run: "Run", step: int, metrics: dict[str, np.ndarray]) -> None:
         """Writes the metrics of `step`, where a line is due."""
@@ -186,14 +190,14 @@ class Pictures(Callback):
 
     def on_step(self, run: "Run", state: GANState) -> None:
         """Writes the picture of this step."""
-        variables = run.generator_to_sample(state)
+        variables = run.sampling_variables(state)
         if run.files.writes:
             grid = image_grid(run.sample(variables, run.config.num_sample_images))
             write_png(run.files.picture(run.step), grid)
             self._logger.picture(run.step, grid)
 
     def summary(self, run: "Run") -> Iterator[str]:
-        """Where they are."""
+        """The line that says where they are."""
         yield f"pictures: {run.files.picture(run.step)} beside {run.files.reals}"
 
 
@@ -211,13 +215,13 @@ class Evaluation(Callback):
 
     def on_step(self, run: "Run", state: GANState) -> None:
         """Evaluates the generator of this step."""
-        variables = run.generator_to_sample(state)
+        variables = run.sampling_variables(state)
         is_best = False
         if run.files.writes and run.data.held_out:
             if self._quick is None:
                 training, held_out = run.data.training.images, run.data.held_out.images
                 self._quick = QuickEvaluation(training, held_out, seed=run.config.seed)
-            figures = self._quick.figures(run.sample(variables, self._quick.num_fakes, as_reals=True))
+            figures = self._quick.figures(run.sample(variables, self._quick.num_fakes, real_proportions=True))
             measure = run.config.best_measure
             is_best = figures[measure] < run.files.best_value(run.checkpointer.best_step(), measure)
             line = {"step": run.step, "best_by": measure, **figures}
@@ -226,13 +230,13 @@ class Evaluation(Callback):
             run.checkpointer.save_best(run.step, variables)
 
     def summary(self, run: "Run") -> Iterator[str]:
-        """Which generator is the best."""
+        """The line that says which generator is the best."""
         if (best := run.checkpointer.best_step()) is not None:
             yield f"best by {run.config.best_measure}: of step {best}, in {run.files.best}"
 
 
 class HealthChecks(Callback):
-    """Raises alarms, in alarms.jsonl, and answers them as `on_alarm` says. Always stops a diverged run."""
+    """Raises alarms, in alarms.jsonl, and answers them as `on_alarm` says. Ends a diverged run, or rolls it back."""
 
     def __init__(self, logger: MetricLogger) -> None:
         """`logger`: writes the lines."""
@@ -243,7 +247,7 @@ class HealthChecks(Callback):
         return config.monitor_every_steps
 
     def on_start(self, run: "Run", state: GANState) -> None:
-        """Reads the logs so far, as if it had watched them being written."""
+        """Rebuilds the monitor from the logs so far, and measures what the next check is compared with."""
         # A probe compares with its last check, which may have been of weights that a rollback discarded.
         self._probe: Probe | None = None
         rates = run.rollbacks[-1] if run.rollbacks else vars(run.config)
@@ -255,34 +259,34 @@ class HealthChecks(Callback):
         if interval and run.step % interval == 0:
             line = self._measure(run, state)  # the next check compares with this one
             if run.step == 0:
-                self._take(run, line)
+                self._log_and_check(run, line)
 
     def on_metrics(self, run: "Run", step: int, metrics: dict[str, np.ndarray]) -> Action | None:
-        """Stops a run whose losses are not finite."""
+        """Ends a run whose losses are not finite, or rolls it back; gives the metrics to the monitor."""
         for name in ("loss_dis", "loss_gen"):
             bad = ~np.isfinite(metrics[name])
             if bad.any():
                 first_bad = step - len(bad) + 1 + int(bad.argmax())
-                return self.diverged(run, f"{name} is {metrics[name][bad.argmax()]}", first_bad)
+                return self.on_divergence(run, f"{name} is {metrics[name][bad.argmax()]}", first_bad)
         if step % run.config.log_every_steps == 0 or step == run.total_steps:
             self._monitor.add_metrics({"step": step} | {name: float(values[-1]) for name, values in metrics.items()})
         return None
 
     def on_step(self, run: "Run", state: GANState) -> Action | None:
         """Checks the health of this step."""
-        alarms = self._take(run, self._measure(run, state))
+        alarms = self._log_and_check(run, self._measure(run, state))
         if not from_leader(bool(alarms)):
             return None
         if _may_roll_back(run):
             return _roll_back(run, alarms)
         stops = run.config.on_alarm == "stop" and run.step < run.total_steps
         for alarm in alarms:
-            self._tell(run, alarm, "stopped" if stops else "warned")
-        return Stop() if stops else None
+            self._report_alarm(run, alarm, "stopped" if stops else "warned")
+        return Stop("an alarm") if stops else None
 
     def _measure(self, run: "Run", state: GANState) -> dict[str, Any]:
         """A line of health.jsonl, in the process that writes."""
-        generator = run.generator_to_sample(state)
+        generator = run.sampling_variables(state)
         if not run.files.writes:
             return {}
         if self._probe is None:
@@ -298,13 +302,13 @@ class HealthChecks(Callback):
         fakes = run.sample(generator, NUM_FAKES)
         return {"step": run.step, **self._probe.measure(fakes, generator, state.dis.variables)}
 
-    def _take(self, run: "Run", line: dict[str, Any]) -> list[Alarm]:
+    def _log_and_check(self, run: "Run", line: dict[str, Any]) -> list[Alarm]:
         if not line:
             return []
         self._logger.write(run, run.files.health, line)
         return self._monitor.add_health(line)
 
-    def _tell(self, run: "Run", alarm: Alarm, action: str, **more: Any) -> None:
+    def _report_alarm(self, run: "Run", alarm: Alarm, action: str, **more: Any) -> None:
         run.files.append(run.files.alarms, alarm.line(action) | more)
         what = f"{alarm.title}. {alarm.sentence} Evidence: {alarm.evidence}"
         self._logger.text(alarm.step, f"{what}. {'; '.join(alarm.remedies)}.")
@@ -316,10 +320,10 @@ class HealthChecks(Callback):
         lowered = ", ".join(f"{name}={rate:g}" for name, rate in rates.items())
         for alarm in action.alarms:
             more = {"rolled_back_to": to_step, "rollback": len(run.rollbacks) + 1}
-            self._tell(run, alarm, f"rolled back to step {to_step}, {lowered}", **more)
+            self._report_alarm(run, alarm, f"rolled back to step {to_step}, {lowered}", **more)
 
-    def diverged(self, run: "Run", what: str, step: int) -> Action:
-        """Answers a number that is not finite, found at `step`. Raises Diverged where there is no rollback left."""
+    def on_divergence(self, run: "Run", what: str, step: int) -> Action:
+        """Rolls back from a number that is not finite, found at `step`; or logs the alarm and raises Diverged."""
         alarm = self._monitor.not_finite(what, step, run.saved_step)
         if _may_roll_back(run):
             return _roll_back(run, [alarm])
@@ -331,7 +335,7 @@ class HealthChecks(Callback):
         )
 
     def summary(self, run: "Run") -> Iterator[str]:
-        """The alarms so far."""
+        """The line that lists the alarms so far."""
         if run.config.monitor_every_steps:
             alarms = Counter(line["title"] for line in read_lines(run.files.alarms))
             counts = (f"{title} ({number})" if number > 1 else title for title, number in alarms.items())
@@ -352,7 +356,7 @@ class SaveCheckpoints(Callback):
     def on_step(self, run: "Run", state: GANState) -> Action | None:
         """Saves in the background."""
         if not _all_finite(state):
-            return self._health.diverged(run, "a parameter is not finite", run.step)
+            return self._health.on_divergence(run, "a parameter is not finite", run.step)
         run.save(state)
         return None
 
@@ -361,7 +365,7 @@ class SaveCheckpoints(Callback):
         return self.on_step(run, state) if run.step > run.saved_step else None
 
     def summary(self, run: "Run") -> Iterator[str]:
-        """How to sample from them."""
+        """The line that says how to sample."""
         checkpoint = shlex.quote(f"--checkpoint={run.files.path}")
         yield f"sample:   python sample.py {checkpoint} --num_images=100 --out=samples"
 
@@ -407,7 +411,7 @@ class Report(Callback):
             warnings.warn(f"{run.files.report}: could not be written ({reason})", stacklevel=2)
 
     def summary(self, run: "Run") -> Iterator[str]:
-        """Where it is."""
+        """The line that says where it is."""
         if run.config.report:
             yield f"look at:  {run.files.report}"
 
@@ -434,7 +438,7 @@ def _may_roll_back(run: "Run") -> bool:
 
 
 def _roll_back(run: "Run", alarms: Sequence[Alarm]) -> RollBack:
-    """To before the evidence of all alarms, with a lower rate for the networks at fault."""
+    """The rollback to before the evidence of all alarms, with a lower rate for the networks at fault."""
     found = min((alarm.since for alarm in alarms), default=0), sorted({alarm.lower_lr for alarm in alarms})
     to_step, lower = from_leader(found)
     rates = {name: rate * (run.config.rollback_factor if name in lower else 1) for name, rate in _rates(run).items()}

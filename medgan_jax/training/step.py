@@ -56,8 +56,8 @@ def train_steps(
 
     Args:
       state: the state so far; donate it.
-      images: uint8; (M, H, W, C), the whole data set, or (L, N, H, W, C), some batches of it.
-      indices: int32; (K, N), row k the images of the k-th step from here; or (K,), element k its batch.
+      images: uint8; resident, (M, H, W, C), the whole data set; or streamed, (L, N, H, W, C), the next L batches.
+      indices: int32; resident, (K, N), row k the images of the k-th step from here; or streamed, (K,), its batch.
       count: () int32, at most K.
       labels: (K, N) int32, row k the classes of the images of the k-th step; None where classes do not matter.
       networks: modules and optimizers.
@@ -91,7 +91,8 @@ def train_step(
 
     Returns:
       The next state and `metric_names`, the scalars of metrics.jsonl: losses, scores as mean probabilities, and the
-      norm of each network's gradient. `score_dis` is (mean D(x) + mean(1 - D(G(z)))) / 2 and `score_gen` mean D(G(z)),
+      norm of each network's gradient. `score_fake_before` and `score_fake_after` are mean D(G(z)) before and after the
+      discriminator's update; `score_dis` is (mean D(x) + mean(1 - D(G(z)))) / 2 and `score_gen` mean D(G(z)),
       as MATLAB's example plots them.
     """
     key = jax.random.fold_in(rng_key(config.seed, RngStream.TRAINING), state.step)
@@ -106,7 +107,7 @@ def train_step(
 
     fakes, gen_vjp, gen_stats = generator_forward(state.gen, latents, labels=labels, networks=networks)
     fakes_for_dis, fakes_for_gen = fakes, fakes
-    if config.augment.changes():
+    if config.augment.is_enabled():
         keys = jax.random.split(jax.random.fold_in(rng_key(config.seed, RngStream.AUGMENTATION), state.step), 3)
         probability = state.ada["probability"] if state.ada else config.augment.probability
         transform = functools.partial(augment, settings=config.augment, probability=probability)
@@ -127,6 +128,7 @@ def train_step(
         ema_params = state.ema_params
         if config.ema_decay:
             ema_params = optax.incremental_update(gen.params, ema_params, 1 - _ema_decay(state.step, config))
+        # In a simultaneous step `dis_stats` are of the discriminator before its update.
         return gen, ema_params, dis.stats if config.simultaneous else dis_stats, metrics
 
     def skip_generator() -> tuple[NetworkState, Any, dict[str, Any], Metrics]:
@@ -226,11 +228,11 @@ def discriminator_update(
 def generator_forward(
     gen: NetworkState, latents: jax.Array, *, labels: jax.Array | None = None, networks: Networks
 ) -> tuple[jax.Array, Callable[[jax.Array], tuple[Any]], dict[str, Any]]:
-    """Generates a training batch, to be differentiated later.
+    """Runs the generator once in training mode.
 
     Returns:
-      The fakes (N, H, W, C) in [-1, 1]; the vector-Jacobian product, from the loss's gradient with respect to them to a
-      tuple of its gradient with respect to the generator's parameters; the generator's new statistics.
+      The fakes (N, H, W, C) in [-1, 1]; the vector-Jacobian product, a function from d loss / d fakes to
+      (d loss / d params,); the generator's new statistics.
     """
 
     def forward(params: Any) -> tuple[jax.Array, Any]:
@@ -275,7 +277,7 @@ def generator_update(
     return _optimise(gen, grads, stats, networks.gen_optimizer), dis_stats, metrics
 
 
-def generator_to_sample(state: GANState, *, networks: Networks, config: Config) -> dict[str, Any]:
+def sampling_variables(state: GANState, *, networks: Networks, config: Config) -> dict[str, Any]:
     """The variables that images are sampled with: the moving average of the generator where there is one.
 
     The running statistics belong to the trained weights. Averaged weights have other activations, so their statistics
@@ -318,14 +320,14 @@ def _composed(inner: Callable[..., Any], outer: Callable[..., Any]) -> Callable[
 
 
 def _lazy(every: int, step: jax.Array | int, penalty: Callable[[], jax.Array]) -> jax.Array:
-    """Lazy regularization: a penalty, () float32, at every so many steps and that much greater."""
+    """Lazy regularization: `every` times the penalty at every `every`-th step, and 0 at the others; () float32."""
     if every == 1:
         return penalty()
     return jax.lax.cond(step % every == 0, lambda: every * penalty(), lambda: jnp.float32(0))
 
 
 def _ema_decay(step: jax.Array, config: Config) -> jax.Array | float:
-    """Of the moving average; lower in the first steps, whose weights it should forget."""
+    """The decay of the moving average at `step`, lower at first so that early weights are forgotten."""
     if not config.ema_rampup:
         return config.ema_decay
     half_life = config.ema_rampup * ((step + 1) // config.dis_steps)  # in updates of the generator, as the decay is

@@ -32,12 +32,12 @@ from medgan_jax.training.checkpointer import Checkpointer
 from medgan_jax.training.dataset import Data, load_data
 from medgan_jax.training.signals import Signals
 from medgan_jax.training.state import GANState, build_networks, initial_state, with_learning_rates
-from medgan_jax.training.step import Metrics, generator_to_sample, metric_names, train_steps
+from medgan_jax.training.step import Metrics, metric_names, sampling_variables, train_steps
 from medgan_jax.workdir import Workdir, read_lines
 
-STOPPED_BY_ALARM = 3  # exit code
-# Of one call of the compiled steps: short enough for a lively progress bar and an answer to Ctrl-C, and long enough
-# that what a call costs on CPU, up to 8 % at 1 s, does not count.
+STOPPED_BY_CALLBACK = 3  # exit code, mostly of an alarm
+# Target duration of one call of the compiled steps. A call has a fixed cost, on CPU 8 % of 1 s; a long one delays the
+# answer to Ctrl-C.
 _SECONDS_PER_CALL = 3.0
 
 
@@ -52,7 +52,7 @@ def train(config: Config, workdir: Path, *, callbacks: Sequence[Callback] = (), 
 
     Returns:
       0 when the end is reached; 128 + the signal's number when SIGINT or SIGTERM asked to stop and the state was saved;
-      3 when an alarm stopped it, and the state was saved.
+      3 when a callback, such as an alarm, stopped it and the state was saved.
 
     Raises:
       UserError: the data, the config or the workdir do not allow it; or the training diverged.
@@ -62,7 +62,7 @@ def train(config: Config, workdir: Path, *, callbacks: Sequence[Callback] = (), 
         mesh = data_mesh()
         check_batch_size(config.batch_size, mesh)
         files = Workdir(workdir, writes=is_leader())
-        files.check(config)  # before the images are decoded; and so what follows
+        files.check(config)  # like the checks below: before the images are decoded, which may take long
         is_new = not files.config.exists()
         if config.init_from and is_new:
             init_from.check_exists(config.init_from)
@@ -75,7 +75,7 @@ def train(config: Config, workdir: Path, *, callbacks: Sequence[Callback] = (), 
             try:
                 return run.run(command)
             except (UserError, OSError) as error:
-                run.abandon(error)
+                run.end_with(error)
                 raise
 
 
@@ -89,7 +89,8 @@ class Run:
       networks: its modules and optimizers.
       checkpointer: its checkpoints.
       rollbacks: lines of rollbacks.jsonl, so far.
-      step: finished iterations: int(state.step), without waiting for the device.
+      state: at `step`; its arrays are deleted by the next call of the compiled steps.
+      step: iterations given to the device so far. Their metrics come later, see `Callback.on_metrics`.
       saved_step: of the newest checkpoint; 0 where there is none.
       total_steps: at which it ends.
     """
@@ -122,8 +123,8 @@ class Run:
         bound: dict[str, Any] = {"networks": self.networks, "config": config}
         self._initial_state = jax.jit(functools.partial(initial_state, **bound), out_shardings=shared)
         # Copies, as the state is donated to the next call.
-        self._generator_to_sample = jax.jit(
-            lambda state: jax.tree.map(jnp.copy, generator_to_sample(state, **bound)), out_shardings=shared
+        self._sampling_variables = jax.jit(
+            lambda state: jax.tree.map(jnp.copy, sampling_variables(state, **bound)), out_shardings=shared
         )
         self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shared)
         self._compiled: Any = None
@@ -149,10 +150,10 @@ class Run:
         self._signals.resume()
         for callback in self._callbacks:
             callback.on_end(self, self.state)
-        return self._report(stopped=isinstance(action, Stop))
+        return self._report(action)
 
     def _restore(self) -> GANState:
-        """The latest checkpoint; where there is none, the initial state."""
+        """Loads the latest checkpoint, or draws the initial state; saves networks that a crash left unsaved."""
         saved = self.checkpointer.latest_step()
         self.step = self.saved_step = saved or 0
         if saved is None:
@@ -169,28 +170,31 @@ class Run:
         else:
             state = self.checkpointer.restore(saved, jax.eval_shape(self._initial_state), self._shared)
             if not self.checkpointer.has_networks(saved):
-                self.checkpointer.save_again(saved, self.generator_to_sample(state), self._copy(state.dis.variables))
+                self.checkpointer.save_again(saved, self.sampling_variables(state), self._copy(state.dis.variables))
         if self.rollbacks:
             state = with_learning_rates(state, self.rollbacks[-1], self._shared)
         return state
 
     def _start_callbacks(self) -> None:
+        """Also after a rollback: what the logs and pictures tell of later steps is dropped first."""
+        self.files.forget_after(self.step if self.saved_step else -1)
         for callback in self._callbacks:
             callback.on_start(self, self.state)
 
     def _loop(self) -> Action | None:
-        """Steps and callbacks, until the end or until a callback asks for something else."""
-        action = self._steps()
+        """Trains until the end, a signal, or a callback's action; saves, unless it is a rollback."""
+        action = self._train_until_action()
         if not isinstance(action, RollBack):
             action = _first(callback.on_stop(self, self.state) for callback in self._callbacks) or action
         return action
 
-    def _steps(self) -> Action | None:
+    def _train_until_action(self) -> Action | None:
+        """Runs calls of the compiled steps, and the callbacks between them."""
         bar = progress_bar(
             self.total_steps, initial=self.step, unit="step", desc="compiling", disable=not self.files.writes
         )
         with bar, contextlib.closing(self._open_batches()) as batches:
-            steps = self._compiled = self._compiled or self._compiled_steps(batches)
+            train = self._compiled = self._compiled or self._compiled_steps(batches)
             intervals = [(callback, callback.every(self.config)) for callback in self._callbacks]
             count, running = 1, None
             called_at = time.perf_counter()
@@ -203,7 +207,7 @@ class Run:
                     break
                 images, indices, count, labels = batches.take(count, after=running)
                 with jax.set_mesh(self._mesh):  # so that the step divides what it draws
-                    self.state, history = steps(self.state, images, indices, np.int32(count), labels)
+                    self.state, history = train(self.state, images, indices, np.int32(count), labels)
                 # Read the call before this one while this one computes: the device never waits for the host.
                 finished, running = running, (self.step + count, count, history)
                 self.step += count
@@ -282,21 +286,21 @@ class Run:
 
     def save(self, state: GANState) -> None:
         """Saves a checkpoint in the background."""
-        generator, discriminator = self.generator_to_sample(state), self._copy(state.dis.variables)
+        generator, discriminator = self.sampling_variables(state), self._copy(state.dis.variables)
         self.checkpointer.save(self.step, state, generator, discriminator)
         self.saved_step = self.step
 
-    def generator_to_sample(self, state: GANState) -> dict[str, Any]:
+    def sampling_variables(self, state: GANState) -> dict[str, Any]:
         """The variables to sample with; all processes must call it."""
-        return self._generator_to_sample(state)
+        return self._sampling_variables(state)
 
-    def sample(self, variables: dict[str, Any], number: int, *, as_reals: bool = False) -> np.ndarray:
+    def sample(self, variables: dict[str, Any], number: int, *, real_proportions: bool = False) -> np.ndarray:
         """Fakes of fixed latents, on this process's own devices.
 
         Args:
-          variables: what `generator_to_sample` returned.
+          variables: what `sampling_variables` returned.
           number: how many.
-          as_reals: of a conditional run: of the classes in the proportions of the training images, not in turn.
+          real_proportions: of a conditional run: its classes as often as among the training images, not in turn.
 
         Returns:
           uint8, (number, H, W, C).
@@ -304,7 +308,7 @@ class Run:
         mesh = local_mesh()
         classes = self.data.classes
         labels_of = classes_in_turn(len(classes.names) if classes else 0)
-        if classes and as_reals:
+        if classes and real_proportions:
             labels_of = classes_listed(in_proportion(number, classes.counts.tolist()))
         batches = sample_batches(
             self.networks.generator,
@@ -327,25 +331,26 @@ class Run:
             with contextlib.suppress(OSError, ValueError):  # nobody reads it
                 tqdm.write(line)
 
-    def abandon(self, error: Exception) -> None:
-        """After an error: what is being saved still gets to the disk."""
+    def end_with(self, error: Exception) -> None:
+        """Tells the callbacks of an error, and waits for saves in progress."""
         for callback in self._callbacks:
             callback.on_error(self, error)
         self.checkpointer.abandon()
 
-    def _report(self, *, stopped: bool) -> int:
+    def _report(self, action: Action | None) -> int:
         """Prints how it ended and what to look at next; returns the exit code."""
         if self._signals.caught:
             saved = f"stopped at step {self.step} of {self.total_steps}, saved"
             self.say(f"{saved if self.step else 'stopped before the first step'}; the same command goes on from there")
             return 128 + self._signals.caught
-        self.say(f"{'stopped by an alarm at' if stopped else 'finished'} step {self.step}")
+        stopped = f"stopped by {action.reason} at" if isinstance(action, Stop) else ""
+        self.say(f"{stopped or 'finished'} step {self.step}")
         for callback in self._callbacks:
             for line in callback.summary(self):
                 self.say(f"  {line}")
         if stopped:
-            self.say("  go on:    the same command; this alarm is not raised again while its sign lasts")
-        return STOPPED_BY_ALARM if stopped else 0
+            self.say("  go on:    the same command")
+        return STOPPED_BY_CALLBACK if stopped else 0
 
 
 def _first(actions: Iterable[Action | None]) -> Action | None:

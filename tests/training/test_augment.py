@@ -58,7 +58,7 @@ def test_gradient_is_that_of_finite_differences(on):
 )
 def test_each_image_and_each_key_draws_its_own(name, least):
     on = settings(**{name: ALL[name]})
-    assert on.changes()
+    assert on.is_enabled()
     changed, again, other = (np.asarray(augment(copies(32), key, on, 1.0)) for key in (KEY, KEY, jax.random.key(4)))
     assert len({image.tobytes() for image in changed}) >= least
     np.testing.assert_array_equal(changed, again)
@@ -67,7 +67,7 @@ def test_each_image_and_each_key_draws_its_own(name, least):
 
 def test_a_transform_that_is_off_or_not_drawn_leaves_the_values_exactly():
     x = images(4)
-    assert not OFF.changes()
+    assert not OFF.is_enabled()
     np.testing.assert_array_equal(augment(x, KEY, OFF, 1.0), x)
     np.testing.assert_array_equal(augment(x, KEY, settings(**ALL), 0.0), x)
 

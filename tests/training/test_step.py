@@ -20,9 +20,9 @@ from medgan_jax.training.step import (
     METRICS,
     discriminator_update,
     generator_forward,
-    generator_to_sample,
     generator_update,
     metric_names,
+    sampling_variables,
     train_step,
     train_steps,
 )
@@ -435,7 +435,7 @@ def test_the_averaged_generator_gets_batch_statistics_of_its_own(training):
     """Those of many of its images, from which the trained generator's differ."""
     config, networks, state, _ = training(**DRAWN)
     state = state.replace(ema_params=jax.tree.map(lambda x: 2 * x, state.gen.params))
-    variables = jax.jit(functools.partial(generator_to_sample, networks=networks, config=config))(state)
+    variables = jax.jit(functools.partial(sampling_variables, networks=networks, config=config))(state)
     assert same(variables["params"], state.ema_params)
     zero = state.gen.replace(stats=jax.tree.map(jnp.zeros_like, state.gen.stats))
     latents = jax.random.normal(jax.random.key(9), (2048, config.latent_dim))
@@ -445,7 +445,7 @@ def test_the_averaged_generator_gets_batch_statistics_of_its_own(training):
         np.testing.assert_allclose(variables["batch_stats"][layer]["var"], expected, rtol=0.3)
         assert np.abs(np.log(state.gen.stats["batch_stats"][layer]["var"] / expected)).min() > 0.5
     plain = training()
-    sampled = generator_to_sample(plain.state, networks=plain.networks, config=plain.config)
+    sampled = sampling_variables(plain.state, networks=plain.networks, config=plain.config)
     assert same(sampled, plain.state.gen.variables)
 
 

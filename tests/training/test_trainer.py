@@ -16,7 +16,7 @@ from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training.callbacks import Callback, RollBack, Stop
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import METRICS
-from medgan_jax.training.trainer import STOPPED_BY_ALARM, train
+from medgan_jax.training.trainer import STOPPED_BY_CALLBACK, train
 from medgan_jax.workdir import Workdir, read_lines
 
 
@@ -139,8 +139,8 @@ def test_what_was_trained_is_saved_when_a_run_ends_early(config, tmp_path, capsy
 
 def test_a_callback_can_stop_a_run(config, tmp_path, capsys):
     code = train(config(), tmp_path / "run", callbacks=[At(6, lambda run, state: Stop())])
-    assert code == STOPPED_BY_ALARM == 3
-    assert "stopped by an alarm at step 6" in capsys.readouterr().out
+    assert code == STOPPED_BY_CALLBACK == 3
+    assert "stopped by a callback at step 6" in capsys.readouterr().out
     assert int(final_state(tmp_path / "run", config()).step) == 6
 
 
@@ -188,7 +188,7 @@ def test_an_alarm_warns_or_stops(config, tmp_path, capsys):
     assert f"ALARM at step {alarm['step']}, warned: Mode collapse." in out
     assert "alarms:   Mode collapse" in out
     c = config(on_alarm="stop", **options)
-    assert train(c, tmp_path / "stopped") == STOPPED_BY_ALARM
+    assert train(c, tmp_path / "stopped") == STOPPED_BY_CALLBACK
     assert int(final_state(tmp_path / "stopped", c).step) == alarm["step"]
     assert train(c, tmp_path / "stopped") == 0  # it is not raised again
     assert_same(final_state(tmp_path / "stopped", c), final_state(tmp_path / "warned", c))

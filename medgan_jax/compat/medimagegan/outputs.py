@@ -40,9 +40,9 @@ class MedImageGANOutputs(Callback):
         end = {"epoch": run.epoch(run.step), "step": run.step, "num_images": c.num_sample_images}
         if run.step < run.total_steps or not from_leader(missing(prefix, **end)):
             return
-        variables = run.generator_to_sample(state)
+        variables = run.sampling_variables(state)
         if run.files.writes:
-            fakes = run.sample(variables, fakes_needed(len(reals), c.num_sample_images), as_reals=True)
+            fakes = run.sample(variables, fakes_needed(len(reals), c.num_sample_images), real_proportions=True)
             write_outputs(prefix, log=run.files.metrics, reals=reals, fakes=fakes, seed=c.seed, **end)
 
 
