@@ -293,13 +293,13 @@ def _load_file(path: Path, wanted: list[str], sharding: Sharding) -> Any:
         raise UserError(f"{path}: is a file, and reading one needs medgan_jax/compat; {_remedy(wanted)}") from error
 
     found = read_network(path)
-    name, kind = GENERATOR_FOLDER, TrainedGenerator
-    if isinstance(found.module, Discriminator):
-        name, kind = DISCRIMINATOR_FOLDER, TrainedDiscriminator
+    name = GENERATOR_FOLDER if isinstance(found.module, Generator) else DISCRIMINATOR_FOLDER
     if name not in wanted:
         raise UserError(f"{path}: holds a {name} and no {wanted[0]}; {_remedy(wanted)}")
     variables, about = jax.device_put(found.variables, sharding), {"imported_from": path.name}
-    return kind(found.module, variables, found.inputs, 0, about, digest(found.variables))
+    if isinstance(found.module, Generator):
+        return TrainedGenerator(found.module, variables, found.inputs, 0, about, digest(found.variables))
+    return TrainedDiscriminator(found.module, variables, found.inputs, 0, about, digest(found.variables))
 
 
 def _remedy(wanted: list[str]) -> str:

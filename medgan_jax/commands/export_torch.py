@@ -39,8 +39,12 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--out={args.out}: is the name of a folder; give that of a new file")
     if not args.out or out.exists():
         raise UserError(f"--out={args.out}: exists already; give the name of a new file")
-    load = {"generator": load_generator, "discriminator": load_discriminator, None: lambda *a: load_networks(*a)[0]}
-    network = load[args.network](Path(args.checkpoint), replicated(data_mesh()))
+    path, sharding = Path(args.checkpoint), replicated(data_mesh())
+    if args.network:
+        load = load_generator if args.network == "generator" else load_discriminator
+        network = load(path, sharding)
+    else:
+        network = load_networks(path, sharding)[0]
     try:
         state = to_state_dict(network.module, network.variables)
     except ValueError as error:
