@@ -71,20 +71,19 @@ _data = functools.partial(_field, "Data")
 class AugmentConfig:
     """Differentiable augmentation (Zhao et al. 2020, arXiv:2006.10738) of what the discriminator sees."""
 
+    # fmt: off
     flips: bool = _augment(False, "mirror left-right and top-bottom, each with probability 1/2")
     quarter_turns: bool = _augment(False, "rotate by 0, 90, 180 or 270 degrees; dermoscopy has no up")
-    color: float = _augment(
-        0.0, "strength of changes in brightness, saturation and contrast; 1 is published", _FRACTION
-    )
-    translation: float = _augment(
-        0.0, "shift by up to this share of the side, grey beyond the edge; 0.125 is published", _FRACTION
-    )
+    color: float = _augment(0.0, "strength of changes in brightness, saturation and contrast; 1 is published",
+        _FRACTION)
+    translation: float = _augment(0.0,
+        "shift by up to this share of the side, grey beyond the edge; 0.125 is published", _FRACTION)
     cutout: float = _augment(0.0, "side of a grey square that hides part of the image; 0.5 is published", _FRACTION)
     probability: float = _augment(1.0, "probability that each of these is applied to an image", _FRACTION)
-    adaptive_target: float = _augment(
-        0.0, "adapt the probability, from 0, to the discriminator's overfitting; 0.6 is published; 0: off", _BELOW_1
-    )
+    adaptive_target: float = _augment(0.0,
+        "adapt the probability, from 0, to the discriminator's overfitting; 0.6 is published; 0: off", _BELOW_1)
     adaptive_images: int = _augment(500_000, "adaptive: reals over which it can go from 0 to 1", _at_least(1))
+    # fmt: on
 
     def is_enabled(self) -> bool:
         """Whether anything is augmented at all."""
@@ -97,11 +96,9 @@ class AugmentConfig:
 class DataConfig:
     """Which images. An empty string means "not given"."""
 
-    source: str = _data(
-        "folder",
-        "folder | csv | tfds | phantom: procedural dermoscopy, needs no files",
-        _one_of("folder", "csv", "tfds", "phantom"),
-    )
+    # fmt: off
+    source: str = _data("folder", "folder | csv | tfds | phantom: procedural dermoscopy, needs no files",
+        _one_of("folder", "csv", "tfds", "phantom"))
     path: str = _data("", 'folder, csv: the image folder; tfds: its data_dir, "" is the usual one', may_change=True)
     labels_csv: str = _data("", "csv: the table, `image,label` with a header or without", may_change=True, was="labels")
     image_column: str = _data("image", "csv with a header: the column of image names")
@@ -113,153 +110,103 @@ class DataConfig:
     num_phantoms: int = _data(512, "phantom: how many images", _at_least(1))
     horizontal_flip: bool = _data(False, "mirror each image with probability 1/2, anew at each step")
     holdout_fraction: float = _data(0.0, "share of each class kept from training, to evaluate on", _BELOW_1)
-    on_bad_image: str = _data(
-        "refuse",
-        "refuse | skip: what to do about files that cannot be read",
-        _one_of("refuse", "skip"),
-        may_change=True,
-    )
+    on_bad_image: str = _data("refuse", "refuse | skip: what to do about files that cannot be read",
+        _one_of("refuse", "skip"), may_change=True)
     cache_dir: str = _data("", 'where decoded images are kept; "" is the user\'s cache folder', may_change=True)
-    device_budget_mb: int = _data(
-        2048,
+    device_budget_mb: int = _data(2048,
         "MiB of decoded images kept on each device; more are streamed; 0: always stream",
         _NOT_NEGATIVE,
-        may_change=True,
-    )
+        may_change=True)
+    # fmt: on
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """A training run. The defaults are those of DCGAN (Radford et al. 2016, arXiv:1511.06434)."""
 
-    arch: str = _network(
-        "dcgan",
+    # fmt: off
+    arch: str = _network("dcgan",
         "dcgan | sngan: spectral norm on every convolution of the discriminator | resnet: residual SNGAN",
-        _one_of("dcgan", "sngan", "resnet"),
-    )
-    image_size: int = _network(
-        64,
-        "px, a power of two from 16 to 512",
-        Rule(lambda value: value in [2**n for n in range(4, 10)], "a power of two from 16 to 512"),
-    )
+        _one_of("dcgan", "sngan", "resnet"))
+    image_size: int = _network(64, "px, a power of two from 16 to 512",
+        Rule(lambda value: value in [2**n for n in range(4, 10)], "a power of two from 16 to 512"))
     channels: int = _network(3, "3: RGB, 1: grey", _one_of(1, 3))
     latent_dim: int = _network(100, "length of the generator's input", _at_least(1))
-    gen_features: int = _network(
-        64, "feature maps of the layer nearest to the image; they double as the resolution halves", _at_least(1)
-    )
+    gen_features: int = _network(64,
+        "feature maps of the layer nearest to the image; they double as the resolution halves", _at_least(1))
     dis_features: int = _network(64, "the same for the discriminator", _at_least(1))
-    upsample: str = _network(
-        "transposed",
+    upsample: str = _network("transposed",
         "dcgan, sngan: transposed | nearest | bilinear; the last two leave no checkerboard",
-        _one_of("transposed", "nearest", "bilinear"),
-    )
+        _one_of("transposed", "nearest", "bilinear"))
     conditional: bool = _network(False, "learn each class of the data, so that sample.py --label can draw one")
     dis_dropout: float = _network(0.0, "dropout on the discriminator's input", _BELOW_1)
-    dtype: str = _network(
-        "float32",
-        "float32 | bfloat16: what convolutions compute in; parameters stay float32",
-        _one_of("float32", "bfloat16"),
-    )
+    dtype: str = _network("float32", "float32 | bfloat16: what convolutions compute in; parameters stay float32",
+        _one_of("float32", "bfloat16"))
 
-    batch_size: int = _length(
-        16,
-        "images per step, over all devices; must be a multiple of their number",
-        _at_least(2, ", for batch normalisation"),
-    )
-    num_epochs: int = _length(
-        200, "an epoch is data set // batch_size steps; a last partial batch is dropped", may_change=True
-    )
-    num_steps: int = _length(
-        0,
-        "above 0: overrides num_epochs",
-        Rule(lambda value: 0 <= value < 2**31, "0 or more and below 2 ** 31"),
-        may_change=True,
-    )
+    batch_size: int = _length(16, "images per step, over all devices; must be a multiple of their number",
+        _at_least(2, ", for batch normalisation"))
+    num_epochs: int = _length(200, "an epoch is data set // batch_size steps; a last partial batch is dropped",
+        may_change=True)
+    num_steps: int = _length(0, "above 0: overrides num_epochs",
+        Rule(lambda value: 0 <= value < 2**31, "0 or more and below 2 ** 31"), may_change=True)
     balance_classes: bool = _length(True, "conditional: as many images of each class in a batch, however rare it is")
 
-    loss: str = _optimisation(
-        "bce",
-        "bce | hinge | wgan-gp, whose discriminator has no batch normalisation",
-        _one_of("bce", "hinge", "wgan-gp"),
-    )
+    loss: str = _optimisation("bce", "bce | hinge | wgan-gp, whose discriminator has no batch normalisation",
+        _one_of("bce", "hinge", "wgan-gp"))
     gp_weight: float = _optimisation(10.0, "wgan-gp: weight of the gradient penalty", _NOT_NEGATIVE)
     r1_weight: float = _optimisation(0.0, "R1 penalty, the paper's gamma; 10 is common; 0: off", _NOT_NEGATIVE)
-    r1_every_steps: int = _optimisation(
-        1, "lazy regularization: R1 every so many steps, that much stronger; 16 is common", _at_least(1)
-    )
-    lecam_weight: float = _optimisation(
-        0.0,
-        "LeCam penalty: distance of logits to the past mean of the other kind; 0.3 is published",
-        _NOT_NEGATIVE,
-    )
-    dis_steps: int = _optimisation(
-        1, "discriminator updates for one of the generator; a step is one discriminator update", _at_least(1)
-    )
+    r1_every_steps: int = _optimisation(1,
+        "lazy regularization: R1 every so many steps, that much stronger; 16 is common", _at_least(1))
+    lecam_weight: float = _optimisation(0.0,
+        "LeCam penalty: distance of logits to the past mean of the other kind; 0.3 is published", _NOT_NEGATIVE)
+    dis_steps: int = _optimisation(1,
+        "discriminator updates for one of the generator; a step is one discriminator update", _at_least(1))
     simultaneous: bool = _optimisation(False, "update both networks against each other as they were before the step")
     lr_gen: float = _optimisation(2e-4, "Adam's learning rate for the generator", _POSITIVE)
-    lr_dis: float = _optimisation(
-        2e-4, 'and for the discriminator; "10x" in the published experiments is 2e-3 here', _POSITIVE
-    )
+    lr_dis: float = _optimisation(2e-4, 'and for the discriminator; "10x" in the published experiments is 2e-3 here',
+        _POSITIVE)
     adam_beta1: float = _optimisation(0.5, "Adam's beta 1", _BELOW_1)
     adam_beta2: float = _optimisation(0.999, "Adam's beta 2", _BELOW_1)
-    real_label: float = _optimisation(
-        1.0,
-        "bce: target for reals; 0.9 is one-sided label smoothing",
-        Rule(lambda value: 0 < value <= 1, "above 0 and at most 1"),
-    )
+    real_label: float = _optimisation(1.0, "bce: target for reals; 0.9 is one-sided label smoothing",
+        Rule(lambda value: 0 < value <= 1, "above 0 and at most 1"))
     label_flip: float = _optimisation(0.0, "bce: share of the reals in a batch whose target is 0 instead", _FRACTION)
-    ema_decay: float = _optimisation(
-        0.0, "decay of the generator's moving average, which is then sampled from; 0: off; 0.999 is common", _BELOW_1
-    )
-    ema_rampup: float = _optimisation(
-        0.0,
+    ema_decay: float = _optimisation(0.0,
+        "decay of the generator's moving average, which is then sampled from; 0: off; 0.999 is common", _BELOW_1)
+    ema_rampup: float = _optimisation(0.0,
         "upper bound of the average's half-life, as a share of the generator's steps so far; 0: off; 0.05 is common",
-        _NOT_NEGATIVE,
-    )
-    init_from: str = _optimisation(
-        "", "first weights: a workdir, a folder of generator/ and discriminator/, or a PyTorch file"
-    )
-    seed: int = _optimisation(
-        0,
-        "decides weights, order of the data, latents, flips",
-        Rule(lambda value: 0 <= value < 2**32, "from 0 to 4294967295"),
-    )
+        _NOT_NEGATIVE)
+    init_from: str = _optimisation("",
+        "first weights: a workdir, a folder of generator/ and discriminator/, or a PyTorch file")
+    seed: int = _optimisation(0, "decides weights, order of the data, latents, flips",
+        Rule(lambda value: 0 <= value < 2**32, "from 0 to 4294967295"))
 
     log_every_steps: int = _output(50, "steps between two lines of metrics.jsonl", _at_least(1))
     sample_every_steps: int = _output(500, "steps between two pictures in samples/", _at_least(1))
-    checkpoint_every_steps: int = _output(
-        500, "steps between two checkpoints, which a crash costs at most", _at_least(1)
-    )
+    checkpoint_every_steps: int = _output(500, "steps between two checkpoints, which a crash costs at most",
+        _at_least(1))
     keep_checkpoints: int = _output(3, "how many of the last ones are kept", _at_least(1))
     num_sample_images: int = _output(64, "images in a picture", _at_least(1))
-    evaluate_every_steps: int = _output(
-        0, "steps between two evaluations; needs data.holdout_fraction; 0: never", _NOT_NEGATIVE
-    )
-    best_measure: str = _output(
-        "swd", "swd | kid: by which the best generator is kept, in best/", _one_of("swd", "kid")
-    )
+    evaluate_every_steps: int = _output(0, "steps between two evaluations; needs data.holdout_fraction; 0: never",
+        _NOT_NEGATIVE)
+    best_measure: str = _output("swd", "swd | kid: by which the best generator is kept, in best/",
+        _one_of("swd", "kid"))
     tensorboard: bool = _output(True, "also log for TensorBoard, in tensorboard/")
     report: bool = _output(True, "write report.html and plots/")
-    report_every_minutes: float = _output(
-        10.0, "write the report anew while training; 0: only at the end", _NOT_NEGATIVE
-    )
-    output_prefix: str = _output(
-        "", "at the end also PREFIX_loss_plot.png, _real_fake_grid.png, _metrics_report.out, and images"
-    )
+    report_every_minutes: float = _output(10.0, "write the report anew while training; 0: only at the end",
+        _NOT_NEGATIVE)
+    output_prefix: str = _output("",
+        "at the end also PREFIX_loss_plot.png, _real_fake_grid.png, _metrics_report.out, and images")
 
-    monitor_every_steps: int = _health(
-        100, "steps between two health checks (diversity, memorization, ...); 0: no alarms", _NOT_NEGATIVE
-    )
+    monitor_every_steps: int = _health(100,
+        "steps between two health checks (diversity, memorization, ...); 0: no alarms", _NOT_NEGATIVE)
     alarm_patience: int = _health(500, "steps that a bad sign must last to become an alarm", _at_least(1))
-    on_alarm: str = _health(
-        "warn",
+    on_alarm: str = _health("warn",
         "warn | stop | rollback: to the last healthy checkpoint, with a lower learning rate",
-        _one_of("warn", "stop", "rollback"),
-    )
-    rollback_factor: float = _health(
-        0.5, "factor of the learning rate, of the network at fault, at a rollback", _INSIDE_0_1
-    )
+        _one_of("warn", "stop", "rollback"))
+    rollback_factor: float = _health(0.5, "factor of the learning rate, of the network at fault, at a rollback",
+        _INSIDE_0_1)
     max_rollbacks: int = _health(3, "after so many, alarms only warn", _NOT_NEGATIVE)
+    # fmt: on
 
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
