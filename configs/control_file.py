@@ -1,4 +1,4 @@
-"""A control file of MedImageGAN, the PyTorch system re-created here, as it is.
+"""A control file of MedImageGAN, a PyTorch project, as it is.
 
 python train.py --config=configs/control_file.py:input.yaml       arch: DCGAN, SNGAN or WGAN
 python sample.py --config=configs/control_file.py:generate.yaml   arch: Generator

@@ -1,4 +1,4 @@
-"""The published experiments of MedImageGAN, and the regime of MATLAB's example.
+"""The published experiments of MedImageGAN, and the training settings of MATLAB's example.
 
 python train.py --config=configs/medimagegan.py:batch_16 --workdir=runs/batch_16 --config.data.path=/data/isic
 
@@ -10,7 +10,7 @@ Not published, in any of them: how many images, of which classes. Not published 
 `long_training`; the settings kept from `label_smoothing` on; the discriminator's rate of `sngan_128px`; all of
 `sngan_256px`, which wants a GPU: on 2 CPU cores a step of the full network takes 5.5 s and 5 GB.
 
-`matlab` is the regime of "Train Generative Adversarial Network (GAN)". It published pictures, of flowers, and two
+`matlab` has the settings of "Train Generative Adversarial Network (GAN)". It published pictures, of flowers, and two
 scores, which are `score_dis` and `score_gen` in our metrics.jsonl: (mean D(x) + mean(1 - D(G(z)))) / 2 of the
 discriminator, and mean D(G(z)) of the generator. Both are 0.5 where neither wins. Its networks have 5x5 kernels, ours
 the 4x4 ones of DCGAN, so its pictures are not reproduced exactly.

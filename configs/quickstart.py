@@ -1,4 +1,4 @@
-"""A small SNGAN on the embedded phantom data set: minutes on a laptop, no files needed.
+"""A small SNGAN on computer-drawn skin lesions that come with the package: minutes on a laptop, no files needed.
 
 python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 

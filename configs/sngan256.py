@@ -11,7 +11,7 @@ from medgan_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """The SNGAN of the system re-created, 256 px."""
+    """MedImageGAN's SNGAN, 256 px."""
     c = default_config()
     c.arch = "sngan"
     c.image_size = 256
