@@ -21,7 +21,7 @@ _NEAR_DUPLICATES = 0.5  # share of the fakes
 _DRIFT = 1.0  # of the training images' diversity
 # Divergence.
 _LARGE_LOSS = 100.0  # nats
-_GROWTH = 8.0  # of the kernels' norms since the first check; 1 to 3 in 10,000 sound steps
+_GROWTH = 8.0  # of the kernels' norms since the first check; 1 to 4 in 10,000 sound steps
 # Overfitting: the heuristic r_v of Karras et al. 2020 (arXiv:2006.06676), who keep theirs below this value.
 _OVERFITTED = 0.6
 _MIN_LOGIT_GAP = 1.0  # between training images and fakes; r_v is noise below it
