@@ -434,8 +434,8 @@ def _conflicts(c: Config) -> Iterator[str]:
             f"augment.probability={augment.probability:g} is fixed, and augment.adaptive_target={target:g} adapts it: "
             "leave one of them out"
         )
-    if target and c.loss == "wgan-gp":
-        yield "augment.adaptive_target reads the sign of logits, which has no meaning with loss=wgan-gp"
+    if target and c.loss not in ("bce", "hinge"):
+        yield f"augment.adaptive_target reads the sign of logits, which has no meaning with loss={c.loss}"
     yield from _data_conflicts(c.data)
 
 

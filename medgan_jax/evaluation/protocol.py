@@ -233,7 +233,8 @@ def paired_scores(
         found = _scores(images[batch], reals[partners[batch]], tuple(names), pairing == "medimagegan")
         for name, values in found.items():
             scores[name].append(np.asarray(values)[: len(partners) - start])
-    return {name: np.minimum(np.concatenate(parts), _PSNR_CEILING) for name, parts in scores.items()}
+    joined = {name: np.concatenate(parts) for name, parts in scores.items()}
+    return joined | {"psnr": np.minimum(joined["psnr"], _PSNR_CEILING)} if "psnr" in joined else joined
 
 
 @functools.partial(jax.jit, static_argnames=("names", "stretched"))

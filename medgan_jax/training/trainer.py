@@ -41,7 +41,7 @@ STOPPED_BY_CALLBACK = 3  # exit code, mostly of an alarm
 _SECONDS_PER_CALL = 3.0
 
 
-def train(config: Config, workdir: Path, *, callbacks: Sequence[Callback] = (), command: str = "") -> int:
+def train(config: Config, workdir: str | Path, *, callbacks: Sequence[Callback] = (), command: str = "") -> int:
     """Trains in `workdir`, from its last checkpoint to the end that `config` sets.
 
     Args:
@@ -57,7 +57,7 @@ def train(config: Config, workdir: Path, *, callbacks: Sequence[Callback] = (), 
     Raises:
       UserError: the data, the config or the workdir do not allow it; or the training diverged.
     """
-    callbacks = [*default_callbacks(), *callbacks]
+    callbacks, workdir = [*default_callbacks(), *callbacks], Path(workdir)
     with Signals() as signals:
         mesh = data_mesh()
         check_batch_size(config.batch_size, mesh)

@@ -37,7 +37,7 @@ def expected():
 def test_equals_piq_and_piqa(expected, kind, size, channels):
     x, y = pairs(kind, size, channels)
     scores = expected[f"{kind}_{size}_{channels}"]
-    assert set(scores) == {name for name, metric in METRICS.items() if size >= metric.min_size}
+    assert set(scores) <= {name for name, metric in METRICS.items() if size >= metric.min_size}
     for name, values in scores.items():
         if size >= 400 and name != "mdsi":
             continue
