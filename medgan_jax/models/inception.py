@@ -26,7 +26,6 @@ from medgan_jax.images import unit_to_signed
 from medgan_jax.torch_files import read_arrays
 
 IMAGE_SIZE = 299
-NUM_FEATURES = 2048
 
 _EPSILON = 1e-3  # of batch normalisation
 _NORM_ARRAYS = ("weight", "bias", "running_mean", "running_var")

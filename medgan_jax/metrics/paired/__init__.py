@@ -28,15 +28,14 @@ class PairedMetric:
     higher_is_better: bool
     identical: float  # what identical images get
     min_size: int  # px; below, the function raises ValueError
-    paper: str
     unit: str = ""
 
 
 METRICS = {
-    "psnr": PairedMetric(psnr, "PSNR", True, float("inf"), 1, "mean squared error in dB", "dB"),
-    "ssim": PairedMetric(ssim, "SSIM", True, 1, 11, "Wang et al. 2004"),
-    "ms_ssim": PairedMetric(ms_ssim, "MS-SSIM", True, 1, 161, "Wang et al. 2003"),
-    "ms_gmsd": PairedMetric(ms_gmsd, "MS-GMSD", False, 0, 17, "Zhang et al. 2017"),
-    "mdsi": PairedMetric(mdsi, "MDSI", False, 0, 3, "Nafchi et al. 2016"),
-    "haarpsi": PairedMetric(haarpsi, "HaarPSI", True, 1, 16, "Reisenhofer et al. 2018"),
+    "psnr": PairedMetric(psnr, "PSNR", True, float("inf"), 1, "dB"),
+    "ssim": PairedMetric(ssim, "SSIM", True, 1, 11),
+    "ms_ssim": PairedMetric(ms_ssim, "MS-SSIM", True, 1, 161),
+    "ms_gmsd": PairedMetric(ms_gmsd, "MS-GMSD", False, 0, 17),
+    "mdsi": PairedMetric(mdsi, "MDSI", False, 0, 3),
+    "haarpsi": PairedMetric(haarpsi, "HaarPSI", True, 1, 16),
 }
