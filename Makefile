@@ -16,7 +16,7 @@ quickstart: $(VENV)/installed
 	@echo "  $(RUN)/samples/reals.png       the phantoms it learned from"
 	@echo "  $(RUN)/samples/step_*.png      the same latents over the training"
 
-PYTEST = $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=worksteal
+PYTEST = $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile
 
 test: $(VENV)/installed-test lint
 	$(PYTEST)
