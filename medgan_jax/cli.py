@@ -6,6 +6,7 @@ import importlib
 import io
 import logging
 import os
+import runpy
 import shlex
 import sys
 import threading
@@ -16,8 +17,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
+from ml_collections import ConfigDict
 
-from medgan_jax.config import FIELDS, config_path, current_name
+from medgan_jax.config import FIELDS, config_path, current_name, rename_former_fields
 from medgan_jax.errors import UserError, reported
 
 COMMANDS = {
@@ -93,7 +95,7 @@ def parse_flags(
 
     Args:
       values: the flags that it has defined; those of its own alone.
-      argv: the command line, after the command; see `resolve_config`.
+      argv: the command line, after the command; see `load_config`.
       doc: the docstring of the command, for --help.
       more_help: what --help prints after the flags.
 
@@ -109,41 +111,54 @@ def parse_flags(
         sys.exit(0)
     try:
         surplus = values(["medgan", *argv])[1:]
-        for name in values:
-            getattr(values[name].value, "to_dict", None)  # a config that failed to load says so when it is used
-    except UserError:
-        raise
-    except flags.Error as error:
+    except (flags.Error, AttributeError, TypeError, ValueError) as error:  # the last three of a config's fields
         raise UserError(f"{' '.join(str(error).split())} (see --help)") from error
-    except Exception as error:  # whatever the config file raised
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"--config: is not a working config file ({reason})") from error
     if surplus:
         raise UserError(f"unexpected argument {surplus[0]!r}; options are written --name=value (see --help)")
 
 
-def resolve_config(argv: Sequence[str], fields: Sequence[str] = tuple(FIELDS)) -> list[str]:
-    """The command line with the path of a packaged config for its name, and present names of fields for former ones.
+def load_config(argv: Sequence[str]) -> tuple[ConfigDict | None, list[str]]:
+    """Loads the config that --config=NAME or --config=PATH:ARGUMENT asks for.
 
     Args:
       argv: the command line, after the command.
-      fields: that --config.FIELD may set.
+
+    Returns:
+      The config, None where none is asked for; and the rest of the command line, in which --config.FIELD has the
+      present names of fields.
 
     Raises:
-      UserError: there is no such config or field.
+      UserError: there is no such config or field, or the file does not work.
     """
-    resolved, arguments = [], iter(argv)
+    given, rest, arguments = "", [], iter(argv)
     for argument in arguments:
         name, equals, value = argument.partition("=")
         if name in ("--config", "-config"):
-            config, colon, argument = (value if equals else next(arguments, "")).partition(":")
-            resolved.append(f"--config={config_path(config)}{colon}{argument}")
-        elif name.startswith("--config."):
-            field = resolve_field("--config.", name.removeprefix("--config."), fields)
-            resolved.append(f"--config.{field}{equals}{value}")
+            given = value if equals else next(arguments, "")
         else:
-            resolved.append(argument)
-    return resolved
+            rest.append(argument)
+    if not given:
+        return None, rest
+    name, colon, value = given.partition(":")
+    path = config_path(name)
+    try:
+        config = runpy.run_path(str(path))["get_config"](*[value] * bool(colon))
+        rename_former_fields(config)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the file raised
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"--config={given}: is not a working config file ({reason})") from error
+    fields = tuple(FIELDS) if "num_steps" in config else tuple(config)  # the latter of a control file for sampling
+    return config, [_with_present_name(argument, fields) for argument in rest]
+
+
+def _with_present_name(argument: str, fields: Sequence[str]) -> str:
+    name, equals, value = argument.partition("=")
+    if not name.startswith("--config."):
+        return argument
+    field = resolve_field("--config.", name.removeprefix("--config."), fields)
+    return f"--config.{field}{equals}{value}"
 
 
 def resolve_field(prefix: str, name: str, fields: Sequence[str]) -> str:

@@ -248,14 +248,14 @@ def config_path(name: str) -> Path:
     Raises:
       UserError: there is no such config.
     """
-    if name.endswith(".py") or "/" in name:
+    if "/" in name or Path(name).is_file():
         path = Path(name)
         known = sorted(map(str, path.parent.glob("*.py")))
     else:
         # In an installed package the folder lies within it; in a checkout, beside it.
         here = Path(__file__).parent
         folder = next(f for f in (here / "configs", here.parent / "configs") if f.is_dir() or f.parent != here)
-        path = folder / f"{name}.py"
+        path = folder / f"{name.removesuffix('.py')}.py"
         known = sorted(file.stem for file in folder.glob("*.py"))
     if not path.is_file():
         near = difflib.get_close_matches(name, known, n=1)
@@ -288,6 +288,16 @@ def field_groups() -> dict[str, tuple[str, ...]]:
         title = field.metadata["group"]
         groups[title] = (*groups.get(title, ()), name)
     return groups
+
+
+def rename_former_fields(values: ConfigDict) -> None:
+    """Gives the fields that a config file set by their former names their present ones, in place."""
+    for former in _FORMER_NAMES:
+        group, _, leaf = former.rpartition(".")
+        fields = values.get(group, {}) if group else values
+        if leaf in fields:
+            fields[current_name(former).rpartition(".")[2]] = fields[leaf]
+            del fields[leaf]
 
 
 def current_name(name: str) -> str:

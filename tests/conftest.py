@@ -1,7 +1,7 @@
 """Every test runs on two CPU devices, with checks that a user's run can do without.
 
 Compiling takes most of the time: machine code is left unoptimised, and compiled once for all tests. Tests that start
-a command of ours give it `command_environment`, in which it is compiled as for a user.
+a command of ours give it `command_environment`.
 """
 
 import json
@@ -16,16 +16,15 @@ if "MEDGAN_JAX_TESTS" not in os.environ:  # else a process of pytest-xdist, whic
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # on busy cores, threads that wait for each other take ten times as long
     os.environ["MEDGAN_JAX_TESTS"] = json.dumps([_folder.name, dict(os.environ)])
 _cache, _environment = json.loads(os.environ["MEDGAN_JAX_TESTS"])
-_COMMAND_ENVIRONMENT = {**_environment, "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": _cache}
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 _cheap = ["--xla_backend_optimization_level=0"]
 if version("jaxlib").startswith("0.10."):  # a flag that XLA does not know ends the process
     _cheap.append("--xla_cpu_use_fusion_emitters=false")  # which write several times as much code
-os.environ["XLA_FLAGS"] = " ".join(
-    [os.environ.get("XLA_FLAGS", ""), "--xla_force_host_platform_device_count=2", *_cheap]
-)
+_flags = " ".join([_environment.get("XLA_FLAGS", ""), *_cheap])
+_COMMAND_ENVIRONMENT = {**_environment, "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": _cache, "XLA_FLAGS": _flags}
+os.environ["XLA_FLAGS"] = f"{_flags} --xla_force_host_platform_device_count=2"
 
 import jax  # noqa: E402
 import pytest  # noqa: E402

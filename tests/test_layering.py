@@ -17,7 +17,7 @@ def test_importing_starts_nothing():
     """No device, no flag, no slow library."""
     python(
         "import sys, medgan_jax.training.trainer\n"
-        "from jax._src import xla_bridge\n"
+        "from jax._src import xla_bridge\n"  # no public way to ask without starting one
         "assert not xla_bridge._backends, 'a device was started'\n"
         "assert not {'tensorflow_datasets', 'tensorflow', 'matplotlib', 'sklearn'} & set(sys.modules)\n"
         "from absl import flags\n"

@@ -8,6 +8,7 @@ python evaluate.py --fakes=synthetic --reals=/data/isic --data.class_filter=mali
 --data.FIELD says how to read the reals, as --config.data.FIELD does for train.py.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -57,22 +58,23 @@ def main(argv: list[str]) -> None:
 
     features = image_sets.choose_features(values.features, values.inception_weights)
     sets = image_sets.choose(
-        checkpoint=values.checkpoint,
-        fakes=values.fakes,
-        reals=values.reals,
-        train=values.train,
+        **{name: _expanded(values[name].value) for name in ("checkpoint", "fakes", "reals", "train")},
         data=values.data.to_dict(),
         num_images=values.num_images,
         seed=values.seed,
         label=values.label,
     )
-    place = Path(values.checkpoint or ".")
-    out = Path(values.out or (place if place.is_dir() else Path(".")) / "evaluation")
+    place = Path(_expanded(values.checkpoint) or ".")
+    out = Path(_expanded(values.out) or (place if place.is_dir() else Path(".")) / "evaluation")
     page.prepare(out)
     result = evaluate(*sets, pairing=values.pairing, features=features, seed=values.seed)
     page.write(result, out)
     print(page.table(result))
     print(f"\nLook at {out / page.PAGE}; the figures are in {out / page.JSON}")
+
+
+def _expanded(path: str | None) -> str | None:
+    return path and os.path.expanduser(path)
 
 
 def _present_name(argument: str) -> str:

@@ -12,21 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from medgan_jax import cli
 from medgan_jax.errors import UserError
-
-_CONTROL_FIELDS = ("path", "out", "run", "quantity", "image_size", "seed")
 
 
 def main(argv: list[str]) -> None:
     """Parses the flags, loads the generator, and writes images."""
     values = flags.FlagValues()
-    argv = cli.resolve_config(argv, _CONTROL_FIELDS)
+    config, argv = cli.load_config(argv)
     define: dict[str, Any] = {"flag_values": values}
-    config_flags.DEFINE_config_file(
+    config_flags.DEFINE_config_dict(
         "config",
+        config or ConfigDict(),
         help_string="a control file, in place of --checkpoint and --out",
         lock_config=True,
         sys_argv=["medgan", *argv],
@@ -58,7 +57,7 @@ def main(argv: list[str]) -> None:
     if movie and values.out is not None:
         raise UserError(f"--out={values.out}: --interpolate writes its movie only; leave out one of them")
     num_images, seed, prefix, image_size = values.num_images, values.seed, "", None
-    if values.config is None:
+    if config is None:
         checkpoint = Path(cli.given("checkpoint", values.checkpoint)).expanduser()
         out = Path() if movie else Path(cli.given("out", values.out)).expanduser()
     else:

@@ -14,16 +14,17 @@ from absl import flags
 from ml_collections import config_flags
 
 from medgan_jax import cli
-from medgan_jax.config import help_text, parse_config
+from medgan_jax.config import default_config, help_text, parse_config
 from medgan_jax.errors import UserError
 
 
 def main(argv: list[str]) -> int:
     """Parses the flags, builds the config, and trains; returns the exit code."""
     values = flags.FlagValues()
-    argv = cli.resolve_config(argv)
-    config_flags.DEFINE_config_file(
+    given, argv = cli.load_config(argv)
+    config_flags.DEFINE_config_dict(
         "config",
+        given or default_config(),
         help_string="the name of a packaged config, or the path of one, such as configs/sngan64.py",
         lock_config=True,
         flag_values=values,
@@ -44,9 +45,10 @@ def main(argv: list[str]) -> int:
     )
     flags.DEFINE_integer("num_processes", None, "several machines: how many processes", flag_values=values)
     flags.DEFINE_integer("process_id", None, "several machines: which of them this is, from 0", flag_values=values)
-    flags.mark_flag_as_required("config", values)
     cli.parse_flags(values, argv, doc=__doc__, more_help=help_text)
-    if "num_steps" not in values.config:
+    if given is None:
+        raise UserError("give --config=..., such as --config=small64")
+    if "num_steps" not in given:
         raise UserError("--config: is for sampling; run sample.py, or medgan sample, with it")
 
     config = parse_config(values.config)

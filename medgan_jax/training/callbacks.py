@@ -5,6 +5,7 @@ In a run of several processes all of them call each callback; only one of them w
 
 import dataclasses
 import shlex
+import sys
 import time
 import warnings
 from collections import Counter
@@ -63,7 +64,10 @@ class Diverged(UserError):
 
 
 class Callback:
-    """What a run does besides its steps. Override what is needed; every method does nothing by default."""
+    """What a run does besides its steps. Override what is needed; every method does nothing by default.
+
+    In a run of several processes all must return the same action.
+    """
 
     def every(self, config: Config) -> int:
         """How many steps lie between two calls of `on_step`, which is also called at the last step; 0: never."""
@@ -198,7 +202,7 @@ class Pictures(Callback):
 
     def summary(self, run: "Run") -> Iterator[str]:
         """The line that says where they are."""
-        yield f"pictures: {run.files.picture(run.step)} beside {run.files.reals}"
+        yield f"pictures: {list(run.files.pictures().values())[-1]} beside {run.files.reals}"
 
 
 class Evaluation(Callback):
@@ -367,7 +371,8 @@ class SaveCheckpoints(Callback):
     def summary(self, run: "Run") -> Iterator[str]:
         """The line that says how to sample."""
         checkpoint = shlex.quote(f"--checkpoint={run.files.path}")
-        yield f"sample:   python sample.py {checkpoint} --num_images=100 --out=samples"
+        command = "python sample.py" if sys.argv[0].endswith("train.py") else "medgan sample"
+        yield f"sample:   {command} {checkpoint} --num_images=100 --out=samples"
 
 
 class Report(Callback):

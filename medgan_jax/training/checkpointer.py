@@ -50,12 +50,12 @@ class Checkpointer:
         return self._best.latest_step()
 
     def has_generator(self) -> bool:
-        """Whether a generator is saved."""
-        return self._generators.latest_step() is not None
+        """Whether a generator is saved, as process 0 sees it."""
+        return from_leader(self._generators.latest_step() is not None)
 
     def has_networks(self, step: int) -> bool:
-        """Whether both networks of `step` are saved."""
-        return self._generators.latest_step() == self._discriminators.latest_step() == step
+        """Whether both networks of `step` are saved, as process 0 sees it."""
+        return from_leader(self._generators.latest_step() == self._discriminators.latest_step() == step)
 
     def restore(self, step: int, like: GANState, sharding: Sharding) -> GANState:
         """The state saved at `step`; see `Checkpoints.restore`."""

@@ -11,6 +11,7 @@ import numpy as np
 from medgan_jax.config import Config
 from medgan_jax.distributed import is_leader
 from medgan_jax.errors import UserError
+from medgan_jax.training.callbacks import Diverged
 from medgan_jax.training.trainer import train
 from medgan_jax.workdir import Workdir, read_lines, write_json
 
@@ -22,7 +23,7 @@ def train_seeds(number: int) -> Callable[..., int]:
     """`trainer.train` for `number` seeds, `config.seed` and those that follow; each run has a folder in the workdir.
 
     Started again, it goes on with the first run that has not ended. In the end seeds.json holds the mean, the standard
-    deviation and the values of each figure.
+    deviation and the values of each figure, of the runs that did not diverge.
     """
     return functools.partial(_train_seeds, number)
 
@@ -34,16 +35,22 @@ def _train_seeds(number: int, config: Config, workdir: Path, **options: Any) -> 
         raise UserError(
             f"--workdir={workdir}: holds the run of one seed; leave out --seeds to go on with it, or give another"
         )
-    folders = []
+    folders, diverged = [], []
     for seed in range(config.seed, config.seed + number):
         name = f"seed_{seed}"
         prefix = config.output_prefix and f"{config.output_prefix}_{name}"
-        folders.append(workdir / name)
-        code = train(dataclasses.replace(config, seed=seed, output_prefix=prefix), folders[-1], **options)
+        try:
+            code = train(dataclasses.replace(config, seed=seed, output_prefix=prefix), workdir / name, **options)
+        except Diverged as error:
+            diverged.append(f"{name}: {error}")
+            continue
         if code:
             return code
-    if is_leader():
+        folders.append(workdir / name)
+    if is_leader() and folders:
         _write_summary(workdir, folders)
+    if diverged:
+        raise UserError("; ".join(diverged))
     return 0
 
 

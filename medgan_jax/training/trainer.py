@@ -74,7 +74,7 @@ def train(config: Config, workdir: str | Path, *, callbacks: Sequence[Callback] 
             run = Run(config, files, data, mesh, callbacks, signals)
             try:
                 return run.run(command)
-            except (UserError, OSError) as error:
+            except Exception as error:
                 run.end_with(error)
                 raise
 
@@ -212,20 +212,21 @@ class Run:
                 finished, running = running, (self.step + count, count, history)
                 self.step += count
                 self.checkpointer.save_networks()
+                action = None
                 if finished:
-                    if action := self._take_metrics(bar, *finished):
-                        return action
+                    action = self._take_metrics(bar, *finished)
                     now = time.perf_counter()
                     count = max(1, int(_SECONDS_PER_CALL / ((now - called_at) / finished[1])))
                     called_at = now
                 due = [callback for callback, n in intervals if n and self._is_due(n)]
-                if due:
+                if isinstance(action, Stop) or (due and not action):  # a rollback discards this call
                     last, running = running, None
-                    if action := self._take_metrics(bar, *last):
-                        return action
-                    if action := _first(callback.on_step(self, self.state) for callback in due):
-                        return action
+                    action = self._take_metrics(bar, *last) or action
+                    if not isinstance(action, RollBack):
+                        action = _first(callback.on_step(self, self.state) for callback in due) or action
                     called_at = time.perf_counter()
+                if action:
+                    return action
             return self._take_metrics(bar, *running) if running else None
 
     def _is_due(self, interval: int) -> bool:
@@ -273,8 +274,7 @@ class Run:
 
     def _roll_back(self, action: RollBack) -> None:
         """Goes back to a checkpoint before the alarms' evidence, with a lower learning rate."""
-        self.checkpointer.roll_back(action.to_step)
-        to_step = from_leader(self.checkpointer.latest_step()) or 0
+        to_step = self.checkpointer.roll_back(action.to_step)
         for callback in self._callbacks:
             callback.on_roll_back(self, action, to_step)
         # A crash before this line leaves the run at the earlier step with the same rates, to meet the alarm again.

@@ -103,7 +103,7 @@ def test_a_users_error_is_one_line_and_exit_code_2(run):
         ([SNGAN], {"data.source": "phantom"}, "give --workdir"),
         ([SNGAN, "--workdir="], {"data.source": "phantom"}, "give --workdir"),
         (["--config=configs/sngan65.py", "--workdir=W"], {}, "did you mean configs/sngan64.py"),
-        (["--config=README.md", "--workdir=W"], {}, "no such config"),
+        (["--config=README.md", "--workdir=W"], {}, "is not a working config file"),
         (["--config=T/broken.py", "--workdir=W"], {}, "is not a working config file"),
         (["--config=configs/control_file.py", "--workdir=W"], {}, "configs/control_file.py:FILE.yaml"),
         ([SNGAN, "--workdir=W"], {"batchsize": 3}, "--config.batchsize: there is no such field; did you mean batch_s"),
@@ -127,9 +127,17 @@ def test_train_refuses(monkeypatch, tmp_path, arguments, fields, says):
 
 
 def test_former_names_of_fields(tmp_path, caplog):
-    with pytest.raises(UserError, match="data.class_filter='melanoma' is not a label"):
-        train.main([SNGAN, f"--workdir={tmp_path}/run", *overrides(TINY), "--config.data.label=melanoma"])
-    assert "config.data.label is now called config.data.class_filter" in caplog.messages
+    """On the command line and in a config file, which a flag overrides by either name."""
+    (tmp_path / "old.py").write_text(
+        "from medgan_jax.config import named_config\n"
+        "def get_config():\n    c = named_config('sngan64')\n    c.data.label = 'malignant'\n    return c\n"
+    )
+    for flag in ("data.label", "data.class_filter"):
+        with pytest.raises(UserError, match="data.class_filter='melanoma' is not a label"):
+            train.main(
+                [f"--config={tmp_path}/old.py", f"--workdir={tmp_path}/run", *overrides(TINY | {flag: "melanoma"})]
+            )
+    assert set(caplog.messages) == {"config.data.label is now called config.data.class_filter"}
 
 
 class Bomb:

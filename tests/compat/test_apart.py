@@ -12,6 +12,8 @@ import medgan_jax
 WITHOUT = """
 import functools, importlib, pkgutil, sys
 from pathlib import Path
+# An editable installation would find the folder where it still is.
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in str(getattr(finder, "__module__", ""))]
 import jax, medgan_jax
 import numpy as np
 for module in pkgutil.walk_packages(medgan_jax.__path__, "medgan_jax."):

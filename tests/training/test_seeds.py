@@ -7,7 +7,7 @@ import pytest
 from medgan_jax.checkpoint import load_generator
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
-from medgan_jax.training.callbacks import Callback, Stop
+from medgan_jax.training.callbacks import Callback, Diverged, Stop
 from medgan_jax.training.seeds import train_seeds
 from medgan_jax.training.trainer import train
 from medgan_jax.workdir import Workdir, read_lines
@@ -48,6 +48,22 @@ def test_each_seed_is_a_run_of_its_own_and_the_summary_is_their_spread(config, t
         "std": pytest.approx(abs(last[0] - last[1]) / 2**0.5),
     }
     assert f"{sum(last) / 2:.4g} +- " in capsys.readouterr().out
+
+
+class DivergeFirst(Callback):
+    """Ends the run of seed 0 as diverged."""
+
+    def every(self, config):
+        return 0 if config.seed else 1
+
+    def on_step(self, run, state):
+        raise Diverged("loss_gen is nan")
+
+
+def test_a_diverged_seed_does_not_keep_the_others_from_training(config, tmp_path):
+    with pytest.raises(UserError, match="seed_0: loss_gen is nan"):
+        train_seeds(2)(config(), tmp_path / "all", callbacks=[DivergeFirst()])
+    assert json.loads((tmp_path / "all/seeds.json").read_text())["seeds"] == [1]
 
 
 def test_runs_of_one_seed_and_of_several_have_different_workdirs(config, tmp_path):

@@ -123,16 +123,23 @@ def test_resuming_is_exact(config, tmp_path):
     )
 
 
+class StopAtMetrics(Callback):
+    """Stops as soon as it sees metrics."""
+
+    def on_metrics(self, run, step, metrics):
+        return Stop()
+
+
 @pytest.mark.parametrize("end", ["error", "signal"])
 def test_what_was_trained_is_saved_when_a_run_ends_early(config, whole, tmp_path, capsys, end):
     def fail(run, state):
-        raise UserError("the disk is gone")
+        raise ValueError("a fault of the callback")
 
     def terminate(run, state):
         os.kill(os.getpid(), signal.SIGTERM)
 
     if end == "error":  # right after the checkpoint of step 4, which is on its way to the disk
-        with pytest.raises(UserError, match="the disk is gone"):
+        with pytest.raises(ValueError, match="a fault of the callback"):
             train(config(), tmp_path / "run", callbacks=[At(5, fail)])
     else:
         assert train(config(), tmp_path / "run", callbacks=[At(5, terminate)]) == 128 + signal.SIGTERM
@@ -152,6 +159,15 @@ def test_a_callback_can_stop_a_run(config, tmp_path, capsys):
     assert int(final_state(tmp_path / "run", config()).step) == 6
     # Each step updates the state in place: a second copy would cost as much memory as parameters and moments do.
     assert seen and all(leaf.is_deleted() for leaf in seen)
+
+
+def test_a_stop_while_steps_are_computed_loses_no_line_of_the_log(config, whole, tmp_path):
+    c = config(log_every_steps=1)
+    assert train(c, tmp_path / "run", callbacks=[StopAtMetrics()]) == STOPPED_BY_CALLBACK
+    assert 0 < int(final_state(tmp_path / "run", c).step) < 8
+    train(c, tmp_path / "run")
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, 9))
+    assert_same(final_state(tmp_path / "run", c), whole)
 
 
 def test_a_rollback_goes_on_from_a_checkpoint_with_other_learning_rates(config, tmp_path):
