@@ -19,6 +19,8 @@ from medgan_jax.ops import winograd
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import train_step
 
+pytestmark = pytest.mark.slow
+
 
 def count_flops(jaxpr):
     """FLOP of the convolutions and matrix products of a jaxpr; zeros put between numbers are not multiplied."""
@@ -243,7 +245,6 @@ def test_bad_flags_are_named(main, flag):
         main([flag])
 
 
-@pytest.mark.slow
 def test_a_step_is_measured_without_the_peer():
     said = []
     settings = rows.Settings(rounds=1, turn_seconds=0.01, maps=4, say=said.append)

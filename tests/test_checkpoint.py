@@ -27,6 +27,8 @@ from medgan_jax.models.dcgan import Discriminator, Generator
 from medgan_jax.models.resnet import ResidualDiscriminator, ResidualGenerator
 from medgan_jax.sharding import data_mesh, replicated
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def shared():

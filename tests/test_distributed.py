@@ -24,6 +24,8 @@ from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.trainer import train
 from medgan_jax.workdir import Workdir
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 TINY = {
     "image_size": 16, "latent_dim": 8, "gen_features": 4, "dis_features": 4, "batch_size": 4, "num_sample_images": 4,
@@ -130,7 +132,6 @@ def pair(start, tmp_path_factory):
     return workdir, results
 
 
-@pytest.mark.slow
 def test_a_signal_to_one_saves_and_ends_both(pair):
     codes, outputs, saved = pair[1][0]
     assert codes == [128 + signal.SIGTERM] * 2, outputs
@@ -138,7 +139,6 @@ def test_a_signal_to_one_saves_and_ends_both(pair):
     assert "Traceback" not in str(outputs)
 
 
-@pytest.mark.slow
 def test_a_lost_process_ends_the_other(pair):
     """Where it waits for the lost one's numbers; elsewhere JAX aborts it."""
     codes, outputs, _ = pair[1][1]
@@ -146,7 +146,6 @@ def test_a_lost_process_ends_the_other(pair):
     assert "another process is gone" in error_line(outputs[0]) and "Traceback" not in outputs[0][1]
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one_does_whatever_stopped_them(pair, tmp_path):
     """Against one process with two devices that nothing stopped; such a one also goes on with what two have saved."""
     workdir, (*_, (codes, outputs, step)) = pair
@@ -162,7 +161,6 @@ def test_two_processes_train_as_one_does_whatever_stopped_them(pair, tmp_path):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=0, atol=1e-5), *states)
 
 
-@pytest.mark.slow
 def test_an_error_in_one_is_one_line_and_ends_both(start, tmp_path):
     cases = {
         "other hyperparameters than in process 0": start(tmp_path / "run", of_process_1={"seed": 1}),
@@ -185,7 +183,6 @@ except SystemExit as leaving:
 """
 
 
-@pytest.mark.slow
 def test_who_waits_in_vain_says_so(launch):
     (code,), ((_, stderr),) = finish([launch("-c", LONE.replace("PORT", str(free_port())))])
     assert code == 2
@@ -211,7 +208,6 @@ print(json.dumps(rows))
 """
 
 
-@pytest.mark.slow
 def test_a_process_reads_only_its_own_rows(launch, tmp_path):
     np.random.default_rng(0).integers(0, 256, (22, 4, 4, 3), np.uint8).tofile(tmp_path / "images")
     code = READS.replace("PORT", str(free_port())).replace("IMAGES", str(tmp_path / "images"))

@@ -13,6 +13,8 @@ from medgan_jax.interpolation import movie_path, slerp, walk_frames, write_walk
 from medgan_jax.sampling import generate, seeded_latents
 from medgan_jax.sharding import data_mesh
 
+pytestmark = pytest.mark.slow
+
 LEG = 4  # frames from one image to the next, here
 
 

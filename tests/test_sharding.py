@@ -13,6 +13,8 @@ import pytest
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import check_batch_size, data_mesh, local_copy, local_mesh, replicated, sharded
 
+pytestmark = pytest.mark.slow
+
 
 def test_batches_are_divided_and_the_rest_is_replicated():
     mesh = data_mesh()
@@ -79,7 +81,6 @@ print(json.dumps([moved, distance(expected, eight), flops / all_flops, sorted(co
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [0, 3])
 def test_eight_devices_train_as_one_does(tmp_path, num_classes):
     """20 steps at the published rate, streamed against resident, each device with an eighth of the work.

@@ -14,6 +14,8 @@ from medgan_jax.errors import UserError
 from medgan_jax.images import write_png
 from medgan_jax.workdir import Workdir, read_lines
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
@@ -95,7 +97,6 @@ def test_every_training_sees_as_many_images():
     assert config.augment.flips and config.augment.translation == 0.125 and not config.augment.color
 
 
-@pytest.mark.slow
 def test_from_images_to_the_table(run, capsys, monkeypatch):
     assert run() == 0
     markdown = (run.out / "small_data.md").read_text()
@@ -134,7 +135,6 @@ def test_from_images_to_the_table(run, capsys, monkeypatch):
         run("--only=published")
 
 
-@pytest.mark.slow
 def test_a_training_that_diverges_is_a_result(run):
     for _ in range(2):
         assert run("--only=exploding", "--seeds=1") == 0

@@ -17,6 +17,8 @@ from medgan_jax.sampling import sample_to_folder
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.torch_files import read_state_dict
 
+pytestmark = pytest.mark.slow
+
 G, D = published.FOLDER / "netG16.pth", published.FOLDER / "netD64_spectral.zip"
 CRITIC = published.FOLDER / "netD64_critic.zip"  # quicker than D
 

@@ -10,6 +10,8 @@ from medgan_jax.evaluation.protocol import MIN_IMAGES, PAIRINGS, evaluate, paire
 from medgan_jax.metrics.paired import METRICS
 from tests.evaluation.conftest import SPOILT
 
+pytestmark = pytest.mark.slow
+
 
 def evaluated(fakes, reals, train=None, *, replicates=20, **options):
     sets = [ImageSet(name, images) for name, images in (("fakes", fakes), ("reals", reals))]

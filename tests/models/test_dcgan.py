@@ -12,6 +12,8 @@ from medgan_jax.models.batch_norm import BatchNorm
 from medgan_jax.models.dcgan import Discriminator, Generator
 from medgan_jax.ops.upsample import UPSAMPLING_SIZES, upsampling_kernel
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 
 

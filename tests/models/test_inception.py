@@ -10,6 +10,8 @@ import pytest
 from medgan_jax.errors import UserError
 from medgan_jax.models.inception import InceptionFeatures, load_inception
 
+pytestmark = pytest.mark.slow
+
 IMAGES = ("noise", "large", "grey")  # enlarged, made smaller, of one channel
 NORM = ("weight", "bias", "running_mean", "running_var")
 
@@ -50,7 +52,6 @@ def results(variables):
     return {name: apply(variables, inception_oracle.image(name)) for name in IMAGES}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", IMAGES)
 def test_features_are_pytorchs(name, oracle, results):
     features, _ = results[name]
@@ -59,7 +60,6 @@ def test_features_are_pytorchs(name, oracle, results):
     np.testing.assert_allclose(features[0], oracle[f"features/{name}"], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.slow
 def test_blocks_are_pytorchs(oracle, results):
     blocks = results[IMAGES[0]][1]["intermediates"]
     assert len(blocks) == 11
@@ -68,7 +68,6 @@ def test_blocks_are_pytorchs(oracle, results):
         np.testing.assert_allclose([x.mean(), x.std()], oracle[f"moments/{name}"], rtol=1e-5, err_msg=name)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("what", ["padded_mean", "last_pool", "epsilon", "corners", "range"])
 def test_other_networks_would_be_told_apart(what, oracle, results):
     """Those that count padding, pool by the mean at last, have another epsilon, resize by corners, or take [0, 1]."""

@@ -13,6 +13,8 @@ from medgan_jax.models.dcgan import Discriminator, Generator
 from medgan_jax.models.projection import Projection
 from medgan_jax.models.resnet import ResidualDiscriminator, ResidualGenerator
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 LABELS = jnp.array([3, 1, 1, 3])
 LATENTS = jax.random.normal(KEY, (4, 8))

@@ -15,6 +15,8 @@ from medgan_jax.models.resnet import (
     ResidualGenerator,
 )
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 
 

@@ -7,6 +7,8 @@ import pytest
 
 from medgan_jax.ops.winograd import downsampling_convolution, upsampling_convolution
 
+pytestmark = pytest.mark.slow
+
 
 def cases(shape=(2, 6, 8, 3)):
     x = jax.random.normal(jax.random.key(1), shape)

@@ -9,8 +9,9 @@ from PIL import Image
 from medgan_jax.commands.report import main
 from medgan_jax.errors import UserError
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_help_is_fast(command_environment):
     code = (
         "import sys\nfrom medgan_jax.commands.report import main\n"

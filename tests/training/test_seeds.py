@@ -12,6 +12,8 @@ from medgan_jax.training.seeds import train_seeds
 from medgan_jax.training.trainer import train
 from medgan_jax.workdir import Workdir, read_lines
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def config(tiny_config, tmp_path):

@@ -27,6 +27,8 @@ from medgan_jax.training.step import (
     train_steps,
 )
 
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(5)  # where no option draws anything
 
 
@@ -99,7 +101,6 @@ def lowering(request):
     winograd.LOWERING = "auto"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("case", "lowering"),
     [("dcgan16", "auto"), ("sngan16", "native"), ("sngan16", "winograd"), ("sngan32", "auto")],
@@ -170,7 +171,6 @@ def published_step(state, reals, networks, config):
     return (gen_params, gen_stats, gen_opt_state), (dis_params, dis_stats, dis_opt_state)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("lowering", ["native"], indirect=True)
 def test_with_all_options_off_the_step_is_the_published_one_bit_for_bit(training, lowering):
     """Operation by operation: what XLA fuses, and so how it rounds, differs between any two programs.
@@ -187,7 +187,6 @@ def test_with_all_options_off_the_step_is_the_published_one_bit_for_bit(training
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
-@pytest.mark.slow
 def test_each_update_trains_every_layer_of_its_own_network_only(training):
     config, networks, state, _ = training()
     bound = {"networks": networks, "config": config}
@@ -214,7 +213,6 @@ DRAWN = {"real_label": 0.8, "label_flip": 0.5, "data_horizontal_flip": True, "em
 AUGMENTED = {"augment_flips": True, "augment_color": 0.7, "augment_translation": 0.2}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("fields", [DRAWN, AUGMENTED, {"simultaneous": True}])
 def test_gradients_are_those_of_the_losses_written_in_one_piece(training, fields):
     """With the targets, mirroring, latents and augmentation that the config asks for."""
@@ -254,7 +252,6 @@ def test_gradients_are_those_of_the_losses_written_in_one_piece(training, fields
     assert_close(after.dis.stats, dis_stats if config.simultaneous else last_stats, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.slow
 def test_many_steps_in_one_call_are_single_steps(training):
     config, networks, state, step = training(**DRAWN)
     images = np.stack([batch(config, i)[0] for i in range(6)])
@@ -282,7 +279,6 @@ def test_randomness_follows_seed_and_step(training):
     assert len(keys) == 2 * len(RngStream)
 
 
-@pytest.mark.slow
 def test_dropout_draws_anew_for_each_step_and_for_reals_and_fakes(training):
     config, networks, state, step = training(dis_dropout=0.5)
 
@@ -449,7 +445,6 @@ def test_the_averaged_generator_gets_batch_statistics_of_its_own(training):
     assert same(sampled, plain.state.gen.variables)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("arch", "loss", "image_size"), [("resnet", "hinge", 32), ("sngan", "bce", 16)])
 def test_classes_are_learned(arch, loss, image_size, training):
     """The discriminator finds out that one class is black and the other white."""
@@ -468,7 +463,6 @@ def test_classes_are_learned(arch, loss, image_size, training):
     assert np.mean(logit(labels) - logit(1 - labels)) > 0
 
 
-@pytest.mark.slow
 def test_gradients_in_bfloat16_are_those_in_float32_as_far_as_its_8_bits_reach(training):
     wide = {"batch_size": 32, "gen_features": 8, "dis_features": 8}
     config, _, state, step = training(**wide)

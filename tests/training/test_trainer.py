@@ -19,6 +19,8 @@ from medgan_jax.training.step import METRICS
 from medgan_jax.training.trainer import STOPPED_BY_CALLBACK, train
 from medgan_jax.workdir import Workdir, read_lines
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def config(tiny_config, tmp_path_factory):

@@ -24,6 +24,8 @@ from medgan_jax.evaluation.image_sets import sampled
 from medgan_jax.images import write_png
 from medgan_jax.sharding import data_mesh, replicated
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"data": "phantoms", "class_filter": "", "scale": 0.5, "seed": 0, "features": 4}
 
 
@@ -52,7 +54,6 @@ def test_an_unknown_config_names_the_known_ones(name):
     assert says.endswith(", sngan_256px, matlab")
 
 
-@pytest.mark.slow
 def test_from_training_to_table(tiny_config, tmp_path, capsys):
     tiny = {"num_steps": 0, "num_epochs": 2, "arch": "dcgan"}
     experiments = {
@@ -102,7 +103,6 @@ def test_from_training_to_table(tiny_config, tmp_path, capsys):
         run_experiments({"batch_16": tiny_config(**tiny, data_num_phantoms=13)}, tmp_path, SETTINGS)
 
 
-@pytest.mark.slow
 def test_a_signal_ends_all(tiny_config, tmp_path):
     log = tmp_path / "batch_16/metrics.jsonl"
 

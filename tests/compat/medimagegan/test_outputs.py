@@ -10,6 +10,8 @@ from medgan_jax.compat.medimagegan.outputs import MedImageGANOutputs, fakes_need
 from medgan_jax.errors import UserError
 from medgan_jax.training.trainer import train
 
+pytestmark = pytest.mark.slow
+
 FILES = {"run_loss_plot.png", "run_metrics_report.out", "run_real_fake_grid.png"}
 
 
@@ -45,7 +47,6 @@ def test_fakes_needed():
     assert [fakes_needed(12, 4), fakes_needed(12, 100), fakes_needed(400, 4)] == [64, 100, 200]
 
 
-@pytest.mark.slow
 def test_the_same_command_writes_what_is_missing_and_nothing_else(tiny_config, tmp_path):
     config = tiny_config(
         arch="dcgan", data_cache_dir=str(tmp_path / "cache"), num_steps=6, output_prefix=f"{tmp_path}/out/run"

@@ -6,6 +6,8 @@ import pytest
 from medgan_jax.compat.medimagegan.published import PUBLISHED, num_fakes, published_report, published_scores
 from medgan_jax.evaluation.protocol import paired_scores
 
+pytestmark = pytest.mark.slow
+
 
 def means(images, reals, pairing):
     scores = paired_scores(images, reals, list(PUBLISHED), pairing=pairing)

@@ -13,6 +13,8 @@ from medgan_jax.models.dcgan import Discriminator, Generator
 from medgan_jax.models.resnet import ResidualGenerator
 from medgan_jax.torch_files import read_state_dict
 
+pytestmark = pytest.mark.slow
+
 ALL = (*published.GENERATORS, *published.DISCRIMINATORS)
 
 
@@ -46,7 +48,6 @@ def test_networks_are_recognised():
         assert (network(name).module, network(name).inputs) == (module, channels)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({name.split("/")[0] for name in expected()} - {"netG128_parallel.zip"}))
 def test_outputs_and_statistics_are_pytorchs(name):
     found = network(name)

@@ -9,6 +9,8 @@ from medgan_jax.data.phantom import phantom_image
 from medgan_jax.metrics.distribution import features as module
 from medgan_jax.metrics.distribution.features import PIXELS, PYRAMID
 
+pytestmark = pytest.mark.slow
+
 laplacian_pyramid = jax.jit(module.laplacian_pyramid, static_argnums=1)
 
 KERNEL = np.outer([1, 4, 6, 4, 1], [1, 4, 6, 4, 1]) / 256

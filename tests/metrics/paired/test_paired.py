@@ -13,6 +13,8 @@ from metrics_pairs import EXPECTED, KINDS, SHAPES, pairs
 from medgan_jax.metrics.paired import METRICS, ms_ssim, psnr, ssim
 from medgan_jax.sharding import data_mesh, sharded
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE = {"psnr": 1e-3}
 WITH_ALL = 176  # px: enough for every metric
 each_metric = pytest.mark.parametrize("name", METRICS)

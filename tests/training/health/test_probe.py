@@ -14,6 +14,8 @@ from medgan_jax.sharding import local_mesh, replicated
 from medgan_jax.training.health.probe import NUM_FAKES, Probe, kernel_norms
 from medgan_jax.training.state import build_networks, initial_state
 
+pytestmark = pytest.mark.slow
+
 SIZE = 16
 
 
@@ -118,7 +120,6 @@ def test_too_few_held_out_images_are_not_measured(measure):
     assert "logit_held_out" in measure(noise(4), noise(12, 1), noise(8, 2))
 
 
-@pytest.mark.slow
 def test_logits_are_those_of_training_mode_and_leave_the_discriminator_as_it_is(tiny_config):
     config = tiny_config(batch_size=8, gen_features=1, dis_features=1)
     networks = build_networks(config)
