@@ -215,6 +215,12 @@ class Config:
         """The number of steps of the run."""
         return self.num_steps or self.num_epochs * steps_per_epoch
 
+    def of_steps(self) -> "Config":
+        """What compiled steps depend on, but for the seed, which they take as an argument; the rest at its default."""
+        unused: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(self) if f.metadata.get("may_change")}
+        data = DataConfig(horizontal_flip=self.data.horizontal_flip)
+        return dataclasses.replace(self, **unused, seed=Config.seed, data=data)
+
     def to_dict(self) -> dict[str, Any]:
         """Nested plain values, for JSON; `parse_config` reads them back."""
         return dataclasses.asdict(self)

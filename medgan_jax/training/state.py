@@ -1,6 +1,7 @@
 """GANState: both networks, their optimizers and statistics in one pytree, saved and restored as one."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -60,8 +61,11 @@ class Networks:
     dis_optimizer: optax.GradientTransformation
 
 
+@functools.lru_cache(maxsize=32)
 def build_networks(config: Config, num_classes: int = 0) -> Networks:
     """The networks and optimizers that `config` describes; Adam with a rate for each network.
+
+    The same object for equal arguments, so that what is compiled for it can be found again.
 
     Args:
       config: the training.

@@ -4,9 +4,10 @@ All arithmetic is in `step`. What happens every so many steps besides is in `cal
 """
 
 import contextlib
+import dataclasses
 import functools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, Sharding
 from tqdm import tqdm
 
 from medgan_jax import __version__
@@ -31,7 +32,7 @@ from medgan_jax.training.callbacks import Action, Callback, RollBack, Stop, defa
 from medgan_jax.training.checkpointer import Checkpointer
 from medgan_jax.training.dataset import Data, load_data
 from medgan_jax.training.signals import Signals
-from medgan_jax.training.state import GANState, build_networks, initial_state, with_learning_rates
+from medgan_jax.training.state import GANState, Networks, build_networks, initial_state, with_learning_rates
 from medgan_jax.training.step import Metrics, metric_names, sampling_variables, train_steps
 from medgan_jax.workdir import Workdir, read_lines
 
@@ -109,7 +110,7 @@ class Run:
         self.files = files
         self.data = data
         classes = data.classes.names if data.classes else ()
-        self.networks = build_networks(config, len(classes))
+        self.networks = build_networks(config.of_steps(), len(classes))
         self.checkpointer = Checkpointer(
             files, config, self.networks, data_digest=data.training.digest, classes=classes
         )
@@ -119,15 +120,14 @@ class Run:
         self._mesh = mesh
         self._callbacks = callbacks
         self._signals = signals
-        self._shared = shared = replicated(mesh)
-        bound: dict[str, Any] = {"networks": self.networks, "config": config}
-        self._initial_state = jax.jit(functools.partial(initial_state, **bound), out_shardings=shared)
-        # Copies, as the state is donated to the next call.
-        self._sampling_variables = jax.jit(
-            lambda state: jax.tree.map(jnp.copy, sampling_variables(state, **bound)), out_shardings=shared
+        self._shared = replicated(mesh)
+        self._seed = np.uint32(config.seed)
+        self._jitted = functools.partial(
+            _jitted, networks=self.networks, config=config.of_steps(), out_shardings=self._shared
         )
-        self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=shared)
-        self._compiled: Any = None
+        self._initial_state = functools.partial(self._jitted(initial_state), self._seed)
+        self._sampling_variables = functools.partial(self._jitted(_copied_sampling_variables), self._seed)
+        self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=self._shared)
 
     def run(self, command: str) -> int:
         """Runs to the end, or until a signal or an alarm asks to stop; returns the exit code."""
@@ -194,7 +194,7 @@ class Run:
             self.total_steps, initial=self.step, unit="step", desc="compiling", disable=not self.files.writes
         )
         with bar, contextlib.closing(self._open_batches()) as batches:
-            train = self._compiled = self._compiled or self._compiled_steps(batches)
+            train = self._compiled_steps(batches)
             intervals = [(callback, callback.every(self.config)) for callback in self._callbacks]
             count, running = 1, None
             called_at = time.perf_counter()
@@ -265,12 +265,8 @@ class Run:
         """`step.train_steps`, compiled at its first call for the shapes of `batches`."""
         images, indices = batches.shapes
         labels = batches.labels and batches.labels.sharding
-        return jax.jit(
-            functools.partial(train_steps, networks=self.networks, config=self.config),
-            in_shardings=(self._shared, images.sharding, indices.sharding, self._shared, labels),
-            out_shardings=self._shared,
-            donate_argnums=0,
-        )
+        shardings = self._shared, self._shared, images.sharding, indices.sharding, self._shared, labels
+        return functools.partial(self._jitted(train_steps, in_shardings=shardings, donate_argnums=1), self._seed)
 
     def _roll_back(self, action: RollBack) -> None:
         """Goes back to a checkpoint before the alarms' evidence, with a lower learning rate."""
@@ -351,6 +347,27 @@ class Run:
         if stopped:
             self.say("  go on:    the same command")
         return STOPPED_BY_CALLBACK if stopped else 0
+
+
+@functools.lru_cache(maxsize=32)
+def _jitted(
+    function: Callable[..., Any], *, networks: Networks, config: Config, out_shardings: Sharding, **options: Any
+) -> Any:
+    """`function`, jitted, with a seed as its first argument.
+
+    The same object for equal arguments: runs in one process that differ in their seeds, or in what no step depends on,
+    compile once.
+    """
+
+    def seeded(seed: Any, *arguments: Any) -> Any:
+        return function(*arguments, networks=networks, config=dataclasses.replace(config, seed=seed))
+
+    return jax.jit(seeded, out_shardings=out_shardings, **options)
+
+
+def _copied_sampling_variables(state: GANState, *, networks: Networks, config: Config) -> dict[str, Any]:
+    """Copies, as the state is donated to the next call."""
+    return jax.tree.map(jnp.copy, sampling_variables(state, networks=networks, config=config))
 
 
 def _first(actions: Iterable[Action | None]) -> Action | None:

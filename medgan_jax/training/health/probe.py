@@ -89,9 +89,8 @@ class Probe:
             "key": jax.random.key_data(rng_key(config.seed, RngStream.DISCRIMINATOR)),
         }
         previous = np.full((NUM_FAKES, *thumbnails.shape[1:]), np.nan, np.float32)
-        self._mesh, shared = mesh, replicated(mesh)
-        self._constants, self._previous = jax.device_put((constants, previous), shared)
-        self._measure = jax.jit(functools.partial(_measure, networks), out_shardings=shared)
+        self._mesh, self._networks = mesh, networks
+        self._constants, self._previous = jax.device_put((constants, previous), replicated(mesh))
 
     def measure(
         self, fakes: np.ndarray, generator: dict[str, Any], discriminator: dict[str, Any]
@@ -117,7 +116,7 @@ class Probe:
           `norms_gen` and `norms_dis`: see `kernel_norms`.
         """
         variables = local_copy((generator["params"], discriminator), self._mesh)
-        values, self._previous = self._measure(self._constants, self._previous, fakes, *variables)
+        values, self._previous = _measure(self._networks, self._constants, self._previous, fakes, *variables)
         line = {name: np.asarray(value, np.float64).tolist() for name, value in jax.device_get(values).items()}
         if math.isnan(line["drift"]):
             del line["drift"]
@@ -135,6 +134,7 @@ def kernel_norms(params: Any) -> list[jax.Array]:
     return [largest_singular_value(leaf) for name, leaf in sorted(flat, key=place) if name.endswith("/kernel")]
 
 
+@functools.partial(jax.jit, static_argnames="networks")
 def _measure(
     networks: Networks,
     constants: dict[str, jax.Array],
