@@ -47,7 +47,9 @@ def training(tiny_config):
     def make(num_classes=0, **fields):
         config = tiny_config(**fields)
         networks = build_networks(config, num_classes)
-        state = jax.jit(lambda: initial_state(networks, config))()
+        state = initial_state(
+            networks, config
+        )  # not jitted: of one operation after the other most are compiled already
         return Training(
             config, networks, state, jax.jit(functools.partial(train_step, networks=networks, config=config))
         )
@@ -210,10 +212,10 @@ def test_each_update_trains_every_layer_of_its_own_network_only(training):
 
 
 DRAWN = {"real_label": 0.8, "label_flip": 0.5, "data_horizontal_flip": True, "ema_decay": 0.75}
-AUGMENTED = {"augment_flips": True, "augment_color": 0.7, "augment_translation": 0.2}
+DRAWN |= {"augment_flips": True, "augment_color": 0.7, "augment_translation": 0.2}
 
 
-@pytest.mark.parametrize("fields", [DRAWN, AUGMENTED, {"simultaneous": True}])
+@pytest.mark.parametrize("fields", [DRAWN, {"simultaneous": True}])
 def test_gradients_are_those_of_the_losses_written_in_one_piece(training, fields):
     """With the targets, mirroring, latents and augmentation that the config asks for."""
     config, networks, state, step = training(**fields)
@@ -258,7 +260,7 @@ def test_many_steps_in_one_call_are_single_steps(training):
     indices = np.array([[0, 1, 2, 3], [5, 4, 3, 2], [1, 3, 5, 0], [9, 9, 9, 9]], np.int32)  # the last is not run
     run = jax.jit(functools.partial(train_steps, networks=networks, config=config))
     together, history = run(state, images, indices, 3)
-    divided, _ = run(run(state, images, indices, 1)[0], images, indices[1:], 2)
+    divided, _ = run(run(state, images, indices, 1)[0], images, np.roll(indices, -1, axis=0), 2)
     assert same(together, divided)  # to the bit, wherever the call is divided
     for row in indices[:3]:
         state, metrics = step(state, images[row])
@@ -293,8 +295,11 @@ def test_dropout_draws_anew_for_each_step_and_for_reals_and_fakes(training):
     assert float(metrics["logit_real"]) != pytest.approx(float(metrics["logit_fake"]), rel=1e-2)
 
 
+RAMPED_UP = {"dis_steps": 3, "ema_decay": 0.9, "ema_rampup": 0.05}
+
+
 def test_the_generator_is_updated_once_in_dis_steps(training):
-    config, _, state, step = training(dis_steps=3, ema_decay=0.9, ema_rampup=0.05)
+    config, _, state, step = training(**RAMPED_UP)
     start, losses_gen = at(state, 57), []
     states = [start]
     for i in range(4):
@@ -309,9 +314,6 @@ def test_the_generator_is_updated_once_in_dis_steps(training):
     # Where the generator is skipped, its loss is that of the step in which it is not.
     every = training().step(start.replace(ema_params=None), batch(config))[1]
     assert float(every["loss_gen"]) == pytest.approx(losses_gen[0], rel=1e-5)
-    # The twentieth update of the generator, where the half-life of the average is 0.05 * 20 = 1 update.
-    halfway = jax.tree.map(lambda old, new: (old + new) / 2, states[2].ema_params, states[3].gen.params)
-    assert_close(states[3].ema_params, halfway, rtol=1e-5, atol=1e-7)
 
 
 def written_out(training, reals, fakes):
@@ -416,11 +418,11 @@ def test_adaptive_probability_decides_whether_images_are_augmented(training):
 
 
 @pytest.mark.parametrize(
-    ("rampup", "step", "decay"), [(0.0, 0, 0.75), (0.05, 0, 0.5**20), (0.05, 19, 0.5), (0.05, 10_000, 0.9)]
+    ("fields", "step", "decay"),
+    [(DRAWN, 0, 0.75), (RAMPED_UP, 2, 0.5**20), (RAMPED_UP, 59, 0.5), (RAMPED_UP, 30_002, 0.9)],
 )
-def test_the_average_follows_the_generator(training, rampup, step, decay):
-    """While it ramps up its half-life is 5 % of the steps so far."""
-    fields = {"ema_decay": 0.9, "ema_rampup": rampup} if rampup else DRAWN
+def test_the_average_follows_the_generator(training, fields, step, decay):
+    """While it ramps up its half-life is 5 % of the generator's updates so far: 1, 20, 10,001."""
     config, _, state, run = training(**fields)
     after, _ = run(at(state, step), batch(config))
     expected = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.gen.params, after.gen.params)
@@ -445,29 +447,27 @@ def test_the_averaged_generator_gets_batch_statistics_of_its_own(training):
     assert same(sampled, plain.state.gen.variables)
 
 
-@pytest.mark.parametrize(("arch", "loss", "image_size"), [("resnet", "hinge", 32), ("sngan", "bce", 16)])
-def test_classes_are_learned(arch, loss, image_size, training):
+def test_residual_networks_learn_classes(training):
     """The discriminator finds out that one class is black and the other white."""
     config, networks, state, step = training(
-        2, arch=arch, loss=loss, image_size=image_size, gen_features=2, dis_features=2, lr_dis=2e-3, lr_gen=1e-6
+        2, arch="resnet", loss="hinge", image_size=32, gen_features=2, dis_features=2, lr_dis=2e-3, lr_gen=1e-6
     )
     labels = np.array([0, 1, 0, 1], np.int32)
     reals = np.zeros_like(batch(config)) + np.uint8(255) * labels[:, None, None, None].astype(np.uint8)
-    history = []
+    images, history = uint8_to_signed(reals), []
     for _ in range(25):
         state, metrics = step(state, reals, labels)
         history.append(float(metrics["loss_dis"]))
         assert all(np.isfinite(value) for value in metrics.values())
     assert np.mean(history[-5:]) < np.mean(history[:5]) - 0.1
-    logit = functools.partial(networks.discriminator.apply, state.dis.variables, uint8_to_signed(reals), training=False)
+    logit = jax.jit(lambda y: networks.discriminator.apply(state.dis.variables, images, y, training=False))
     assert np.mean(logit(labels) - logit(1 - labels)) > 0
 
 
 def test_gradients_in_bfloat16_are_those_in_float32_as_far_as_its_8_bits_reach(training):
-    wide = {"batch_size": 32, "gen_features": 8, "dis_features": 8}
-    config, _, state, step = training(**wide)
+    config, _, state, step = training()
     exact = first_moments(step(state, batch(config))[0].dis)
-    rough = first_moments(training(**wide, dtype="bfloat16").step(state, batch(config))[0].dis)
+    rough = first_moments(training(dtype="bfloat16").step(state, batch(config))[0].dis)
     distances = jax.tree.map(lambda a, b: float(np.linalg.norm(a - b) / np.linalg.norm(b)), rough, exact)
     assert 0 < max(jax.tree.leaves(distances)) < 0.1
     # A layer divided by its singular value does not depend on its kernel's length: no gradient along the kernel.

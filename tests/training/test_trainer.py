@@ -284,7 +284,10 @@ def test_a_crash_between_state_and_networks_is_mended(config, tmp_path):
     ("fields", "says"),
     [
         ({"batch_size": 22}, "batch_size=22 is more than the 21 images"),
-        ({"evaluate_every_steps": 3, "data_holdout_fraction": 0.4}, "needs 20 images or more, and 1. are held out; raise data.holdout"),
+        (
+            {"evaluate_every_steps": 3, "data_holdout_fraction": 0.4},
+            "needs 20 images or more, and 1. are held out; raise data.holdout",
+        ),
         ({"data_num_phantoms": 2, "conditional": True, "batch_size": 2}, "conditional=True learns several classes"),
         ({"init_from": "nowhere"}, "init_from=nowhere: no such folder or file"),
     ],

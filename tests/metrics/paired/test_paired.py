@@ -110,7 +110,7 @@ def test_symmetry_range_types_and_batch_mates(name):
     np.testing.assert_allclose(function(*rounded), function(*(a.astype(jnp.float32) for a in rounded)))
 
 
-@each_metric
+@pytest.mark.parametrize("name", ["ssim", "mdsi"])
 def test_devices_do_not_matter(name):
     x, y = (a[:2] for a in pairs("other", WITH_ALL))
     function = METRICS[name].function
