@@ -119,7 +119,7 @@ def saved_state(workdir):
 
 @pytest.fixture(scope="module")
 def pair(start, tmp_path_factory):
-    """Two processes: one gets SIGTERM, the same command; one is killed, the same command to an end near by."""
+    """Two processes, of which one gets SIGTERM; the same command again, of which one is killed."""
     workdir = tmp_path_factory.mktemp("pair") / "run"
     results, saved = [], 0
     for stop in (signal.SIGTERM, signal.SIGKILL):
@@ -128,7 +128,6 @@ def pair(start, tmp_path_factory):
         processes[1].send_signal(stop)
         results.append((*finish(processes, EXIT_S), int(saved_state(workdir).step)))
         saved = results[-1][-1]
-    results.append((*finish(start(workdir, num_steps=saved + 4)), saved + 4))
     return workdir, results
 
 
@@ -136,6 +135,7 @@ def test_a_signal_to_one_saves_and_ends_both(pair):
     codes, outputs, saved = pair[1][0]
     assert codes == [128 + signal.SIGTERM] * 2, outputs
     assert f"stopped at step {saved} of 1000000, saved" in outputs[0][0]
+    assert "step" not in outputs[1][0]  # process 0 alone prints
     assert "Traceback" not in str(outputs)
 
 
@@ -148,9 +148,7 @@ def test_a_lost_process_ends_the_other(pair):
 
 def test_two_processes_train_as_one_does_whatever_stopped_them(pair, tmp_path):
     """Against one process with two devices that nothing stopped; such a one also goes on with what two have saved."""
-    workdir, (*_, (codes, outputs, step)) = pair
-    assert codes == [0, 0], outputs
-    assert f"finished step {step}" in outputs[0][0] and "step" not in outputs[1][0]  # process 0 alone prints
+    workdir, (*_, (_, _, step)) = pair
     config = dataclasses.replace(trained_config(workdir), num_steps=step + 4)
     runs = [Workdir(workdir), Workdir(tmp_path / "one")]
     for run in runs:

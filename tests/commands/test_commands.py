@@ -291,25 +291,22 @@ def test_control_files_are_refused(tmp_path, command, text, arguments, says):
 
 
 @pytest.mark.slow
-def test_kill_at_random_moments_changes_nothing(command_environment, tmp_path):
-    """150 steps in one go, and 150 steps with `kill -9` and restarts: the same bits, the same log."""
-    fields = {"num_steps": 150, "log_every_steps": 5, "sample_every_steps": 50, "checkpoint_every_steps": 20}
+def test_a_kill_at_a_random_moment_changes_nothing(command_environment, tmp_path):
+    """100 steps in one go, and 100 steps with `kill -9` and a restart: the same bits, the same log."""
+    fields = {"num_steps": 100, "log_every_steps": 5, "sample_every_steps": 50, "checkpoint_every_steps": 20}
     finish(start(command_environment, tmp_path / "whole", **fields))
     seed = time.time_ns()
     print(f"seed {seed}")  # shown when the test fails
     chance = random.Random(seed)
-    kills = 0
-    for goal in (chance.randint(3, 12), chance.randint(13, 25)):
-        process = start(command_environment, tmp_path / "killed", **fields)
-        wait_for_lines(process, tmp_path / "killed", goal)
-        time.sleep(chance.uniform(0, 0.1))
-        process.kill()
-        process.communicate()
-        kills += process.returncode == -signal.SIGKILL
+    process = start(command_environment, tmp_path / "killed", **fields)
+    wait_for_lines(process, tmp_path / "killed", chance.randint(3, 12))
+    time.sleep(chance.uniform(0, 0.1))
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
     finish(start(command_environment, tmp_path / "killed", **fields))
-    assert kills >= 1
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
-    assert [line["step"] for line in metrics(tmp_path / "killed")] == list(range(5, 151, 5))
+    assert [line["step"] for line in metrics(tmp_path / "killed")] == list(range(5, 101, 5))
     jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / "killed"), final_state(tmp_path / "whole"))
 
 
@@ -342,17 +339,17 @@ def test_a_signal_before_the_first_step_leaves_at_once(command_environment, tmp_
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_one_line_and_costs_no_checkpoint(command_environment, run, trained, tmp_path):
+def test_a_full_disk_is_one_line_and_costs_no_checkpoint(run, trained, tmp_path):
     """A limit on the size of files stands in for the disk; the same command then goes on."""
     shutil.copytree(trained, tmp_path / "run")
-    command = ["train.py", SNGAN, f"--workdir={tmp_path}/run", *overrides(TINY | FORTY_STEPS)]
-    limited = run("bash", "-c", 'ulimit -f 8; exec "$@"', "-", sys.executable, *command)
+    command = [SNGAN, f"--workdir={tmp_path}/run", *overrides(TINY | FORTY_STEPS)]
+    limited = run("bash", "-c", 'ulimit -f 8; exec "$@"', "-", sys.executable, "train.py", *command)
     assert limited.returncode == 2
     assert "Traceback" not in limited.stderr
     (line,) = [line for line in limited.stderr.splitlines() if "error: " in line]
     assert str(tmp_path / "run") in line and "make room" in line
     assert int(final_state(tmp_path / "run").step) == 20
-    finish(start(command_environment, tmp_path / "run", **FORTY_STEPS))
+    assert train.main(command) == 0
     assert [line["step"] for line in metrics(tmp_path / "run")] == [10, 20, 30, 40]
 
 
