@@ -82,7 +82,7 @@ print(json.dumps([moved, distance(expected, eight), flops / all_flops, sorted(co
 
 
 def test_eight_devices_train_as_one_does(tmp_path):
-    """20 steps of three classes at the published rate, streamed against resident, each device with an eighth.
+    """20 steps of three classes at the published rate, streamed against resident, each device with an eighth of them.
 
     Parameters, statistics and moments agree, and the devices exchange nothing but sums.
     """
