@@ -126,7 +126,7 @@ def test_damage_is_refused(tmp_path, shared):
 
 
 def test_reading_touches_nothing(tmp_path):
-    filled(tmp_path / "c", [5], keep=1)
+    filled(tmp_path / "c", [5], keep=1).close()  # who writes removes what a crash left
     (tmp_path / "c/6.orbax-checkpoint-tmp").mkdir()  # another process is saving
     before = sorted(tmp_path.rglob("*"))
     reader = Checkpoints(tmp_path / "c", keep=None)
@@ -243,7 +243,7 @@ def test_numbers_that_changed_on_the_disk_are_refused(tmp_path, shared):
 
 
 def test_leftovers_of_a_killed_save_are_cleared(tmp_path):
-    filled(tmp_path / "c", [5], keep=1)
+    filled(tmp_path / "c", [5], keep=1).close()  # who writes removes what a crash left
     (tmp_path / "c/6.orbax-checkpoint-tmp").mkdir()
     assert Checkpoints(tmp_path / "c", keep=1).latest_step() == 5
     deadline = time.monotonic() + 10  # Orbax clears them in the background

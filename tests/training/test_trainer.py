@@ -256,14 +256,14 @@ def test_the_best_generator_is_kept_and_evaluation_changes_nothing(config, whole
 
 
 def test_a_conditional_run(config, tmp_path, capsys):
-    """Resident in one go, and streamed in two."""
+    """In one go, and in two."""
     options = {"conditional": True, "ema_decay": 0.5}
     whole = config(num_steps=6, **options)
     train(whole, tmp_path / "whole")
     assert "classes: benign " in capsys.readouterr().out
     assert generator_of(tmp_path / "whole").classes == ("benign", "malignant")
     for num_steps in (3, 6):
-        train(config(num_steps=num_steps, data_device_budget_mb=0, **options), tmp_path / "parts")
+        train(config(num_steps=num_steps, **options), tmp_path / "parts")
     assert_same(*(final_state(tmp_path / name, whole, num_classes=2) for name in ("whole", "parts")))
 
 
