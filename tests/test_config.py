@@ -114,6 +114,13 @@ def test_a_resumed_run_may_change_only_what_alters_no_step():
     ]
 
 
+def test_runs_share_compiled_steps_unless_a_step_differs():
+    steps = parse_config(plain()).of_steps()
+    assert parse_config(plain(seed=3, num_steps=9, data_path="elsewhere", report=False)).of_steps() == steps
+    for other in ({"loss": "hinge"}, {"batch_size": 32}, {"augment_color": 0.5}, {"data_horizontal_flip": True}):
+        assert parse_config(plain(**other)).of_steps() != steps
+
+
 def test_former_names_are_accepted_with_a_notice(caplog):
     c = default_config()
     c.data.update(source="csv", path="images", labels="table.csv", label="malignant")

@@ -108,18 +108,21 @@ def test_a_run_leaves_its_files(config, tmp_path, capsys):
     assert contents(files.path) == before
 
 
-def test_resuming_is_exact(config, tmp_path):
-    """In one go, and in three, stopped between two intervals, and first with other intervals."""
-    options = {"ema_decay": 0.5, "ema_rampup": 0.3, "label_flip": 0.3, "data_horizontal_flip": True, "dis_steps": 2}
+def test_resuming_is_exact(config, tmp_path, capsys):
+    """In one go, and in three, stopped between two intervals, and first with other intervals; with every option."""
+    options = {"conditional": True}
+    options |= {"ema_decay": 0.5, "ema_rampup": 0.3, "label_flip": 0.3, "data_horizontal_flip": True, "dis_steps": 2}
     options |= {"augment_color": 1.0, "augment_adaptive_target": 0.01, "augment_adaptive_images": 100}
     options |= {"lecam_weight": 0.3, "r1_weight": 1.0, "r1_every_steps": 5, "dis_dropout": 0.1}
     whole = config(num_steps=12, **options)
     train(whole, tmp_path / "whole")
+    assert "classes: benign " in capsys.readouterr().out
+    assert generator_of(tmp_path / "whole").classes == ("benign", "malignant")
     train(config(num_steps=3, log_every_steps=5, checkpoint_every_steps=7, **options), tmp_path / "parts")
     for num_steps in (7, 12):
         train(config(num_steps=num_steps, **options), tmp_path / "parts")
-    state = final_state(tmp_path / "parts", whole)
-    assert_same(state, final_state(tmp_path / "whole", whole))
+    state = final_state(tmp_path / "parts", whole, num_classes=2)
+    assert_same(state, final_state(tmp_path / "whole", whole, num_classes=2))
     assert_same(state.ema_params, generator_of(tmp_path / "whole").variables["params"])
     later = [line for line in metrics(tmp_path / "parts") if line["step"] > 3 and line["step"] % 2 == 0]
     assert later == metrics(tmp_path / "whole")[1:]
@@ -253,18 +256,6 @@ def test_the_best_generator_is_kept_and_evaluation_changes_nothing(config, whole
     assert generator_of(Workdir(tmp_path / "parts").best).step == min(parts, key=lambda step: parts[step]["kid"])
     for name in ("run", "parts"):
         assert_same(final_state(tmp_path / name, c), whole)
-
-
-def test_a_conditional_run(config, tmp_path, capsys):
-    """In one go, and in two."""
-    options = {"conditional": True, "ema_decay": 0.5}
-    whole = config(num_steps=6, **options)
-    train(whole, tmp_path / "whole")
-    assert "classes: benign " in capsys.readouterr().out
-    assert generator_of(tmp_path / "whole").classes == ("benign", "malignant")
-    for num_steps in (3, 6):
-        train(config(num_steps=num_steps, **options), tmp_path / "parts")
-    assert_same(*(final_state(tmp_path / name, whole, num_classes=2) for name in ("whole", "parts")))
 
 
 def test_a_crash_between_state_and_networks_is_mended(config, tmp_path):
