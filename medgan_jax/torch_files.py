@@ -13,7 +13,7 @@ import pickle
 import pickletools
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +56,23 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads an `.npz` file of numbers, or a state dict; which it is, the content says. See `read_state_dict`."""
     return _read(path, lambda data: _npz(data) if _is_npz(data) else _state_dict(data))
+
+
+def checked_array(
+    arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...], *, path: Path, remedy: str
+) -> np.ndarray:
+    """One array of a network's weights as float64.
+
+    Raises:
+      UserError: it is missing, of another shape (with `remedy`), not finite, or a negative variance.
+    """
+    found = arrays[name].shape if name in arrays else "missing"
+    if found != shape:
+        raise UserError(f"{path}: {name} should be of shape {shape}, and is {found}; {remedy}")
+    array = arrays[name].astype(np.float64)
+    if not np.isfinite(array).all() or (name.endswith("running_var") and array.min() < 0):
+        raise UserError(f"{path}: {name} is not finite, or negative; {_COPY_AGAIN}")
+    return array
 
 
 def _read(path: Path, parse: Callable[[bytes], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:

@@ -21,9 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from medgan_jax.errors import UserError
 from medgan_jax.images import unit_to_signed
-from medgan_jax.torch_files import read_arrays
+from medgan_jax.torch_files import checked_array, read_arrays
 
 IMAGE_SIZE = 299
 
@@ -177,18 +176,8 @@ def load_inception(path: Path) -> dict[str, dict]:
     Raises:
       UserError: the file cannot be read, or an array is missing, of another shape, or not finite.
     """
-    arrays = read_arrays(path)
-
-    def checked(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        found = arrays[name].shape if name in arrays else "missing"
-        if found != shape:
-            remedy = "give the Inception-v3 weights of FID, pt_inception-2015-12-05-6726825d.pth"
-            raise UserError(f"{path}: {name} should be of shape {shape}, and is {found}; {remedy}")
-        array = arrays[name].astype(np.float64)
-        if not np.isfinite(array).all() or (name.endswith("running_var") and array.min() < 0):
-            raise UserError(f"{path}: {name} is not finite, or negative; copy or download the file again")
-        return array
-
+    remedy = "give the Inception-v3 weights of FID, pt_inception-2015-12-05-6726825d.pth"
+    checked = functools.partial(checked_array, read_arrays(path), path=path, remedy=remedy)
     params = {}
     for layer, (height, width, inputs, outputs) in _kernel_shapes().items():
         name = ".".join(layer)

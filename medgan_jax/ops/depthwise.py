@@ -42,7 +42,8 @@ def depthwise_convolution(
     if lowering not in ("auto", "native", "shifted"):
         raise ValueError(f"lowering must be auto, native or shifted, not {lowering!r}")
     if lowering == "shifted" or (lowering == "auto" and jax.default_backend() == "cpu"):
-        return _convolution(x, kernel, stride)
+        exact = jnp.promote_types(x.dtype, jnp.float32)  # to sum in, as the native one does
+        return _convolution(x.astype(exact), kernel.astype(exact), stride).astype(x.dtype)
     return lax.conv_general_dilated(
         x,
         kernel[:, :, None],
@@ -102,9 +103,20 @@ def _to_image(y: jax.Array, kernel: jax.Array, stride: int, size: tuple[int, int
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _to_kernel(x: jax.Array, y: jax.Array, stride: int, taps: int) -> jax.Array:
-    """The gradient to the kernel, from the image and the gradient to the output."""
-    sums = [jnp.sum(pixels * y, (0, 1, 2)) for _, _, pixels in _shifts(x, taps, stride)]
-    return jnp.stack(sums).reshape(taps, taps, -1)
+    """The gradient to the kernel, from the image and the gradient to the output.
+
+    Image by image, for the products of one stay in the processor's cache; summed by a matrix product, for XLA sums over
+    all but the last axis one number at a time.
+    """
+
+    def add(total: jax.Array, pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        image, y = pair
+        ones = jnp.ones((1, y.size // y.shape[-1]), y.dtype)
+        sums = [ones @ (pixels[0] * y).reshape(ones.size, -1) for _, _, pixels in _shifts(image[None], taps, stride)]
+        return total + jnp.concatenate(sums), None
+
+    total, _ = lax.scan(add, jnp.zeros((taps * taps, x.shape[-1]), x.dtype), (x, y))
+    return total.reshape(taps, taps, -1)
 
 
 _convolution.defvjp(
