@@ -26,6 +26,7 @@ from medgan_jax.checkpoint import load_generator
 from medgan_jax.config import Config, parse_config
 from medgan_jax.evaluation.protocol import paired_scores
 from medgan_jax.images import write_png
+from medgan_jax.models.efficientnet_lite import EfficientNetLite, load_efficientnet_lite
 from medgan_jax.sampling import sample_batches, seeded_latents
 from medgan_jax.sharding import data_mesh, replicated, sharded
 from medgan_jax.training.health.probe import NUM_FAKES, Probe
@@ -176,6 +177,26 @@ class _Worker:
             paired_scores(*self.pairs, [name], pairing="random")
             each[name] = time.perf_counter() - start
         return {"seconds": sum(each.values()), "each": each}
+
+    def setup_features(self, size: int, batch: int) -> dict[str, Any]:
+        network, variables = EfficientNetLite("lite0"), jax.device_put(load_efficientnet_lite("lite0"))
+        images = jax.random.uniform(jax.random.key(0), (batch, size, size, 3), minval=-1)
+
+        def logits(images: jax.Array, variables: Any) -> jax.Array:
+            return network.apply(variables, images).logits
+
+        forward = jax.jit(logits)
+        gradient = jax.jit(jax.grad(lambda images, variables: logits(images, variables).sum()))
+        self.features = {backward: (gradient if backward else forward, images, variables) for backward in (False, True)}
+        return about()
+
+    def run_features(self, steps: int, backward: bool) -> dict[str, Any]:
+        """Seconds of `steps` times the logits; with `backward`, also the gradient of their sum to the images."""
+        call, *arguments = self.features[backward]
+        start = time.perf_counter()
+        for _ in range(steps):
+            jax.block_until_ready(call(*arguments))
+        return {"seconds": time.perf_counter() - start}
 
     def encode(self) -> dict[str, Any]:
         """Seconds to write them as PNG files, on all cores."""

@@ -516,6 +516,35 @@ def metrics_against_piqa(settings: Settings, *, size: int = 256, pairs: int = 64
     )
 
 
+# The features of evaluation.
+
+
+def features_against_torch(settings: Settings, *, backward: bool, size: int = 128, batch: int = 16) -> Measurement:
+    """Images a second of ours over those of PyTorch: EfficientNet-Lite0's logits, with their gradient to the images."""
+    with ExitStack() as stack:
+        workers = {"ours": stack.enter_context(_ours(cpu=True))}
+        if settings.torch_python:
+            command = [settings.torch_python, "-m", "benchmarks.torch_features"]
+            workers["peer"] = stack.enter_context(Worker(command, environment()))
+        notes = [worker.ask("setup_features", size=size, batch=batch) for worker in workers.values()]
+
+        def seconds(worker: Worker, steps: int) -> float:
+            return worker.ask("run_features", steps=steps, backward=backward)["seconds"] / steps
+
+        for worker in workers.values():
+            seconds(worker, 3)  # compiles, and allocates
+        steps = max(1, round(settings.turn_seconds / max(seconds(worker, 2) for worker in workers.values())))
+        sides = {name: lambda worker=worker: batch / seconds(worker, steps) for name, worker in workers.items()}
+        rates = _in_turns(settings, sides, rounds=settings.rounds, unit="images/s")
+    return Measurement(
+        value=[a / b for a, b in zip(rates["ours"], rates["peer"], strict=False)],
+        **rates,
+        unit="images/s",
+        notes={"steps_a_turn": steps, **(notes[1] if len(notes) > 1 else {})},
+        problem="" if settings.torch_python else PEER_MISSING,
+    )
+
+
 def _more(must: float, aim: float, unit: str = "x") -> Bounds:
     return Bounds(must, aim, True, unit)
 
@@ -560,6 +589,16 @@ ROWS = {
     ),
     "metrics": Row(
         "Five paired metrics, 64 pairs of 256 px, CPU: PIQA's time over ours", _more(3, 4), metrics_against_piqa
+    ),
+    "features_forward": Row(
+        "EfficientNet-Lite0, batch 16 of 128 px, CPU: images/s against eager PyTorch",
+        _more(1, 1.5),
+        functools.partial(features_against_torch, backward=False),
+    ),
+    "features_backward": Row(
+        "EfficientNet-Lite0, batch 16 of 128 px, CPU: with the gradient to the images, images/s against eager PyTorch",
+        _more(1.3, 1.8),
+        functools.partial(features_against_torch, backward=True),
     ),
     "gpu64": Row(
         "SNGAN-64, batch 16, GPU: images/s against eager PyTorch, float32",

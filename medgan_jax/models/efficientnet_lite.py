@@ -24,7 +24,6 @@ from flax import traverse_util
 
 from medgan_jax.errors import UserError
 from medgan_jax.ops.depthwise import depthwise_convolution
-from medgan_jax.ops.winograd import downsampling_convolution
 from medgan_jax.torch_files import checked_array, read_arrays
 
 MIN_SIZE = 32  # pixels of a side: one at stride 32
@@ -85,7 +84,7 @@ class Activations(NamedTuple):
       logits: (N, 1000), of ImageNet's classes.
     """
 
-    taps: tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+    taps: tuple[jax.Array, ...]
     pooled: jax.Array
     logits: jax.Array
 
@@ -109,24 +108,14 @@ class _Unit(nn.Module):
         kernel = self.param("kernel", nn.initializers.zeros, shapes[self.kind])  # weights are always read
         kernel = kernel.astype(x.dtype)
         if self.kind == "stem":
-            x = _stem_convolution(x, kernel)
+            x = jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         elif self.kind == "depthwise":
             x = depthwise_convolution(x, kernel, stride=self.stride)
         else:
             x = x @ kernel
         if self.folded:
-            return x + self.param("bias", nn.initializers.zeros, (self.features,))
+            return x + self.param("bias", nn.initializers.zeros, (self.features,))[None, None, None]
         return nn.BatchNorm(not training, momentum=_MOMENTUM, epsilon=_EPSILON, name="norm")(x)
-
-
-def _stem_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """3x3 with stride 2 and "SAME" padding: within a 4x4 kernel, for which `ops` has a fast lowering on every backend.
-
-    An even side is padded at its end alone, an odd one at both, as the 4x4 convolution is.
-    """
-    odd = [size % 2 for size in x.shape[1:3]]
-    kernel = jnp.pad(kernel, [(1 - is_odd, is_odd) for is_odd in odd] + [(0, 0), (0, 0)])
-    return downsampling_convolution(jnp.pad(x, [(0, 0), (0, odd[0]), (0, odd[1]), (0, 0)]), kernel)
 
 
 class _Block(nn.Module):
@@ -240,7 +229,8 @@ def _load_packaged(variant: str, path: Path, folded: bool) -> dict[str, dict]:
 
 def _load(variant: str, path: Path, folded: bool, remedy: str) -> dict[str, dict]:
     checked = functools.partial(checked_array, read_arrays(path), path=path, remedy=remedy)
-    params, statistics = {}, {}
+    params: dict[tuple[str, ...], np.ndarray] = {}
+    statistics: dict[tuple[str, ...], np.ndarray] = {}
     for layer, shape in _kernel_shapes(variant).items():
         convolution, norm = _published_names(layer)
         kernel = checked(f"{convolution}.weight", _published_shape(layer, shape))

@@ -15,6 +15,7 @@ Lowerings: "native"; "shifted"; "auto": native on GPU and TPU, shifted on a CPU.
 """
 
 import functools
+import operator
 from collections.abc import Iterator
 
 import jax
@@ -72,7 +73,8 @@ def _shifts(x: jax.Array, taps: int, stride: int) -> Iterator[tuple[int, int, ja
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _convolution(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
-    return sum(pixels * kernel[i, j] for i, j, pixels in _shifts(x, len(kernel), stride))
+    factors = kernel[:, :, None, None, None]
+    return functools.reduce(operator.add, (pixels * factors[i, j] for i, j, pixels in _shifts(x, len(kernel), stride)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -82,18 +84,18 @@ def _to_image(y: jax.Array, kernel: jax.Array, stride: int, size: tuple[int, int
     Pixel s q + a, counted from the padding's edge, has met taps a, a + s, a + 2 s, ... in the outputs q, q - 1, ...
     """
     n, _, _, c = y.shape
-    taps = len(kernel)
+    taps, factors = len(kernel), kernel[:, :, None, None, None]
     reach = (taps - 1) // stride
     padded = jnp.pad(y, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
     h, w = (length - reach for length in padded.shape[1:3])
 
     def phase(a: int, b: int) -> jax.Array:
         terms = [
-            padded[:, reach - i : reach - i + h, reach - j : reach - j + w] * kernel[a + stride * i, b + stride * j]
+            padded[:, reach - i : reach - i + h, reach - j : reach - j + w] * factors[a + stride * i, b + stride * j]
             for i in range(len(range(a, taps, stride)))
             for j in range(len(range(b, taps, stride)))
         ]
-        return sum(terms) if terms else jnp.zeros((n, h, w, c), y.dtype)
+        return functools.reduce(operator.add, terms or [jnp.zeros((n, h, w, c), y.dtype)])
 
     rows = [jnp.stack([phase(a, b) for b in range(stride)], 3) for a in range(stride)]
     pixels = jnp.stack(rows, 2).reshape(n, stride * h, stride * w, c)
