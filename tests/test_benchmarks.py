@@ -253,3 +253,10 @@ def test_a_step_is_measured_without_the_peer():
     assert measured.value == measured.peer == []
     assert 0 < measured.ours[0] < math.inf
     assert said[0].startswith("  round 1 of 1: ours ")
+
+
+def test_features_are_measured_without_the_peer():
+    settings = rows.Settings(rounds=1, turn_seconds=0.01, say=lambda text: None)
+    measured = rows.features_against_torch(settings, backward=True, size=32, batch=1)
+    assert measured.problem == rows.PEER_MISSING
+    assert 0 < measured.ours[0] < math.inf

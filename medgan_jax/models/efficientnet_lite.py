@@ -95,14 +95,14 @@ class _Unit(nn.Module):
     kind: str  # "stem": 3x3, stride 2; "depthwise"; "pointwise": 1x1
     features: int
     folded: bool
-    taps: int = 1
+    size: int = 1  # of a depthwise kernel
     stride: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array, training: bool) -> jax.Array:
         shapes = {
             "stem": (3, 3, x.shape[-1], self.features),
-            "depthwise": (self.taps, self.taps, self.features),
+            "depthwise": (self.size, self.size, self.features),
             "pointwise": (x.shape[-1], self.features),
         }
         kernel = self.param("kernel", nn.initializers.zeros, shapes[self.kind])  # weights are always read

@@ -9,7 +9,7 @@ pad for each, so the gradients are written by hand.
 
 Convolving is linear in the image and in the kernel: <y, convolution(x, kernel)> is a product of three. Its gradients to
 image and kernel are products of the other two alike, so the three functions below are each other's gradients, and
-gradients of any order, such as those of a penalty on a gradient, take the fast way.
+gradients (reverse mode) of any order, such as those of a penalty on a gradient, take the fast way.
 
 Lowerings: "native"; "shifted"; "auto": native on GPU and TPU, shifted on a CPU.
 """
