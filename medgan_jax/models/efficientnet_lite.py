@@ -134,7 +134,7 @@ class _Block(nn.Module):
         depthwise = _Unit("depthwise", inner, self.folded, stage.kernel, self.stride, name="depthwise")
         x = nn.relu6(depthwise(x, training))
         x = _Unit("pointwise", stage.width, self.folded, name="project")(x, training)
-        return x + inputs if x.shape == inputs.shape and self.stride == 1 else x
+        return x + inputs if x.shape == inputs.shape else x
 
 
 class EfficientNetLite(nn.Module):
