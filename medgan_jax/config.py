@@ -188,7 +188,7 @@ class Config:
     num_sample_images: int = _output(64, "images in a picture", _at_least(1))
     evaluate_every_steps: int = _output(0, "steps between two evaluations; needs data.holdout_fraction; 0: never",
         _NOT_NEGATIVE)
-    best_measure: str = _output("swd", "swd | kid: by which the best generator is kept, in best/",
+    best_measure: str = _output("kid", "swd | kid: by which the best generator is kept, in best/",
         _one_of("swd", "kid"))
     tensorboard: bool = _output(True, "also log for TensorBoard, in tensorboard/")
     report: bool = _output(True, "write report.html and plots/")

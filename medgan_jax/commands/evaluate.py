@@ -45,9 +45,10 @@ def main(argv: list[str]) -> None:
     flags.DEFINE_enum(
         "pairing", "nearest", ("nearest", "random", "medimagegan"), "which real each fake is paired with", **define
     )
-    flags.DEFINE_enum(
-        "features", None, ("pyramid", "pixels", "inception"),
-        "of KID, FID, precision and recall; by default pyramid, or inception where its weights are given", **define,
+    flags.DEFINE_string(
+        "features", None, "of KID, FID, precision, recall and memorization: efficientnet-lite1 (by default), "
+        "efficientnet-lite0, pyramid, pixels, inception (where its weights are given), or MODULE:FUNCTION, a function "
+        "of yours from uint8 images (N, H, W, C) to vectors (N, D)", **define,
     )  # fmt: skip
     flags.DEFINE_string("inception_weights", None, "pt_inception-2015-12-05-6726825d.pth, or an .npz of it", **define)
     flags.DEFINE_integer("seed", 0, "decides samples, halves, pairs and resampling", 0, 2**32 - 1, **define)

@@ -3,11 +3,14 @@
 import contextlib
 import dataclasses
 import functools
+import importlib
+import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -19,7 +22,13 @@ from medgan_jax.data.classes import in_proportion
 from medgan_jax.data.sources import FileSource, list_images, open_source
 from medgan_jax.errors import UserError, abbreviate
 from medgan_jax.images import ImageError, image_shape
-from medgan_jax.metrics.distribution.features import PIXELS, PYRAMID, Features, inception_features
+from medgan_jax.metrics.distribution.features import (
+    PIXELS,
+    PYRAMID,
+    Features,
+    efficientnet_features,
+    inception_features,
+)
 from medgan_jax.progress import progress_bar
 from medgan_jax.sampling import GRID, MANIFEST, classes_listed, classes_of, sample_batches, seeded_latents
 from medgan_jax.sharding import data_mesh, replicated
@@ -130,15 +139,46 @@ def choose(
     return found, real_set, train_set
 
 
+FEATURES = ("efficientnet-lite1", "efficientnet-lite0", "pyramid", "pixels", "inception", "MODULE:FUNCTION")
+
+
 def choose_features(name: str | None, inception_weights: str | None) -> Features:
-    """The features that the flags of evaluate.py name. Raises UserError where weights are missing or unusable."""
+    """The features that the flags of evaluate.py name, one of `FEATURES`.
+
+    Raises:
+      UserError: there are none of this name, or weights are missing or unusable.
+    """
     if name is None:
-        name = "inception" if inception_weights else "pyramid"
+        name = "inception" if inception_weights else FEATURES[0]
     if (name == "inception") != bool(inception_weights):
         raise UserError("--features=inception and --inception_weights=FILE go together")
     if inception_weights:
         return inception_features(Path(inception_weights))
-    return {"pyramid": PYRAMID, "pixels": PIXELS}[name]
+    if ":" in name:
+        return _imported_features(name)
+    if name not in FEATURES:
+        raise UserError(f"--features={name}: must be one of {', '.join(FEATURES)}")
+    return {"pyramid": PYRAMID, "pixels": PIXELS}.get(name) or efficientnet_features(name.rpartition("-")[2])
+
+
+def _imported_features(name: str) -> Features:
+    """A function of the user's, "MODULE:FUNCTION", from uint8 images (N, H, W, C) to vectors (N, D)."""
+    module, _, function = name.partition(":")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # an installed command does not look into the folder it is called from
+    try:
+        compute = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(f"--features={name}: cannot be imported ({error}); give MODULE:FUNCTION") from error
+
+    def checked(images: jax.Array) -> np.ndarray:
+        vectors = np.asarray(compute(images))
+        if vectors.ndim != 2 or len(vectors) != len(images) or not np.isfinite(vectors).all():
+            shape = f"{vectors.dtype} {vectors.shape}"
+            raise UserError(f"--features={name}: must return finite vectors ({len(images)}, D), and returned {shape}")
+        return vectors
+
+    return Features(name, "a function of the user's", checked)
 
 
 def _title_of(generator: TrainedGenerator, checkpoint: str) -> str:

@@ -23,7 +23,7 @@ from medgan_jax.images import uint8_to_unit
 from medgan_jax.metrics.distribution.bootstrap import Estimate, bootstrap
 from medgan_jax.metrics.distribution.checkerboard import checkerboard_index
 from medgan_jax.metrics.distribution.diversity import pairwise_similarity, similarity_metric
-from medgan_jax.metrics.distribution.features import PYRAMID, Features
+from medgan_jax.metrics.distribution.features import Features, efficientnet_features
 from medgan_jax.metrics.distribution.fid import fid
 from medgan_jax.metrics.distribution.kid import kid
 from medgan_jax.metrics.distribution.memorization import duplicated, memorization, nearest, turned
@@ -95,7 +95,7 @@ def evaluate(
     train: ImageSet | None = None,
     *,
     pairing: str = "nearest",
-    features: Features = PYRAMID,
+    features: Features | None = None,
     seed: int = 0,
     replicates: int = 200,
     progress: bool = True,
@@ -107,11 +107,12 @@ def evaluate(
       reals: real images to compare them with, of the same size and channels; at least 4, or 2 with `train`.
       train: what the generator was trained on, if known; `reals` must not be among it.
       pairing: one of `PAIRINGS`, for the paired metrics.
-      features: for KID, FID, precision, recall, density and coverage.
+      features: for KID, FID, precision, recall, density and coverage; by default EfficientNet-Lite1's.
       seed: decides halves, pairs, subsets and resampling.
       replicates: of the bootstrap; half as many for the sliced Wasserstein distance, which takes longest.
       progress: whether to show a progress bar on stderr.
     """
+    features = features or efficientnet_features()
     sets = _Sets.chosen(fakes, reals, train, seed)
     options = {"seed": seed, "replicates": replicates}
     size = min(fakes.images.shape[1:3])

@@ -3,7 +3,7 @@
 import numpy as np
 
 from medgan_jax.errors import UserError
-from medgan_jax.metrics.distribution.features import PYRAMID
+from medgan_jax.metrics.distribution.features import efficientnet_features
 from medgan_jax.metrics.distribution.kid import kid
 from medgan_jax.metrics.distribution.swd import sliced_wasserstein
 
@@ -22,7 +22,12 @@ def check_enough(held_out: int, training: int) -> None:
 
 
 class QuickEvaluation:
-    """Distances of fakes to held-out images, beside those of as many training images (the real reference)."""
+    """Distances of fakes to held-out images, beside those of as many training images (the real reference).
+
+    Attributes:
+      features: the name of those that KID is of.
+      num_fakes: that are to be compared.
+    """
 
     def __init__(self, training: np.ndarray, held_out: np.ndarray, *, seed: int) -> None:
         """Measures the real reference.
@@ -38,7 +43,11 @@ class QuickEvaluation:
             return np.asarray(images[np.sort(random.permutation(len(images))[:_MAX_IMAGES])])
 
         self._seed = seed
+        features = efficientnet_features()
+        self.features = features.name
+        self._vectors = features.of
         self._reference = some(held_out)
+        self._reference_features = self._vectors(self._reference)
         self._reals = self._distances(some(training))
         self.num_fakes = min(len(training), _MAX_IMAGES)
 
@@ -53,9 +62,9 @@ class QuickEvaluation:
     def _distances(self, images: np.ndarray) -> dict[str, float]:
         by_scale = sliced_wasserstein(images, self._reference, seed=self._seed, replicates=0)
         distances = {f"swd_{size}": estimate.value for size, estimate in by_scale.items()}
-        features = (PYRAMID.of(each) for each in (images, self._reference))
+        vectors = self._vectors(images)
         return {
             "swd": float(np.mean(list(distances.values()))),
-            "kid": kid(*features, seed=self._seed, replicates=0).value,
+            "kid": kid(vectors, self._reference_features, seed=self._seed, replicates=0).value,
             **distances,
         }

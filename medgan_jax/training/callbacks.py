@@ -228,7 +228,7 @@ class Evaluation(Callback):
             figures = self._quick.figures(run.sample(variables, self._quick.num_fakes, real_proportions=True))
             measure = run.config.best_measure
             is_best = figures[measure] < run.files.best_value(run.checkpointer.best_step(), measure)
-            line = {"step": run.step, "best_by": measure, **figures}
+            line = {"step": run.step, "best_by": measure, "features": self._quick.features, **figures}
             self._logger.write(run, run.files.evaluations, line)
         if from_leader(is_best):
             run.checkpointer.save_best(run.step, variables)

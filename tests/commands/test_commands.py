@@ -163,6 +163,8 @@ class Bomb:
         (evaluate, ["--fakes=D", "--reals=D", "--pairing=best"], "pairing"),
         (evaluate, ["--fakes=D", "--reals=D", "--data.lable=x"], "--data.lable: there is no such field"),
         (evaluate, ["--checkpoint=D", "--features=inception"], "--inception_weights"),
+        (evaluate, ["--checkpoint=D", "--features=lite1"], "--features=lite1: must be one of efficientnet-lite1"),
+        (evaluate, ["--checkpoint=D", "--features=nowhere:f"], "--features=nowhere:f: cannot be imported"),
         (evaluate, ["--checkpoint=D", "--inception_weights=D/bomb.pth"], "bomb.pth"),
     ],
 )
@@ -206,7 +208,7 @@ def test_a_conditional_run_is_sampled_and_evaluated_by_class(tmp_path):
         sample.main([checkpoint, place, "--label=malign"])
     with pytest.raises(UserError, match="--truncation=nan: must be above 0"):
         sample.main([checkpoint, place, "--truncation=nan"])
-    evaluate.main([checkpoint, place, "--label=malignant"])
+    evaluate.main([checkpoint, place, "--label=malignant", "--features=pyramid"])
     assert "malignant" in json.dumps(json.loads((tmp_path / "out/evaluation.json").read_text())["protocol"])
 
 
@@ -216,7 +218,7 @@ def test_train_then_evaluate(tmp_path, capsys):
     assert train.main([SNGAN, f"--workdir={tmp_path}/run", *overrides(fields)]) == 0
     evaluate.main([f"--checkpoint={tmp_path}/run"])
     out = capsys.readouterr().out
-    assert "KID, by pyramid" in out
+    assert "KID, by efficientnet-lite1" in out
     assert "not measured: MS-SSIM: needs images of 161 px, and these have 16" in out
     figures = json.loads((tmp_path / "run/evaluation/evaluation.json").read_text())["figures"]
     assert {"ssim", "swd_16", "kid", "fid", "coverage", "checkerboard_2", "similarity", "memorization"} <= set(figures)

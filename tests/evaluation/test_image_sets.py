@@ -15,7 +15,7 @@ from medgan_jax.data.batches import load_dataset
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation import image_sets
 from medgan_jax.images import write_png
-from medgan_jax.metrics.distribution.features import PIXELS, PYRAMID
+from medgan_jax.metrics.distribution.features import PIXELS, PYRAMID, efficientnet_features
 from medgan_jax.sampling import sample_batches, seeded_latents
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training.trainer import train
@@ -259,9 +259,20 @@ def test_a_label_is_for_conditional_checkpoints(choose, folder):
         choose(fakes=reals, reals=reals, label="x")
 
 
-def test_features(tmp_path):
-    assert image_sets.choose_features(None, None) is PYRAMID
+def test_features(tmp_path, monkeypatch):
+    for name, chosen in ((None, "lite1"), ("efficientnet-lite0", "lite0")):
+        assert image_sets.choose_features(name, None) is efficientnet_features(chosen)
+    assert image_sets.choose_features("pyramid", None) is PYRAMID
     assert image_sets.choose_features("pixels", None) is PIXELS
+    (tmp_path / "theirs.py").write_text("def flat(images): return images.reshape(len(images), -1)\nwrong = len\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    images = np.arange(3 * 16 * 16, dtype=np.uint8).reshape(3, 16, 16, 1)
+    vectors = image_sets.choose_features("theirs:flat", None).of(images, batch_size=2)
+    np.testing.assert_array_equal(vectors, images.reshape(3, -1))
+    with pytest.raises(UserError, match="--features=theirs:none: cannot be imported"):
+        image_sets.choose_features("theirs:none", None)
+    with pytest.raises(UserError, match=r"--features=theirs:wrong: must return finite vectors \(32, D\)"):
+        image_sets.choose_features("theirs:wrong", None).of(images)
     for name, weights in (("inception", None), ("pyramid", "w.pth")):
         with pytest.raises(UserError, match="go together"):
             image_sets.choose_features(name, weights)

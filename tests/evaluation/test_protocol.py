@@ -7,6 +7,7 @@ import pytest
 
 from medgan_jax.evaluation.image_sets import ImageSet
 from medgan_jax.evaluation.protocol import MIN_IMAGES, PAIRINGS, evaluate, paired_scores
+from medgan_jax.metrics.distribution.features import PYRAMID
 from medgan_jax.metrics.paired import METRICS
 from tests.evaluation.conftest import SPOILT
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.slow
 def evaluated(fakes, reals, train=None, *, replicates=20, **options):
     sets = [ImageSet(name, images) for name, images in (("fakes", fakes), ("reals", reals))]
     train = None if train is None else ImageSet("train", train)
-    return evaluate(*sets, train, replicates=replicates, progress=False, **options)
+    return evaluate(*sets, train, **{"replicates": replicates, "features": PYRAMID, "progress": False} | options)
 
 
 def by_name(evaluation):
@@ -28,6 +29,13 @@ def results(phantoms):
     """Fakes 0 to 29 are reals like the others, or spoilt ones; training images 30 to 59; reals 60 to 99."""
     sets = {"real": phantoms[:30]} | {name: spoil(phantoms[:30]) for name, spoil in SPOILT.items()}
     return {name: by_name(evaluated(fakes, phantoms[60:], phantoms[30:60])) for name, fakes in sets.items()}
+
+
+def test_the_default_features_are_a_pretrained_networks(phantoms):
+    result = evaluated(SPOILT["noisy"](phantoms[:30]), phantoms[30:], features=None)
+    assert result.protocol["features"].startswith("efficientnet-lite1: EfficientNet-Lite1, 1,280 pooled activations")
+    kid = by_name(result)["kid"]
+    assert kid.title == "KID, by efficientnet-lite1" and kid.value.low > kid.reals.high
 
 
 def test_reals_are_where_reals_are(results):

@@ -245,15 +245,15 @@ def test_the_best_generator_is_kept_and_evaluation_changes_nothing(config, whole
     lines = list(read_lines(Workdir(tmp_path / "run").evaluations))
     assert [line["step"] for line in lines] == [3, 6, 8]
     assert all(0 < line["swd_reals"] < line["swd"] for line in lines)  # eight steps teach little
-    best = min(lines, key=lambda line: line["swd"])["step"]
+    best = min(lines, key=lambda line: line["kid"])["step"]
     kept = generator_of(Workdir(tmp_path / "run").best)
-    assert (kept.step, kept.about["best_by"]) == (best, "swd")
-    assert f"best by swd: of step {best}, in {Workdir(tmp_path / 'run').best}" in capsys.readouterr().out
+    assert (kept.step, kept.about["best_by"]) == (best, "kid")
+    assert f"best by kid: of step {best}, in {Workdir(tmp_path / 'run').best}" in capsys.readouterr().out
     for num_steps in (5, 8):  # resumed, by another measure
-        train(config(num_steps=num_steps, evaluate_every_steps=3, best_measure="kid"), tmp_path / "parts")
+        train(config(num_steps=num_steps, evaluate_every_steps=3, best_measure="swd"), tmp_path / "parts")
     parts = {line["step"]: line for line in read_lines(Workdir(tmp_path / "parts").evaluations)}
-    assert all(parts[line["step"]] | {"best_by": "swd"} == line for line in lines)
-    assert generator_of(Workdir(tmp_path / "parts").best).step == min(parts, key=lambda step: parts[step]["kid"])
+    assert all(parts[line["step"]] | {"best_by": "kid"} == line for line in lines)
+    assert generator_of(Workdir(tmp_path / "parts").best).step == min(parts, key=lambda step: parts[step]["swd"])
     for name in ("run", "parts"):
         assert_same(final_state(tmp_path / name, c), whole)
 
