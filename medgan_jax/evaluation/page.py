@@ -4,6 +4,7 @@ import base64
 import json
 import math
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,17 @@ import numpy as np
 
 from medgan_jax import __version__
 from medgan_jax.errors import UserError
-from medgan_jax.evaluation.protocol import Evaluation
+from medgan_jax.evaluation.protocol import VERDICTS, Evaluation
 from medgan_jax.images import encode_png, image_grid, replace_file
 from medgan_jax.metrics.distribution.bootstrap import Estimate
 
 JSON = "evaluation.json"
 PAGE = "evaluation.html"
+_FIRST = {  # in plain words
+    "kid": "distance from real images: KID, lower is better",
+    "recall": "share of their variety: recall, higher is better",
+    "memorization": "share of copies: memorization, lower is better",
+}
 _BETTER = {"higher": "higher is better", "lower": "lower is better", "reals": "best where reals are"}
 
 
@@ -50,6 +56,8 @@ def write(evaluation: Evaluation, out: Path) -> None:
     html = environment.get_template("page.html.j2").render(
         evaluation=evaluation,
         better=_BETTER,
+        first={_FIRST[figure.name]: figure for figure in evaluation.figures if figure.verdict},
+        verdicts=VERDICTS,
         spoken=_spoken,
         pairs=_picture(np.concatenate([fakes, partners]), columns=len(fakes)),
         distances=", ".join(f"{distance:.3f}" for distance in distances),
@@ -75,6 +83,7 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
                 **plain(figure.value),
                 "reals": figure.reals and plain(figure.reals),
                 "note": figure.note,
+                **({"verdict": figure.verdict} if figure.verdict else {}),
             }
             for figure in evaluation.figures
         },
@@ -83,20 +92,31 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def table(evaluation: Evaluation) -> str:
-    """Lines for a terminal: each figure with its interval, and that of reals."""
-    rows = [("", "fakes", "reals")]
-    group, notes = "", []
+    """Lines for a terminal: the figures to look at first, each with a word; then all of them, beside those of reals."""
+    lines: list[str] = []
+    first = [figure for figure in evaluation.figures if figure.verdict]
+    if first:
+        rows: list[tuple[str, ...]] = [("LOOK AT THESE FIRST", "fakes", "reals", "")]
+        rows += [(f"  {_FIRST[f.name]}", _spoken(f.value), _spoken(f.reals), f.verdict.upper()) for f in first]
+        words = {figure.verdict for figure in first}
+        lines += [*_columns(rows), "", *(f"  {word}: {means}" for word, means in VERDICTS.items() if word in words), ""]
+    rows, notes = [("", "fakes", "reals")], []
+    group = ""
     for figure in evaluation.figures:
         if figure.group != group:
             group = figure.group
-            rows += [("", "", ""), (group.upper(), "", "")]
+            rows.append((group.upper(), "", ""))
         rows.append((f"  {figure.title} ({_BETTER[figure.better]})", _spoken(figure.value), _spoken(figure.reals)))
         notes += [f"{figure.title}: {figure.note}"] if figure.note else []
-    widths = [max(len(row[column]) for row in rows) for column in range(3)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += ["", *notes, "", *(f"{name}: {value}" for name, value in evaluation.protocol.items())]
+    lines += [*_columns(rows), "", *notes, "", *(f"{name}: {value}" for name, value in evaluation.protocol.items())]
     lines += [f"not measured: {reason}" for reason in evaluation.skipped]
     return "\n".join(lines)
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Lines with the columns of the rows aligned."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _spoken(estimate: Estimate | None) -> str:

@@ -40,6 +40,11 @@ PAIRINGS = {
     "random": "each image with a real drawn by chance",
     "medimagegan": "the i-th image with the i-th real, each stretched to its own minimum and maximum, as MedImageGAN",
 }
+VERDICTS = {
+    "good": "as real images, as far as so few can tell: the two intervals meet",
+    "short": "worse than real images",
+    "poor": "KID above that of real images at half their resolution, recall below half of theirs, or 5 % more copies",
+}
 _PSNR_CEILING = 80.0  # dB, as in PIQA: a mean with infinity in it says nothing
 _BATCH = 4  # pairs: few enough that what is computed of them stays in a CPU's cache
 
@@ -56,6 +61,7 @@ class Figure:
       value: of the fakes.
       reals: of the reals; None where there is none.
       note: what must be known to read it.
+      limit: of the figures to look at first: beyond it the value is poor.
     """
 
     name: str
@@ -65,6 +71,18 @@ class Figure:
     value: Estimate
     reals: Estimate | None
     note: str = ""
+    limit: float | None = None
+
+    @property
+    def verdict(self) -> str:
+        """One of `VERDICTS`, or "" for a figure without a limit."""
+        if self.limit is None or self.reals is None:
+            return ""
+        if self.better == "lower":
+            is_worse, is_beyond = self.value.low > self.reals.high, self.value.value > self.limit
+        else:
+            is_worse, is_beyond = self.value.high < self.reals.low, self.value.value < self.limit
+        return "poor" if is_worse and is_beyond else "short" if is_worse else "good"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,15 +281,25 @@ def _by_features(sets: _Sets, features: Features, options: dict[str, int]) -> It
     fakes, reals, reference = (features.of(x) for x in (sets.fakes, sets.reals, sets.reference))
     by = f"by {features.name}"
     kids = _both(lambda x: kid(x, reference, **options), fakes, reals)
-    yield Figure("kid", f"KID, {by}", "Distances", "lower", *kids)
+    blurred = kid(features.of(_at_half_resolution(sets.reals)), reference, **options | {"replicates": 0}).value
+    note = f"that of the reals at half their resolution is {blurred:.3g}"
+    yield Figure("kid", f"KID, {by}", "Distances", "lower", *kids, note, limit=blurred)
     (value, bias), (of_reals, bias_of_reals) = _both(lambda x: fid(x, reference, **options), fakes, reals)
     note = f"{bias:.3g} of it is bias of small sets, and {bias_of_reals:.3g} of that of the reals (extrapolated)"
     yield Figure("fid", f"FID, {by}", "Distances", "lower", value, of_reals, note)
     shares, shares_of_reals = _both(lambda x: prdc(x, reference, **options), fakes, reals)
     for name, share in shares.items():
-        yield Figure(
-            name, f"{name.capitalize()}, {by}", "Fidelity and coverage", "higher", share, shares_of_reals[name]
-        )
+        of_reals = shares_of_reals[name]
+        limit = of_reals.value / 2 if name == "recall" else None
+        title = f"{name.capitalize()}, {by}"
+        yield Figure(name, title, "Fidelity and coverage", "higher", share, of_reals, limit=limit)
+
+
+def _at_half_resolution(images: np.ndarray) -> np.ndarray:
+    """Block means of 2 x 2 px, each repeated; uint8."""
+    size = images.shape[1] // 2 * 2
+    blocks = images[:, :size, :size].reshape(len(images), size // 2, 2, size // 2, 2, -1).mean((2, 4))
+    return np.repeat(np.repeat(blocks.round().astype(np.uint8), 2, axis=1), 2, axis=2)
 
 
 def _checkerboard(sets: _Sets, options: dict[str, int]) -> Iterator[Figure]:

@@ -20,7 +20,9 @@ def evaluation():
     return Evaluation(
         protocol={"fakes": f"3 of {HOSTILE}", "seed": 0},
         figures=(
-            Figure("kid", "KID", "Distances", "lower", Estimate(0.123456789, 0.1, 0.2), Estimate(0, -0.1, 0.1)),
+            Figure(
+                "kid", "KID", "Distances", "lower", Estimate(0.123456789, 0.1, 0.2), Estimate(0, -0.1, 0.1), limit=1.0
+            ),
             Figure("memorization", "Copies", "Memorization", "lower", Estimate(0.0, 0.0, 0.1), None, HOSTILE),
         ),
         skipped=("fid: needs 20 images",),
@@ -51,6 +53,7 @@ def test_files(evaluation, tmp_path):
     assert values["protocol"] == evaluation.protocol
     assert values["figures"]["kid"]["value"] == pytest.approx(0.123457)
     assert values["figures"]["kid"]["reals"] == {"value": 0, "low": -0.1, "high": 0.1}
+    assert values["figures"]["kid"]["verdict"] == "good"
     assert values["figures"]["memorization"]["reals"] is None
     assert values["skipped"] == ["fid: needs 20 images"]
 
@@ -66,10 +69,11 @@ def test_files(evaluation, tmp_path):
 
 def test_table(evaluation):
     lines = page.table(evaluation).splitlines()
-    (kid,) = [line for line in lines if "KID" in line]
-    assert "lower is better" in kid
-    assert "0.1235 (0.1 to 0.2)" in kid
-    assert "0 (-0.1 to 0.1)" in kid
+    first, kid = (line for line in lines if "KID" in line)
+    assert lines[0].split() == ["LOOK", "AT", "THESE", "FIRST", "fakes", "reals"] and first == lines[1]
+    assert first.endswith("  GOOD") and any(line.startswith("  good: as real images") for line in lines)
+    for line in (first, kid):
+        assert "lower is better" in line and "0.1235 (0.1 to 0.2)" in line and "0 (-0.1 to 0.1)" in line
     assert "not measured: fid: needs 20 images" in lines
 
 

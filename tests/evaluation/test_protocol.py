@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from medgan_jax.evaluation.image_sets import ImageSet
-from medgan_jax.evaluation.protocol import MIN_IMAGES, PAIRINGS, evaluate, paired_scores
+from medgan_jax.evaluation.protocol import MIN_IMAGES, PAIRINGS, Figure, evaluate, paired_scores
+from medgan_jax.metrics.distribution.bootstrap import Estimate
 from medgan_jax.metrics.distribution.features import PYRAMID
 from medgan_jax.metrics.paired import METRICS
 from tests.evaluation.conftest import SPOILT
@@ -36,6 +37,23 @@ def test_the_default_features_are_a_pretrained_networks(phantoms):
     assert result.protocol["features"].startswith("efficientnet-lite1: EfficientNet-Lite1, 1,280 pooled activations")
     kid = by_name(result)["kid"]
     assert kid.title == "KID, by efficientnet-lite1" and kid.value.low > kid.reals.high
+
+
+@pytest.mark.parametrize(
+    ("better", "value", "verdict"),
+    [
+        ("lower", (0.3, 0.2, 0.5), "good"),  # the intervals meet
+        ("lower", (0.4, 0.3, 0.5), "short"),
+        ("lower", (0.6, 0.3, 0.9), "poor"),
+        ("higher", (0.05, 0.0, 0.1), "poor"),
+        ("higher", (0.9, 0.8, 1.0), "good"),
+    ],
+)
+def test_a_figure_with_a_limit_has_a_verdict(better, value, verdict):
+    limit = 0.5 if better == "lower" else 0.1
+    figure = Figure("x", "X", "Group", better, Estimate(*value), Estimate(0.2, 0.15, 0.25), limit=limit)
+    assert figure.verdict == verdict
+    assert dataclasses.replace(figure, limit=None).verdict == dataclasses.replace(figure, reals=None).verdict == ""
 
 
 def test_reals_are_where_reals_are(results):
