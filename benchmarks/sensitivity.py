@@ -1,8 +1,10 @@
 """What each metric is sensitive to: the tables and the picture of docs/metrics.md.
 
 python -m benchmarks.sensitivity --reals=/data/isic --picture=docs/images/metrics.png
+python -m benchmarks.sensitivity --generators=runs/small64,runs/sngan64
 
-Degrades real images in known ways and compares them with others. Prints Markdown.
+Degrades real images in known ways and compares them with others; or ranks generators of equal data by KID, beside
+reals, by each kind of features. Prints Markdown.
 """
 
 import argparse
@@ -15,9 +17,12 @@ from configs import default
 from medgan_jax.config import parse_data
 from medgan_jax.data.batches import load_dataset
 from medgan_jax.errors import reported
+from medgan_jax.evaluation import image_sets
 from medgan_jax.evaluation.image_sets import ImageSet
 from medgan_jax.evaluation.protocol import Evaluation, evaluate
 from medgan_jax.images import image_grid, uint8_to_unit, write_png
+from medgan_jax.metrics.distribution.features import PIXELS, PYRAMID, efficientnet_features
+from medgan_jax.metrics.distribution.kid import kid
 from medgan_jax.metrics.paired import METRICS
 
 _NOISE = 0.05  # of white, the standard deviation
@@ -90,11 +95,43 @@ def sets_table(images: np.ndarray) -> list[str]:
     return lines
 
 
+def ranking(workdirs: list[str]) -> list[str]:
+    """KID to the held-out images, by each kind of features: of training images, generators' fakes, and noise."""
+    data = default.get_config().data.to_dict()
+    nothing = {"fakes": None, "reals": None, "train": None, "num_images": None}
+    chosen = {place: image_sets.choose(checkpoint=place, data=data, seed=0, **nothing) for place in workdirs}
+    _, held_out, train = next(iter(chosen.values()))
+    reals = np.asarray(train.images)
+    sets = {"reals": reals, "reals, blurred slightly": _blurred_slightly(reals)}
+    sets |= {Path(place).name: np.asarray(fakes.images) for place, (fakes, _, _) in chosen.items()}
+    sets["noise"] = np.random.default_rng(0).integers(0, 256, reals.shape, np.uint8)
+    kinds = [efficientnet_features("lite1"), efficientnet_features("lite0"), PYRAMID, PIXELS]
+    lines = ["| KID | " + " | ".join(features.name for features in kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
+    for name, images in sets.items():
+        found = [kid(features.of(images), features.of(np.asarray(held_out.images))) for features in kinds]
+        cells = [f"{estimate.value:.3f} ({estimate.low:.2g} to {estimate.high:.2g})" for estimate in found]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return [*lines, "", f"{len(reals)} training images, {len(held_out.images)} held out."]
+
+
+def _blurred_slightly(images: np.ndarray) -> np.ndarray:
+    """By the binomial filter of 3 x 3 px."""
+    padded = np.pad(images.astype(np.float32), ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    rows = (padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]) / 4
+    return ((rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4).round().astype(np.uint8)
+
+
 def picture(images: np.ndarray) -> np.ndarray:
     """The first image in the order of the paired table, twice as large."""
     first = images[:1]
     kinds = np.concatenate([first, *(degrade(first) for degrade in PAIRED.values()), images[-1:]])
     return image_grid(kinds.repeat(2, 1).repeat(2, 2), columns=len(kinds))
+
+
+def load_reals(folder: str, image_size: int = 64) -> np.ndarray:
+    """All images of a folder, uint8 (N, H, H, 3)."""
+    data = parse_data({**default.get_config().data.to_dict(), "path": folder})
+    return np.asarray(load_dataset(data, image_size=image_size, channels=3)[0].images)
 
 
 def _main() -> None:
@@ -103,13 +140,17 @@ def _main() -> None:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--reals", required=True, help="a folder of images, or of a folder for each class")
+    parser.add_argument("--reals", help="a folder of images, or of a folder for each class")
+    parser.add_argument("--generators", help="workdirs of runs with the same images held out, with commas between")
     parser.add_argument("--image_size", type=int, default=64)
     parser.add_argument("--picture", type=Path, help="where to write the picture")
     options = parser.parse_args()
     with reported():
-        data = parse_data({**default.get_config().data.to_dict(), "path": options.reals})
-        images = np.asarray(load_dataset(data, image_size=options.image_size, channels=3)[0].images)
+        if options.generators:
+            print("\n".join(ranking(options.generators.split(","))))
+        if not options.reals:
+            return
+        images = load_reals(options.reals, options.image_size)
         print("\n".join(paired_table(images, 1)), "\n")
         print("\n".join(paired_table(images, len(images))), "\n")
         if options.picture:

@@ -281,7 +281,7 @@ def _by_features(sets: _Sets, features: Features, options: dict[str, int]) -> It
     fakes, reals, reference = (features.of(x) for x in (sets.fakes, sets.reals, sets.reference))
     by = f"by {features.name}"
     kids = _both(lambda x: kid(x, reference, **options), fakes, reals)
-    blurred = kid(features.of(_at_half_resolution(sets.reals)), reference, **options | {"replicates": 0}).value
+    blurred = kid(features.of(at_half_resolution(sets.reals)), reference, **options | {"replicates": 0}).value
     note = f"that of the reals at half their resolution is {blurred:.3g}"
     yield Figure("kid", f"KID, {by}", "Distances", "lower", *kids, note, limit=blurred)
     (value, bias), (of_reals, bias_of_reals) = _both(lambda x: fid(x, reference, **options), fakes, reals)
@@ -295,8 +295,8 @@ def _by_features(sets: _Sets, features: Features, options: dict[str, int]) -> It
         yield Figure(name, title, "Fidelity and coverage", "higher", share, of_reals, limit=limit)
 
 
-def _at_half_resolution(images: np.ndarray) -> np.ndarray:
-    """Block means of 2 x 2 px, each repeated; uint8."""
+def at_half_resolution(images: np.ndarray) -> np.ndarray:
+    """Images with the mean of each 2 x 2 px in their place, uint8 (N, H, W, C); an odd last row or column is cut."""
     size = images.shape[1] // 2 * 2
     blocks = images[:, :size, :size].reshape(len(images), size // 2, 2, size // 2, 2, -1).mean((2, 4))
     return np.repeat(np.repeat(blocks.round().astype(np.uint8), 2, axis=1), 2, axis=2)
