@@ -35,14 +35,15 @@ from medgan_jax.errors import ArgumentParser, UserError, reported
 from medgan_jax.evaluation import image_sets, page
 from medgan_jax.evaluation.protocol import evaluate
 from medgan_jax.images import image_grid, write_png
-from medgan_jax.metrics.distribution.features import Features
+from medgan_jax.metrics.distribution.features import PYRAMID, Features
+from medgan_jax.metrics.distribution.kid import kid
 from medgan_jax.training.callbacks import Diverged
 from medgan_jax.training.trainer import train
 from medgan_jax.workdir import Workdir, read_json, read_lines, write_json
 
 SCORES = "scores.json"  # in a workdir
 _TRAINED = "trained.json"
-_SCORING = 2  # counts up when scores change their meaning
+_SCORING = 3  # counts up when scores change their meaning
 _SEED = 0  # of latents, patches and resampling: the same for all, so that the real reference is too
 
 
@@ -243,6 +244,9 @@ def _score(
         fakes, held_out, training = _sets(origin, config, args)
         found = page.as_json(evaluate(fakes, held_out, training, seed=_SEED, progress=False))
         record |= {"protocol": found["protocol"], "figures": found["figures"]}
+        by_pyramid = [PYRAMID.of(np.asarray(each.images)) for each in (fakes, training, held_out)]
+        of_fakes, of_reals = (dataclasses.asdict(kid(each, by_pyramid[2], seed=_SEED)) for each in by_pyramid[:2])
+        record["figures"]["kid_pyramid"] = of_fakes | {"reals": of_reals}
         if features:
             by_inception = evaluate(fakes, held_out, training, features=features, seed=_SEED, progress=False)
             record["inception"] = page.as_json(by_inception)["figures"]

@@ -53,8 +53,8 @@ def table(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any], varian
         "Every generator is evaluated with the images that its training held out. There are as many fakes as training "
         "images. The real reference is what those training images get. SWD: sliced Wasserstein distance x1000, the "
         "mean over scales, and each scale. Above real reference: the SWD less that of the real reference, as a "
-        "multiple of the same difference of the published recipe. KID x1000, density and coverage by pyramid features "
-        "(colour, layout and texture). Checkerboard: index by its period in px; 1 without a checkerboard. Similarity "
+        "multiple of the same difference of the published recipe. KID x1000, recall, density and coverage by "
+        "EfficientNet-Lite1; KID x1000 by pyramid features (colour, layout and texture) too. Checkerboard: index by its period in px; 1 without a checkerboard. Similarity "
         "of two fakes over that of two reals: above 1 is less diverse. Memorization: share of the fakes closer to a "
         "training image than any held-out real is; blurred images are close to everything. Inception: KID x1000 and "
         "FID, with --inception_weights. Time of a training by the rates of its log, without compiling. The generator "
@@ -88,7 +88,8 @@ def _part(part: Sequence[Mapping[str, Any]], variants: Mapping[str, Variant]) ->
     published = _mean(run["swd"] for run in scored.get("published", []))
 
     columns = [
-        "variant", "SWD", f"at {'/'.join(scales)} px", "above real reference", "KID", "density", "coverage",
+        "variant", "SWD", f"at {'/'.join(scales)} px", "above real reference", "KID", "by pyramid", "recall", "density",
+        "coverage",
         f"checkerboard {'/'.join(periods)}", "similarity", "memorization", "Inception KID", "FID", "time",
     ]  # fmt: skip
     lines += ["", _row(columns), "|---" * len(columns) + "|"]
@@ -101,6 +102,8 @@ def _part(part: Sequence[Mapping[str, Any]], variants: Mapping[str, Variant]) ->
             "/".join(_number(_mean(run[f"swd_{scale}"] for run in runs), ".0f") for scale in scales),
             "0" if name == REALS_ROW else _spread(above, ".2f"),
             _spread([1000 * run["kid"] for run in runs], "z.0f"),
+            _spread([1000 * run["kid_pyramid"] for run in runs], "z.0f"),
+            _spread([run["recall"] for run in runs], ".2f"),
             _spread([run["density"] for run in runs], ".2f"),
             _spread([run["coverage"] for run in runs], ".2f"),
             "/".join(_number(_mean(run[f"checkerboard_{period}"] for run in runs), ".1f") for period in periods),
@@ -112,9 +115,9 @@ def _part(part: Sequence[Mapping[str, Any]], variants: Mapping[str, Variant]) ->
         ]
         lines.append(_row(cells))
 
-    names = [*(f"swd_{scale}" for scale in scales), "kid", "density", "coverage"]
+    names = [*(f"swd_{scale}" for scale in scales), "kid", "kid_pyramid", "recall", "density", "coverage"]
     names += [*(f"checkerboard_{period}" for period in periods), "similarity", "memorization"]
-    titles = [f"SWD {scale}" for scale in scales] + ["KID", "density", "coverage"]
+    titles = [f"SWD {scale}" for scale in scales] + ["KID", "by pyramid", "recall", "density", "coverage"]
     titles += [*(f"checkerboard {period}" for period in periods), "similarity", "memorization"]
     lines += [
         "",
@@ -207,7 +210,9 @@ def _spread(values: Sequence[float], form: str, unit: str = "") -> str:
 
 
 def _interval(name: str, lows: Sequence[Mapping[str, float]], highs: Sequence[Mapping[str, float]]) -> str:
-    factor, form = {"kid": (1000, ".0f"), "memorization": (100, ".0f")}.get(name, (1, ".2f"))
+    factor, form = {"kid": (1000, ".0f"), "kid_pyramid": (1000, ".0f"), "memorization": (100, ".0f")}.get(
+        name, (1, ".2f")
+    )
     form = ".0f" if name.startswith("swd_") else form
     low, high = (factor * _mean(run[name] for run in runs) for runs in (lows, highs))
     return "-" if math.isnan(low) else f"{low:{form}} to {high:{form}}"
