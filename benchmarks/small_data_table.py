@@ -54,11 +54,12 @@ def table(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any], varian
         "images. The real reference is what those training images get. SWD: sliced Wasserstein distance x1000, the "
         "mean over scales, and each scale. Above real reference: the SWD less that of the real reference, as a "
         "multiple of the same difference of the published recipe. KID x1000, recall, density and coverage by "
-        "EfficientNet-Lite1; KID x1000 by pyramid features (colour, layout and texture) too. Checkerboard: index by its period in px; 1 without a checkerboard. Similarity "
-        "of two fakes over that of two reals: above 1 is less diverse. Memorization: share of the fakes closer to a "
-        "training image than any held-out real is; blurred images are close to everything. Inception: KID x1000 and "
-        "FID, with --inception_weights. Time of a training by the rates of its log, without compiling. The generator "
-        "of `best` was chosen with the images that evaluate it.",
+        "EfficientNet-Lite1; KID x1000 by pyramid features (colour, layout and texture) too. Checkerboard: index by "
+        "its period in px; 1 without a checkerboard. Similarity of two fakes over that of two reals: above 1 is less "
+        "diverse. Memorization: share of the fakes closer to a training image than any held-out real is; blurred "
+        "images are close to everything. Inception: KID x1000 and FID, with --inception_weights. Time of a training "
+        "by the rates of its log, without compiling. The generator of `best` was chosen with the images that evaluate "
+        "it.",
     ]
     for part in _parts(records):
         lines += ["", f"## {part[0]['size']} px, {part[0]['set']}", "", *_part(part, variants)]
