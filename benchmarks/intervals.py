@@ -76,9 +76,10 @@ def main() -> None:
                 values = np.array([estimate.value for estimate in estimates])
                 mean, deviation = values.mean(), values.std(ddof=1)
                 held = np.mean([estimate.low <= mean <= estimate.high for estimate in estimates])
-                width = np.mean([estimate.high - estimate.low for estimate in estimates]) / (2 * 1.96 * deviation)
+                width = np.mean([estimate.high - estimate.low for estimate in estimates])
+                ratio = f"{width / (2 * 1.96 * deviation):.2f}" if deviation > 1e-9 else "-"
                 kind = f"{number} {name or 'alike'}, {held_out}"
-                print(f"| {kind} | {figure} | {mean:.3g} | {held:.0%} | {width:.2f} |", flush=True)
+                print(f"| {kind} | {figure} | {mean:.3g} | {held:.0%} | {ratio} |", flush=True)
 
 
 if __name__ == "__main__":
