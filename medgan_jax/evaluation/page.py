@@ -67,7 +67,7 @@ def write(evaluation: Evaluation, out: Path) -> None:
 
 
 def as_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Plain values: the protocol, every figure with its interval and that of reals, and what was skipped."""
+    """Plain values: protocol, every figure with its interval and that of reals, memorized fakes, what was skipped."""
 
     def plain(estimate: Estimate) -> dict[str, float | None]:
         values = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
@@ -87,6 +87,10 @@ def as_json(evaluation: Evaluation) -> dict[str, Any]:
             }
             for figure in evaluation.figures
         },
+        "memorized": [
+            {"fake": fake, "training_image": image, "distance": float(f"{distance:.6g}")}
+            for fake, image, distance in evaluation.memorized
+        ],
         "skipped": list(evaluation.skipped),
     }
 

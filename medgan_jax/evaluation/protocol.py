@@ -26,7 +26,16 @@ from medgan_jax.metrics.distribution.diversity import pairwise_similarity, simil
 from medgan_jax.metrics.distribution.features import Features, efficientnet_features
 from medgan_jax.metrics.distribution.fid import fid
 from medgan_jax.metrics.distribution.kid import kid
-from medgan_jax.metrics.distribution.memorization import duplicated, memorization, nearest, turned
+from medgan_jax.metrics.distribution.memorization import (
+    CopySearch,
+    Nearest,
+    copying_z,
+    duplicated,
+    memorization,
+    memorized,
+    nearest,
+    turned,
+)
 from medgan_jax.metrics.distribution.prdc import prdc
 from medgan_jax.metrics.distribution.swd import sliced_wasserstein
 from medgan_jax.metrics.paired import METRICS
@@ -45,6 +54,7 @@ VERDICTS = {
     "short": "worse than real images",
     "poor": "KID above that of real images at half their resolution, recall below half of theirs, or 5 % more copies",
 }
+_MAX_NAMED = 1000  # memorized fakes
 _PSNR_CEILING = 80.0  # dB, as in PIQA: a mean with infinity in it says nothing
 _BATCH = 4  # pairs: few enough that what is computed of them stays in a CPU's cache
 
@@ -95,8 +105,10 @@ class Evaluation:
       skipped: metrics that could not be computed, each as "NAME: reason".
       grids: pictures, each by title: uint8 (N, H, W, C).
       closest: the ten fakes nearest to the training set (or else to the reals): fakes, their neighbours as turned to
-        match, and their distances.
+        match, and their distances, 1 - the correlation of pixels.
       closest_of: what those neighbours are, for people.
+      memorized: the fakes that count as memorized, the closest 1,000 of them, closest first: each as its index, that of
+        its training image, and their distance.
     """
 
     protocol: dict[str, Any]
@@ -105,6 +117,7 @@ class Evaluation:
     grids: dict[str, np.ndarray]
     closest: tuple[np.ndarray, np.ndarray, np.ndarray]
     closest_of: str
+    memorized: tuple[tuple[int, int, float], ...]
 
 
 def evaluate(
@@ -148,23 +161,30 @@ def evaluate(
         ("checkerboard index", MIN_IMAGES, _checkerboard(sets, options)),
         ("diversity", MIN_IMAGES, _diversity(sets, options)),
     ]
-    if train:
-        tasks.append(("memorization", MIN_IMAGES, _memorization(sets, fakes, train, options)))
     fewest = min(len(sets.fakes), len(sets.reals), len(sets.reference))
+    needs = [(name, least) for name, least, _ in tasks] + ([("memorization", MIN_IMAGES)] if train else [])
     skipped += [
-        f"{name}: needs {least} images of each set, and one has {fewest}" for name, least, _ in tasks if fewest < least
+        f"{name}: needs {least} images of each set, and one has {fewest}" for name, least in needs if fewest < least
     ]
     if not train:
         skipped.append("memorization: needs the training images")
 
     figures: list[Figure] = []
+    named: tuple[tuple[int, int, float], ...] = ()
     possible = [task for _, least, task in tasks if fewest >= least]
-    with progress_bar(len(possible), desc="evaluating", unit="metric", disable=not progress) as bar:
+    searched = train or reals
+    with progress_bar(len(possible) + 1, desc="evaluating", unit="metric", disable=not progress) as bar:
         for task in possible:
             figures.extend(task)
             bar.update()
+        search = CopySearch(searched.images)
+        found = search.nearest(fakes.images)  # all of them: a single copy matters, and needs no equal numbers
+        if train and fewest >= MIN_IMAGES:
+            of_heldout = search.nearest(sets.reference).distance
+            figures.extend(_memorization(found.distance, of_heldout, options))
+            named = _named(found, of_heldout)
+        bar.update()
 
-    closest_of = train or reals
     return Evaluation(
         protocol={
             "fakes": f"{len(sets.fakes)} of {fakes.title}",
@@ -180,8 +200,9 @@ def evaluate(
         figures=tuple(figures),
         skipped=tuple(skipped),
         grids={"Fakes": sets.fakes[:64], "Reals": sets.reference[:64]},
-        closest=_closest(fakes.images, closest_of),
-        closest_of=closest_of.title,
+        closest=_closest(fakes.images, searched.images, found),
+        closest_of=searched.title,
+        memorized=named,
     )
 
 
@@ -240,7 +261,7 @@ def paired_scores(
       float32 (N,) by name; PSNR is 80 dB at most. With "medimagegan", (min(N, M),).
     """
     if pairing == "nearest":
-        partners = nearest(images, reals, symmetries=False).index
+        partners = nearest(images, reals)
     elif pairing == "random":
         partners = np.resize(np.random.default_rng(seed).permutation(len(reals)), len(images))
     else:
@@ -315,20 +336,26 @@ def _diversity(sets: _Sets, options: dict[str, int]) -> Iterator[Figure]:
     yield Figure("similarity", title, "Diversity", "reals", *similarities)
 
 
-def _memorization(sets: _Sets, fakes: ImageSet, train: ImageSet, options: dict[str, int]) -> Iterator[Figure]:
-    """Of all fakes: a single copy matters, and needs no equal numbers."""
-    of_fakes, of_reals = _both(lambda x: nearest(x, train.images).distance, fakes.images, sets.reference)
-    order = np.random.default_rng(options["seed"]).permutation(len(of_reals))
-    first, second = (of_reals[half] for half in np.array_split(order, 2))
-    notes = ["blurred images are near to everything: look at the pairs"]
+def _memorization(of_fakes: np.ndarray, of_reals: np.ndarray, options: dict[str, int]) -> Iterator[Figure]:
+    """From the distances to the nearest training images, of all fakes, and of reals that are none of them."""
+    notes = [f"a perfect generator has 1 in {len(of_reals) + 1} on average; look at the pairs"]
     if known := int(duplicated(of_reals).sum()):
         notes.append(f"WARNING: {known} of the reals are training images, and left out")
-    title = f"Share of {len(fakes.images)} closer to a training image than any held-out real"
+    first, second = _halves(of_reals, options["seed"])
+    title = f"Share of {len(of_fakes)} closer to a training image than any held-out real"
     shares = memorization(of_fakes, of_reals), memorization(first, second)
     yield Figure("memorization", title, "Memorization", "lower", *shares, "; ".join(notes))
-    title = "Distance to the nearest training image"
-    means = _mean(of_fakes, options), _mean(of_reals, options)
-    yield Figure("nearest_train", title, "Memorization", "reals", *means)
+    unseen = of_reals[~duplicated(of_reals)]
+    if len(unseen) >= MIN_IMAGES:
+        first, second = _halves(unseen, options["seed"])
+        scores = copying_z(of_fakes, unseen, **options), copying_z(first, second, **options)
+        note = "below -3 the fakes as a whole copy; blurred or bad ones hide it"
+        yield Figure("copying_z", "Data-copying, z-score (C_T)", "Memorization", "reals", *scores, note)
+
+
+def _halves(values: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    first, second = np.array_split(np.random.default_rng(seed).permutation(len(values)), 2)
+    return values[first], values[second]
 
 
 def _both(metric: Callable[[np.ndarray], T], fakes: np.ndarray, reals: np.ndarray) -> tuple[T, T]:
@@ -341,8 +368,12 @@ def _mean(scores: np.ndarray, options: dict[str, int]) -> Estimate:
     )
 
 
-def _closest(fakes: np.ndarray, references: ImageSet, number: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    found = nearest(fakes, references.images)
-    first = np.argsort(found.distance, kind="stable")[:number]
-    partners = [turned(np.asarray(references.images[found.index[i]]), found.symmetry[i]) for i in first]
+def _closest(fakes: np.ndarray, references: np.ndarray, found: Nearest) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    first = np.argsort(found.distance, kind="stable")[:10]
+    partners = [turned(np.asarray(references[found.index[i]]), found.symmetry[i]) for i in first]
     return fakes[first], np.stack(partners), found.distance[first]
+
+
+def _named(found: Nearest, of_heldout: np.ndarray) -> tuple[tuple[int, int, float], ...]:
+    order = np.argsort(found.distance, kind="stable")[: memorized(found.distance, of_heldout).sum()][:_MAX_NAMED]
+    return tuple((int(i), int(found.index[i]), float(found.distance[i])) for i in order)
