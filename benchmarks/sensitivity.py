@@ -1,4 +1,4 @@
-"""What each metric is sensitive to: the tables and the picture of docs/metrics.md.
+"""What each metric is sensitive to, and which copies of training images are found: the tables of docs/metrics.md.
 
 python -m benchmarks.sensitivity --reals=/data/isic --picture=docs/images/metrics.png
 python -m benchmarks.sensitivity --generators=runs/small64,runs/sngan64
@@ -8,10 +8,12 @@ reals, by each kind of features. Prints Markdown.
 """
 
 import argparse
+import io
 from pathlib import Path
 
 import jax
 import numpy as np
+from PIL import Image, ImageEnhance
 
 from configs import default
 from medgan_jax.config import parse_data
@@ -23,6 +25,7 @@ from medgan_jax.evaluation.protocol import Evaluation, evaluate
 from medgan_jax.images import image_grid, uint8_to_unit, write_png
 from medgan_jax.metrics.distribution.features import PIXELS, PYRAMID, efficientnet_features
 from medgan_jax.metrics.distribution.kid import kid
+from medgan_jax.metrics.distribution.memorization import CopySearch, copying_z, memorized, turned
 from medgan_jax.metrics.paired import METRICS
 
 _NOISE = 0.05  # of white, the standard deviation
@@ -59,6 +62,24 @@ def _gridded(images: np.ndarray) -> np.ndarray:
     grid = np.zeros((*images.shape[1:3], 1), np.int32)
     grid[::2, ::2] = 4
     return (images + grid).clip(0, 255).astype(np.uint8)
+
+
+def altered_copies(images: np.ndarray, seed: int) -> np.ndarray:
+    """Each turned or mirrored, cropped by 5 %, its brightness, colour and contrast changed by 5 %, as a JPEG."""
+    random = np.random.default_rng(seed)
+    size = images.shape[1]
+    cut, copies = max(1, round(0.05 * size)), []
+    for image in images:
+        pixels = np.ascontiguousarray(turned(image, int(random.integers(8))))
+        left, top = (int(corner) for corner in random.integers(0, cut + 1, 2))
+        box = (left, top, left + size - cut, top + size - cut)
+        copy = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC, box)
+        for change in (ImageEnhance.Brightness, ImageEnhance.Color, ImageEnhance.Contrast):
+            copy = change(copy).enhance(1 + random.choice([-0.05, 0.05]))
+        file = io.BytesIO()
+        copy.save(file, "JPEG", quality=75)
+        copies.append(np.asarray(Image.open(file)))
+    return np.stack(copies)
 
 
 PAIRED = {"noise, 5 %": _noisy, "blur, 5 x 5 px": _blurred, "dark, x 0.7": _dark, "mirrored": _mirrored}
@@ -121,6 +142,32 @@ def _blurred_slightly(images: np.ndarray) -> np.ndarray:
     return ((rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 4).round().astype(np.uint8)
 
 
+def copies_table(images: np.ndarray) -> list[str]:
+    """How many altered copies of training images are found among reals: thirds as in the other table, five times."""
+    lines = [
+        "| split | altered copies named | of the right image | reals named | C_T | C_T of the reals |",
+        "|---" * 6 + "|",
+    ]
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(len(images))
+        reals, train, heldout = (images[np.sort(part)] for part in np.array_split(order, 3))
+        number = len(reals) // 10
+        originals = np.random.default_rng(seed).choice(len(train), number, replace=False)
+        fakes = np.concatenate([altered_copies(train[originals], seed), reals[number:]])
+        search = CopySearch(train)
+        found, of_heldout = search.nearest(fakes), search.nearest(heldout).distance
+        named = memorized(found.distance, of_heldout)
+        right = (found.index[:number] == originals) & named[:number]
+        scores = [
+            copying_z(x, of_heldout, seed=0, replicates=0).value for x in (found.distance, found.distance[number:])
+        ]
+        lines.append(
+            f"| {seed} | {named[:number].sum()} of {number} | {right.sum()} | "
+            f"{named[number:].sum()} of {len(fakes) - number} | {scores[0]:.1f} | {scores[1]:.1f} |"
+        )
+    return lines
+
+
 def picture(images: np.ndarray) -> np.ndarray:
     """The first image in the order of the paired table, twice as large."""
     first = images[:1]
@@ -155,7 +202,8 @@ def _main() -> None:
         print("\n".join(paired_table(images, len(images))), "\n")
         if options.picture:
             write_png(options.picture, picture(images))
-        print("\n".join(sets_table(images)))
+        print("\n".join(sets_table(images)), "\n")
+        print("\n".join(copies_table(images)))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ def evaluation():
         grids={"Fakes": images, "Reals": images},
         closest=(images, images, np.array([0.1, 0.2, 0.3])),
         closest_of=f"{HOSTILE} \udcff",  # a folder's name that is no text
+        memorized=((7, 2, 0.0123456789),),
     )
 
 
@@ -55,6 +56,7 @@ def test_files(evaluation, tmp_path):
     assert values["figures"]["kid"]["reals"] == {"value": 0, "low": -0.1, "high": 0.1}
     assert values["figures"]["kid"]["verdict"] == "good"
     assert values["figures"]["memorization"]["reals"] is None
+    assert values["memorized"] == [{"fake": 7, "training_image": 2, "distance": pytest.approx(0.0123457)}]
     assert values["skipped"] == ["fid: needs 20 images"]
 
     elements = Elements()

@@ -106,13 +106,16 @@ def test_every_fake_is_searched_for_copies(small):
     assert "Share of 51 " in figure.title
     np.testing.assert_array_equal(result.closest[0][0], fakes[50])
     np.testing.assert_array_equal(result.closest[1][0], fakes[50])
+    assert result.memorized[0] == (50, 0, 0)
+    assert len(result.memorized) == round(51 * figure.value.value)
 
 
 def test_a_real_that_was_trained_on_hides_no_copy(small):
     leaked = np.concatenate([small[62:], small[30:31]])
-    figure = by_name(evaluated(small[30:60], leaked, small[30:60]))["memorization"]
-    assert figure.value.value == 1
-    assert "WARNING: 1 of the reals are training images" in figure.note
+    figures = by_name(evaluated(small[30:60], leaked, small[30:60]))
+    assert figures["memorization"].value.value == 1
+    assert "WARNING: 1 of the reals are training images" in figures["memorization"].note
+    assert figures["copying_z"].value.high < -3 < figures["copying_z"].reals.value
 
 
 def test_the_same_call_gives_the_same_numbers(small):
