@@ -349,7 +349,7 @@ def _memorization(of_fakes: np.ndarray, of_reals: np.ndarray, options: dict[str,
     if len(unseen) >= MIN_IMAGES:
         first, second = _halves(unseen, options["seed"])
         scores = copying_z(of_fakes, unseen, **options), copying_z(first, second, **options)
-        note = "below -3 the fakes as a whole copy; blurred or bad ones hide it"
+        note = "below -3 the fakes as a whole copy, or have few modes; bad ones hide copies"
         yield Figure("copying_z", "Data-copying, z-score (C_T)", "Memorization", "reals", *scores, note)
 
 
