@@ -344,7 +344,8 @@ def _memorization(of_fakes: np.ndarray, of_reals: np.ndarray, options: dict[str,
     first, second = _halves(of_reals, options["seed"])
     title = f"Share of {len(of_fakes)} closer to a training image than any held-out real"
     shares = memorization(of_fakes, of_reals), memorization(first, second)
-    yield Figure("memorization", title, "Memorization", "lower", *shares, "; ".join(notes))
+    limit = shares[1].value + 0.05
+    yield Figure("memorization", title, "Memorization", "lower", *shares, "; ".join(notes), limit=limit)
     unseen = of_reals[~duplicated(of_reals)]
     if len(unseen) >= MIN_IMAGES:
         first, second = _halves(unseen, options["seed"])
