@@ -5,7 +5,7 @@ python -m benchmarks.intervals --reals=/data/isic
 The features of the reals become a population without end: each draw lies between an image's features and those of one
 of its five nearest neighbours. Many times, sets are drawn from it and the figures of evaluate.py computed, with their
 95 % intervals. What an interval should contain is the mean of its figure over all draws. Fakes are drawn from the same
-population, or from that of the reals at half their resolution. Prints Markdown.
+population, or from that of the reals at 32 px. Prints Markdown.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from scipy.spatial.distance import cdist
 
 from benchmarks.sensitivity import load_reals
 from medgan_jax.errors import reported
-from medgan_jax.evaluation.protocol import at_half_resolution
+from medgan_jax.evaluation.protocol import at_low_resolution
 from medgan_jax.metrics.distribution.bootstrap import Estimate
 from medgan_jax.metrics.distribution.features import efficientnet_features
 from medgan_jax.metrics.distribution.fid import fid
@@ -58,7 +58,7 @@ def main() -> None:
     options = parser.parse_args()
     images = load_reals(options.reals)
     compute = efficientnet_features().of
-    populations = {name: population(compute(x)) for name, x in (("", images), ("blurred", at_half_resolution(images)))}
+    populations = {name: population(compute(x)) for name, x in (("", images), ("blurred", at_low_resolution(images)))}
     print(
         "| fakes, reals | figure | mean | 95 % interval holds it | width, of what it should be |\n|---|---|---|---|---|"
     )

@@ -186,10 +186,13 @@ class Workdir:
             file.flush()
             os.fsync(file.fileno())
 
-    def best_value(self, step: int | None, measure: str) -> float:
-        """The value of `measure` at `step`, the best one so far; infinity where it was chosen by another measure."""
+    def best_value(self, step: int | None, how: dict[str, str]) -> float:
+        """The value at `step`, the best one so far; infinity where it was chosen in another way.
+
+        `how` has the measure as `best_by`, and the `features` that it is of, as in evaluations.jsonl.
+        """
         lines = (line for line in read_lines(self.evaluations) if line["step"] == step)
-        return next((line[measure] for line in lines if line.get("best_by") == measure), math.inf)
+        return next((line[how["best_by"]] for line in lines if how.items() <= line.items()), math.inf)
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -160,6 +160,8 @@ def test_alarms_of_a_rollback_stay_unless_a_crash_prevented_it(tmp_path):
 
 def test_the_best_value_counts_only_by_its_measure(tmp_path):
     files = Workdir(tmp_path)
-    files.append(files.evaluations, {"step": 2, "swd": 5.0, "kid": -5.0, "best_by": "swd"})
-    assert files.best_value(2, "swd") == 5
-    assert files.best_value(2, "kid") == files.best_value(6, "swd") == files.best_value(None, "swd") == math.inf
+    how = {"best_by": "swd", "features": "pyramid"}
+    files.append(files.evaluations, {"step": 2, "swd": 5.0, "kid": -5.0} | how)
+    assert files.best_value(2, how) == 5
+    for step, other in ((2, {"best_by": "kid"}), (2, {"features": "pixels"}), (6, {}), (None, {})):
+        assert files.best_value(step, how | other) == math.inf

@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
         "pairing", "nearest", ("nearest", "random", "medimagegan"), "which real each fake is paired with", **define
     )
     flags.DEFINE_string(
-        "features", None, "of KID, FID, precision, recall and memorization: efficientnet-lite1 (by default), "
+        "features", None, "of KID, FID, precision, recall, density, coverage: efficientnet-lite1 (by default), "
         "efficientnet-lite0, pyramid, pixels, inception (where its weights are given), or MODULE:FUNCTION, a function "
         "of yours from uint8 images (N, H, W, C) to vectors (N, D)", **define,
     )  # fmt: skip

@@ -168,14 +168,22 @@ def _imported_features(name: str) -> Features:
         sys.path.insert(0, "")  # an installed command does not look into the folder it is called from
     try:
         compute = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # whatever the user's module does
         raise UserError(f"--features={name}: cannot be imported ({error}); give MODULE:FUNCTION") from error
+    lengths: set[int] = set()
 
     def checked(images: jax.Array) -> np.ndarray:
-        vectors = np.asarray(compute(images))
-        if vectors.ndim != 2 or len(vectors) != len(images) or not np.isfinite(vectors).all():
+        number = len(images)
+        try:
+            vectors = np.asarray(compute(np.array(images)))
+            lengths.add(vectors.shape[1])
+            is_right = len(vectors) == number and vectors.ndim == 2 and len(lengths) == 1 and vectors.size > 0
+            is_right = is_right and not np.iscomplexobj(vectors) and bool(np.isfinite(vectors).all())
+        except Exception as error:
+            raise UserError(f"--features={name}: failed ({type(error).__name__}: {error})") from error
+        if not is_right:
             shape = f"{vectors.dtype} {vectors.shape}"
-            raise UserError(f"--features={name}: must return finite vectors ({len(images)}, D), and returned {shape}")
+            raise UserError(f"--features={name}: must return finite real vectors ({number}, D), and returned {shape}")
         return vectors
 
     return Features(name, "a function of the user's", checked)

@@ -126,7 +126,7 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
 def _spoken(estimate: Estimate | None) -> str:
     if estimate is None:
         return ""
-    return f"{estimate.value:.4g} ({estimate.low:.3g} to {estimate.high:.3g})"
+    return f"{estimate.value:.3g} ({estimate.low:.2g} to {estimate.high:.2g})"
 
 
 def _picture(images: np.ndarray, columns: int | None = None) -> str:

@@ -29,6 +29,7 @@ from medgan_jax.metrics.distribution.kid import kid
 from medgan_jax.metrics.distribution.memorization import (
     CopySearch,
     Nearest,
+    chance_of_memorized,
     copying_z,
     duplicated,
     memorization,
@@ -39,6 +40,7 @@ from medgan_jax.metrics.distribution.memorization import (
 from medgan_jax.metrics.distribution.prdc import prdc
 from medgan_jax.metrics.distribution.swd import sliced_wasserstein
 from medgan_jax.metrics.paired import METRICS
+from medgan_jax.models.efficientnet_lite import load_efficientnet_lite
 from medgan_jax.progress import progress_bar
 
 T = TypeVar("T")
@@ -50,10 +52,11 @@ PAIRINGS = {
     "medimagegan": "the i-th image with the i-th real, each stretched to its own minimum and maximum, as MedImageGAN",
 }
 VERDICTS = {
-    "good": "as real images, as far as so few can tell: the two intervals meet",
+    "good": "as real images, as far as so few can tell",
     "short": "worse than real images",
-    "poor": "worse, and KID above that of real images at half resolution, recall below half of theirs, or 5 % copies",
+    "poor": "much worse: KID above that of real images at 32 px, recall below half of theirs, or 5 % of copies",
 }
+_LOW_RESOLUTION = 32  # px
 _MAX_NAMED = 1000  # memorized fakes
 _PSNR_CEILING = 80.0  # dB, as in PIQA: a mean with infinity in it says nothing
 _BATCH = 4  # pairs: few enough that what is computed of them stays in a CPU's cache
@@ -71,7 +74,7 @@ class Figure:
       value: of the fakes.
       reals: of the reals; None where there is none.
       note: what must be known to read it.
-      limit: of the figures to look at first: beyond it the value is poor.
+      verdict: of the figures to look at first: one of `VERDICTS`.
     """
 
     name: str
@@ -81,18 +84,16 @@ class Figure:
     value: Estimate
     reals: Estimate | None
     note: str = ""
-    limit: float | None = None
+    verdict: str = ""
 
-    @property
-    def verdict(self) -> str:
-        """One of `VERDICTS`, or "" for a figure without a limit."""
-        if self.limit is None or self.reals is None:
-            return ""
-        if self.better == "lower":
-            is_worse, is_beyond = self.value.low > self.reals.high, self.value.value > self.limit
-        else:
-            is_worse, is_beyond = self.value.high < self.reals.low, self.value.value < self.limit
-        return "poor" if is_worse and is_beyond else "short" if is_worse else "good"
+
+def verdict(value: Estimate, reals: Estimate, *, better: str, limit: float) -> str:
+    """The word for a figure whose value is poor beyond `limit`, unless its interval meets that of the reals."""
+    if better == "lower":
+        is_worse, is_beyond = value.low > reals.high, value.value > limit
+    else:
+        is_worse, is_beyond = value.high < reals.low, value.value < limit
+    return "poor" if is_worse and is_beyond else "short" if is_worse else "good"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +145,11 @@ def evaluate(
       progress: whether to show a progress bar on stderr.
     """
     features = features or efficientnet_features()
+    load_efficientnet_lite("lite1")  # which the search for copies needs: where it is missing, no time is lost
     sets = _Sets.chosen(fakes, reals, train, seed)
+    fewest = min(len(sets.fakes), len(sets.reals), len(sets.reference))
+    compared = (sets.fakes, sets.reals, sets.reference, at_low_resolution(sets.reals))
+    vectors = [features.of(x) for x in compared if fewest >= MIN_IMAGES]  # first, as a user's features may fail
     options = {"seed": seed, "replicates": replicates}
     size = min(fakes.images.shape[1:3])
     usable = [name for name, metric in METRICS.items() if size >= metric.min_size]
@@ -157,11 +162,10 @@ def evaluate(
     tasks = [  # by name, with the least number of images
         ("paired metrics", 2, _paired(sets, usable, pairing, options)),
         ("sliced Wasserstein distance", MIN_IMAGES, _swd(sets, seed, replicates // 2)),
-        (by_features, MIN_IMAGES, _by_features(sets, features, options)),
+        (by_features, MIN_IMAGES, _by_features(sets, vectors, features.name, options)),
         ("checkerboard index", MIN_IMAGES, _checkerboard(sets, options)),
         ("diversity", MIN_IMAGES, _diversity(sets, options)),
     ]
-    fewest = min(len(sets.fakes), len(sets.reals), len(sets.reference))
     needs = [(name, least) for name, least, _ in tasks] + ([("memorization", MIN_IMAGES)] if train else [])
     skipped += [
         f"{name}: needs {least} images of each set, and one has {fewest}" for name, least in needs if fewest < least
@@ -194,6 +198,7 @@ def evaluate(
             "channels": fakes.images.shape[3],
             "pairing": f"{pairing}: {PAIRINGS[pairing]}",
             "features": f"{features.name}: {features.description}",
+            "memorization": "EfficientNet-Lite1's activations at stride 16, then pixels at 32 px",
             "intervals": "95 %, by bootstrap over images; memorization: Wilson's",
             "seed": seed,
         },
@@ -298,29 +303,38 @@ def _swd(sets: _Sets, seed: int, replicates: int) -> Iterator[Figure]:
         yield Figure(f"swd_{size}", title, "Distances", "lower", value, of_reals[size])
 
 
-def _by_features(sets: _Sets, features: Features, options: dict[str, int]) -> Iterator[Figure]:
-    fakes, reals, reference = (features.of(x) for x in (sets.fakes, sets.reals, sets.reference))
-    by = f"by {features.name}"
+def _by_features(sets: _Sets, vectors: list[np.ndarray], name: str, options: dict[str, int]) -> Iterator[Figure]:
+    fakes, reals, reference, coarse = vectors
+    by = f"by {name}"
     kids = _both(lambda x: kid(x, reference, **options), fakes, reals)
-    blurred = kid(features.of(at_half_resolution(sets.reals)), reference, **options | {"replicates": 0}).value
-    note = f"that of the reals at half their resolution is {blurred:.3g}"
-    yield Figure("kid", f"KID, {by}", "Distances", "lower", *kids, note, limit=blurred)
+    of_coarse = kid(coarse, reference, **options | {"replicates": 0}).value
+    note = f"that of the reals at {_low_resolution(sets.reals)} px is {of_coarse:.3g}"
+    word = verdict(*kids, better="lower", limit=max(of_coarse, 2 * kids[1].high))
+    yield Figure("kid", f"KID, {by}", "Distances", "lower", *kids, note, word)
     (value, bias), (of_reals, bias_of_reals) = _both(lambda x: fid(x, reference, **options), fakes, reals)
     note = f"{bias:.3g} of it is bias of small sets, and {bias_of_reals:.3g} of that of the reals (extrapolated)"
     yield Figure("fid", f"FID, {by}", "Distances", "lower", value, of_reals, note)
     shares, shares_of_reals = _both(lambda x: prdc(x, reference, **options), fakes, reals)
     for name, share in shares.items():
         of_reals = shares_of_reals[name]
-        limit = of_reals.value / 2 if name == "recall" else None
+        word = verdict(share, of_reals, better="higher", limit=of_reals.value / 2) if name == "recall" else ""
         title = f"{name.capitalize()}, {by}"
-        yield Figure(name, title, "Fidelity and coverage", "higher", share, of_reals, limit=limit)
+        yield Figure(name, title, "Fidelity and coverage", "higher", share, of_reals, verdict=word)
 
 
-def at_half_resolution(images: np.ndarray) -> np.ndarray:
-    """Images with the mean of each 2 x 2 px in their place, uint8 (N, H, W, C); an odd last row or column is cut."""
-    size = images.shape[1] // 2 * 2
-    blocks = images[:, :size, :size].reshape(len(images), size // 2, 2, size // 2, 2, -1).mean((2, 4))
-    return np.repeat(np.repeat(blocks.round().astype(np.uint8), 2, axis=1), 2, axis=2)
+def at_low_resolution(images: np.ndarray) -> np.ndarray:
+    """Images (N, H, H, C) reduced to 32 px, or to half their size if that is less, and enlarged again; uint8.
+
+    The means of blocks, each repeated; what remains at the edge is cut.
+    """
+    low = _low_resolution(images)
+    block = images.shape[1] // low
+    parts = images[:, : low * block, : low * block].reshape(len(images), low, block, low, block, -1)
+    return np.repeat(np.repeat(parts.mean((2, 4)).round().astype(np.uint8), block, axis=1), block, axis=2)
+
+
+def _low_resolution(images: np.ndarray) -> int:
+    return min(_LOW_RESOLUTION, images.shape[1] // 2)
 
 
 def _checkerboard(sets: _Sets, options: dict[str, int]) -> Iterator[Figure]:
@@ -344,8 +358,10 @@ def _memorization(of_fakes: np.ndarray, of_reals: np.ndarray, options: dict[str,
     first, second = _halves(of_reals, options["seed"])
     title = f"Share of {len(of_fakes)} closer to a training image than any held-out real"
     shares = memorization(of_fakes, of_reals), memorization(first, second)
-    limit = 1 / (len(of_reals) + 1) + 0.05
-    yield Figure("memorization", title, "Memorization", "lower", *shares, "; ".join(notes), limit=limit)
+    is_worse = duplicated(of_fakes).any() or chance_of_memorized(of_fakes, of_reals) <= 0.025
+    is_beyond = shares[0].value > 1 / (len(of_reals) + 1) + 0.05
+    word = "poor" if is_worse and is_beyond else "short" if is_worse else "good"
+    yield Figure("memorization", title, "Memorization", "lower", *shares, "; ".join(notes), word)
     unseen = of_reals[~duplicated(of_reals)]
     if len(unseen) >= MIN_IMAGES:
         first, second = _halves(unseen, options["seed"])

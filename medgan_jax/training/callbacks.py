@@ -23,6 +23,7 @@ from medgan_jax.distributed import from_leader
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation.quick import QuickEvaluation
 from medgan_jax.images import image_grid, write_png
+from medgan_jax.metrics.distribution.features import efficientnet_features
 from medgan_jax.sharding import local_mesh
 from medgan_jax.training.health.monitor import Alarm, Monitor
 from medgan_jax.training.health.probe import NUM_FAKES, Probe
@@ -217,6 +218,11 @@ class Evaluation(Callback):
         """See `Callback`."""
         return config.evaluate_every_steps
 
+    def check(self, config: Config, *, is_new: bool) -> None:
+        """See `Callback`: the weights of the features are there."""
+        if config.evaluate_every_steps:
+            efficientnet_features()
+
     def on_step(self, run: "Run", state: GANState) -> None:
         """Evaluates the generator of this step."""
         variables = run.sampling_variables(state)
@@ -227,8 +233,9 @@ class Evaluation(Callback):
                 self._quick = QuickEvaluation(training, held_out, seed=run.config.seed)
             figures = self._quick.figures(run.sample(variables, self._quick.num_fakes, real_proportions=True))
             measure = run.config.best_measure
-            is_best = figures[measure] < run.files.best_value(run.checkpointer.best_step(), measure)
-            line = {"step": run.step, "best_by": measure, "features": self._quick.features, **figures}
+            how = {"best_by": measure, "features": self._quick.features}
+            is_best = figures[measure] < run.files.best_value(run.checkpointer.best_step(), how)
+            line = {"step": run.step, **how, **figures}
             self._logger.write(run, run.files.evaluations, line)
         if from_leader(is_best):
             run.checkpointer.save_best(run.step, variables)

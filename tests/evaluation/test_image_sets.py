@@ -264,15 +264,23 @@ def test_features(tmp_path, monkeypatch):
         assert image_sets.choose_features(name, None) is efficientnet_features(chosen)
     assert image_sets.choose_features("pyramid", None) is PYRAMID
     assert image_sets.choose_features("pixels", None) is PIXELS
-    (tmp_path / "theirs.py").write_text("def flat(images): return images.reshape(len(images), -1)\nwrong = len\n")
+    (tmp_path / "theirs.py").write_text(
+        "def flat(images): return images.reshape(len(images), -1)\nwrong = len\n"
+        "def empty(images): return images.reshape(len(images), -1)[:, :0]\n"
+        "def none(images): return images.reshape(len(images), -1) * float('nan')\n"
+    )
     monkeypatch.syspath_prepend(tmp_path)
     images = np.arange(3 * 16 * 16, dtype=np.uint8).reshape(3, 16, 16, 1)
     vectors = image_sets.choose_features("theirs:flat", None).of(images, batch_size=2)
     np.testing.assert_array_equal(vectors, images.reshape(3, -1))
-    with pytest.raises(UserError, match="--features=theirs:none: cannot be imported"):
-        image_sets.choose_features("theirs:none", None)
-    with pytest.raises(UserError, match=r"--features=theirs:wrong: must return finite vectors \(32, D\)"):
-        image_sets.choose_features("theirs:wrong", None).of(images)
+    with pytest.raises(UserError, match="--features=theirs:absent: cannot be imported"):
+        image_sets.choose_features("theirs:absent", None)
+    (tmp_path / "broken.py").write_text("def f(:\n")
+    with pytest.raises(UserError, match="--features=broken:f: cannot be imported"):
+        image_sets.choose_features("broken:f", None)
+    for wrong, says in (("wrong", "failed .IndexError"), ("empty", "must return finite real"), ("none", "must return")):
+        with pytest.raises(UserError, match=f"--features=theirs:{wrong}: {says}"):
+            image_sets.choose_features(f"theirs:{wrong}", None).of(images)
     for name, weights in (("inception", None), ("pyramid", "w.pth")):
         with pytest.raises(UserError, match="go together"):
             image_sets.choose_features(name, weights)

@@ -65,7 +65,7 @@ def test_files(evaluation, tmp_path):
     pictures = [attributes["src"] for tag, attributes in elements.found if tag == "img"]
     assert len(pictures) == 3
     assert all(source.startswith("data:image/png;base64,") for source in pictures)
-    for text in (f"3 of {HOSTILE}", f"lower is better; {HOSTILE}", "0.1235 (0.1 to 0.2)", "fid: needs 20 images"):
+    for text in (f"3 of {HOSTILE}", f"lower is better; {HOSTILE}", "0.123 (0.1 to 0.2)", "fid: needs 20 images"):
         assert text in elements.text
 
 
@@ -75,7 +75,7 @@ def test_table(evaluation):
     assert lines[0].split() == ["LOOK", "AT", "THESE", "FIRST", "fakes", "reals"] and first == lines[1]
     assert first.endswith("  GOOD") and any(line.startswith("  good: as real images") for line in lines)
     for line in (first, kid):
-        assert "lower is better" in line and "0.1235 (0.1 to 0.2)" in line and "0 (-0.1 to 0.1)" in line
+        assert "lower is better" in line and "0.123 (0.1 to 0.2)" in line and "0 (-0.1 to 0.1)" in line
     assert "not measured: fid: needs 20 images" in lines
 
 

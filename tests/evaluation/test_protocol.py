@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medgan_jax.evaluation.image_sets import ImageSet
-from medgan_jax.evaluation.protocol import MIN_IMAGES, PAIRINGS, Figure, evaluate, paired_scores
+from medgan_jax.evaluation.protocol import MIN_IMAGES, PAIRINGS, at_low_resolution, evaluate, paired_scores, verdict
 from medgan_jax.metrics.distribution.bootstrap import Estimate
 from medgan_jax.metrics.distribution.features import PYRAMID
 from medgan_jax.metrics.paired import METRICS
@@ -34,13 +34,13 @@ def results(phantoms):
 
 def test_the_default_features_are_a_pretrained_networks(phantoms):
     result = evaluated(SPOILT["noisy"](phantoms[:30]), phantoms[30:], features=None)
-    assert result.protocol["features"].startswith("efficientnet-lite1: EfficientNet-Lite1, 1,280 pooled activations")
+    assert result.protocol["features"].startswith("efficientnet-lite1: 1,280 pooled activations at 224 px, weights eff")
     kid = by_name(result)["kid"]
     assert kid.title == "KID, by efficientnet-lite1" and kid.value.low > kid.reals.high
 
 
 @pytest.mark.parametrize(
-    ("better", "value", "verdict"),
+    ("better", "value", "word"),
     [
         ("lower", (0.3, 0.2, 0.5), "good"),  # the intervals meet
         ("lower", (0.4, 0.3, 0.5), "short"),
@@ -49,11 +49,16 @@ def test_the_default_features_are_a_pretrained_networks(phantoms):
         ("higher", (0.9, 0.8, 1.0), "good"),
     ],
 )
-def test_a_figure_with_a_limit_has_a_verdict(better, value, verdict):
+def test_a_figure_is_judged_by_its_interval_and_a_limit(better, value, word):
     limit = 0.5 if better == "lower" else 0.1
-    figure = Figure("x", "X", "Group", better, Estimate(*value), Estimate(0.2, 0.15, 0.25), limit=limit)
-    assert figure.verdict == verdict
-    assert dataclasses.replace(figure, limit=None).verdict == dataclasses.replace(figure, reals=None).verdict == ""
+    assert verdict(Estimate(*value), Estimate(0.2, 0.15, 0.25), better=better, limit=limit) == word
+
+
+@pytest.mark.parametrize(("copies", "word"), [(0, "good"), (1, "short"), (10, "poor")])
+def test_copies_have_a_word(small, copies, word):
+    """A single one is no matter of chance, however few images were held out."""
+    fakes = np.concatenate([small[:copies, :, ::-1], small[20 : 50 - copies]])
+    assert by_name(evaluated(fakes, small[80:], small[:20]))["memorization"].verdict == word
 
 
 def test_reals_are_where_reals_are(results):
@@ -82,6 +87,16 @@ def test_what_is_spoilt_is_worse_than_reals(results, spoilt, names):
             assert figure.value.value < figure.reals.low, name
         else:
             assert figure.value.value > figure.reals.high, name
+
+
+@pytest.mark.parametrize(("size", "low"), [(64, 32), (130, 32), (32, 16), (17, 8)])
+def test_low_resolution_is_that_of_block_means(size, low):
+    images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), np.uint8)
+    coarse, block = at_low_resolution(images), size // low
+    assert coarse.shape == (2, low * block, low * block, 3)
+    np.testing.assert_array_equal(coarse[:, ::block, ::block], coarse[:, block - 1 :: block, block - 1 :: block])
+    expected = images[1, block : 2 * block, :block, 2].mean()
+    assert coarse[1, block, 0, 2] == round(float(expected))
 
 
 def test_what_a_metric_cannot_see_leaves_it_where_reals_are(results):

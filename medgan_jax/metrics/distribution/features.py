@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 
 from medgan_jax.images import uint8_to_signed, uint8_to_unit
 from medgan_jax.metrics.paired.filters import average_pool, weighted_sum
-from medgan_jax.models.efficientnet_lite import EfficientNetLite, load_efficientnet_lite
+from medgan_jax.models.efficientnet_lite import VARIANTS, EfficientNetLite, load_efficientnet_lite
 from medgan_jax.models.inception import InceptionFeatures, load_inception
 
 _PIXELS_SIZE = 16  # px
@@ -108,7 +108,10 @@ def efficientnet_features(variant: str = "lite1") -> Features:
         activations: Any = module.apply(variables, images)
         return activations.pooled
 
-    description = f"EfficientNet-{variant.title()}, 1,280 pooled activations; not comparable with published FIDs"
+    weights = VARIANTS[variant].file.removesuffix(".pth")
+    description = (
+        f"1,280 pooled activations at {_NETWORK_SIZE} px, weights {weights}; not comparable with published FIDs"
+    )
     return Features(f"efficientnet-{variant}", description, functools.partial(apply, variables))
 
 

@@ -137,6 +137,17 @@ def memorization(fakes: np.ndarray, heldout: np.ndarray) -> Estimate:
     return Estimate(float(copied.mean()), float(interval.low), float(interval.high))
 
 
+def chance_of_memorized(fakes: np.ndarray, heldout: np.ndarray) -> float:
+    """The probability that as many fakes of a perfect generator, or more, are `memorized`; distances as there.
+
+    Its fakes and the held-out reals are exchangeable: the k nearest of all N + M are fakes with the probability
+    N / (N + M) * (N - 1) / (N + M - 1) * ..., k factors.
+    """
+    number, total = len(fakes), len(fakes) + int((~duplicated(heldout)).sum())
+    places = np.arange(memorized(fakes, heldout).sum())
+    return float(np.prod((number - places) / (total - places)))
+
+
 def copying_z(fakes: np.ndarray, heldout: np.ndarray, *, seed: int, replicates: int = 200) -> Estimate:
     """C_T of Meehan et al. 2020, arXiv:2004.05675, of the whole space: whether fakes as a set copy.
 
