@@ -21,7 +21,7 @@ def evaluation():
         protocol={"fakes": f"3 of {HOSTILE}", "seed": 0},
         figures=(
             Figure(
-                "kid", "KID", "Distances", "lower", Estimate(0.123456789, 0.1, 0.2), Estimate(0, -0.1, 0.1), limit=1.0
+                "kid", "KID", "Distances", "lower", Estimate(0.123456789, 0.1, 0.2), Estimate(0, -0.1, 0.1), "", "good"
             ),
             Figure("memorization", "Copies", "Memorization", "lower", Estimate(0.0, 0.0, 0.1), None, HOSTILE),
         ),
