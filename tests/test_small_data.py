@@ -16,16 +16,18 @@ from medgan_jax.workdir import Workdir, read_lines
 
 pytestmark = pytest.mark.slow
 
+FEW = {"batch_size": 4, "latent_dim": 8, "data.holdout_fraction": 0.5}
+
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Calls the command for 102 images of 16 px of the scarce class, and 28 others; `run.out` has the results."""
+    """Calls the command for 44 images of 16 px of the scarce class, and 12 others; `run.out` has the results."""
     (tmp_path / "images").mkdir()
-    for i in range(130):
+    for i in range(56):
         write_png(tmp_path / f"images/{i}.png", phantom_image(i, seed=1, image_size=16))
-    (tmp_path / "labels.csv").write_text("\n".join(f"{i},{'benign' if i < 28 else 'malignant'}" for i in range(130)))
+    (tmp_path / "labels.csv").write_text("\n".join(f"{i},{'benign' if i < 12 else 'malignant'}" for i in range(56)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(VARIANTS, "published", Variant("", "the recipe", {"batch_size": 4, "latent_dim": 8}))
+    monkeypatch.setitem(VARIANTS, "published", Variant("", "the recipe", FEW))
     monkeypatch.setitem(VARIANTS, "conditional", Variant("published", "both", {"conditional": True}, all_classes=True))
     monkeypatch.setitem(VARIANTS, "best", Variant("published", "the best of it", best=True))
     monkeypatch.setitem(VARIANTS, "exploding", Variant("published", "too fast", {"lr_dis": 1e30}))
@@ -113,7 +115,7 @@ def test_from_images_to_the_table(run, capsys, monkeypatch):
     found = {r["variant"]: r for r in json.loads((run.out / "results.json").read_text())["generators"]}
     assert list(found) == ["conditional", "best"]
     # One real reference holds for all, whatever else a training has seen.
-    assert found["conditional"]["protocol"]["reference"].startswith("20 of held out")
+    assert found["conditional"]["protocol"]["reference"].startswith("22 of held out")
     reals = [{name: figure["reals"] for name, figure in each["figures"].items()} for each in found.values()]
     assert reals[0] == reals[1]
 
@@ -139,7 +141,7 @@ def test_from_images_to_the_table(run, capsys, monkeypatch):
     assert len(list(read_lines(Workdir(folder / "published/seed_0").runs))) == 1
     assert scores.stat().st_mtime_ns == before
 
-    monkeypatch.setitem(VARIANTS, "published", Variant("", "slower", {"latent_dim": 8, "lr_gen": 1e-5}))
+    monkeypatch.setitem(VARIANTS, "published", Variant("", "slower", FEW | {"lr_gen": 1e-5}))
     with pytest.raises(UserError, match="seed_0: the training there differs in .*lr_gen: 0.0002 -> 1e-05.*; undo that"):
         run("--only=published")
 
