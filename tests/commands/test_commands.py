@@ -31,7 +31,7 @@ TINY = {  # as long as shapes are these, also the number of images, the steps ar
     "image_size": 16, "latent_dim": 8, "gen_features": 4, "dis_features": 4, "batch_size": 4, "num_sample_images": 4,
     "data.source": "phantom", "data.num_phantoms": 24, "monitor_every_steps": 0, "tensorboard": False, "report": False,
 }  # fmt: skip
-FORTY_STEPS = {"num_steps": 40, "log_every_steps": 10, "checkpoint_every_steps": 20, "sample_every_steps": 40}
+HUNDRED_STEPS = {"num_steps": 100, "log_every_steps": 5, "sample_every_steps": 50, "checkpoint_every_steps": 20}
 
 
 def overrides(fields):
@@ -66,9 +66,9 @@ def run(command_environment):
 
 @pytest.fixture(scope="module")
 def trained(command_environment, tmp_path_factory):
-    """The workdir of a run at step 20 of `FORTY_STEPS`; not to be changed."""
+    """The workdir of a finished run of `HUNDRED_STEPS`; not to be changed."""
     workdir = tmp_path_factory.mktemp("trained") / "run"
-    finish(start(command_environment, workdir, **FORTY_STEPS | {"num_steps": 20}))
+    finish(start(command_environment, workdir, **HUNDRED_STEPS))
     return workdir
 
 
@@ -186,11 +186,11 @@ def test_train_then_sample(run, trained, tmp_path, capsys):
     sample.main([checkpoint, f"--interpolate={tmp_path}/a.webp", "--num_images=2"])
     assert capsys.readouterr().out == f"wrote {tmp_path}/a.webp\n"
     with pytest.raises(UserError, match="latent_dim: 8 -> 9"):
-        train.main([SNGAN, f"--workdir={tmp_path}/run", *overrides(TINY | {"num_steps": 20, "latent_dim": 9})])
-    for path in [*(tmp_path / "run/checkpoints/20/tree").rglob("*"), *(tmp_path / "run/generator/20/tree").rglob("*")]:
+        train.main([SNGAN, f"--workdir={tmp_path}/run", *overrides(TINY | HUNDRED_STEPS | {"latent_dim": 9})])
+    for path in [*(tmp_path / "run/checkpoints").rglob("*"), *(tmp_path / "run/generator/100/tree").rglob("*")]:
         if path.is_file():
             os.truncate(path, path.stat().st_size // 2)
-    with pytest.raises(UserError, match="the checkpoint of step 20 is damaged"):
+    with pytest.raises(UserError, match="the checkpoint of step 100 is damaged"):
         sample.main([checkpoint, f"--out={tmp_path}/more"])
     assert not (tmp_path / "more").exists()
 
@@ -293,23 +293,21 @@ def test_control_files_are_refused(tmp_path, command, text, arguments, says):
 
 
 @pytest.mark.slow
-def test_a_kill_at_a_random_moment_changes_nothing(command_environment, tmp_path):
+def test_a_kill_at_a_random_moment_changes_nothing(command_environment, trained, tmp_path):
     """100 steps in one go, and 100 steps with `kill -9` and a restart: the same bits, the same log."""
-    fields = {"num_steps": 100, "log_every_steps": 5, "sample_every_steps": 50, "checkpoint_every_steps": 20}
-    finish(start(command_environment, tmp_path / "whole", **fields))
     seed = time.time_ns()
     print(f"seed {seed}")  # shown when the test fails
     chance = random.Random(seed)
-    process = start(command_environment, tmp_path / "killed", **fields)
+    process = start(command_environment, tmp_path / "killed", **HUNDRED_STEPS)
     wait_for_lines(process, tmp_path / "killed", chance.randint(3, 12))
     time.sleep(chance.uniform(0, 0.1))
     process.kill()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    finish(start(command_environment, tmp_path / "killed", **fields))
-    assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")
+    finish(start(command_environment, tmp_path / "killed", **HUNDRED_STEPS))
+    assert metrics(tmp_path / "killed") == metrics(trained)
     assert [line["step"] for line in metrics(tmp_path / "killed")] == list(range(5, 101, 5))
-    jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / "killed"), final_state(tmp_path / "whole"))
+    jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path / "killed"), final_state(trained))
 
 
 @pytest.mark.slow
@@ -344,15 +342,15 @@ def test_a_signal_before_the_first_step_leaves_at_once(command_environment, tmp_
 def test_a_full_disk_is_one_line_and_costs_no_checkpoint(run, trained, tmp_path):
     """A limit on the size of files stands in for the disk; the same command then goes on."""
     shutil.copytree(trained, tmp_path / "run")
-    command = [SNGAN, f"--workdir={tmp_path}/run", *overrides(TINY | FORTY_STEPS)]
+    command = [SNGAN, f"--workdir={tmp_path}/run", *overrides(TINY | HUNDRED_STEPS | {"num_steps": 120})]
     limited = run("bash", "-c", 'ulimit -f 8; exec "$@"', "-", sys.executable, "train.py", *command)
     assert limited.returncode == 2
     assert "Traceback" not in limited.stderr
     (line,) = [line for line in limited.stderr.splitlines() if "error: " in line]
     assert str(tmp_path / "run") in line and "make room" in line
-    assert int(final_state(tmp_path / "run").step) == 20
+    assert int(final_state(tmp_path / "run").step) == 100
     assert train.main(command) == 0
-    assert [line["step"] for line in metrics(tmp_path / "run")] == [10, 20, 30, 40]
+    assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(5, 121, 5))
 
 
 @pytest.mark.slow

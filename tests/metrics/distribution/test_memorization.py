@@ -85,8 +85,8 @@ def test_a_cropped_copy_is_registered(phantoms):
 
 @pytest.mark.slow
 def test_altered_copies_are_named_and_unseen_images_are_not():
-    images = np.stack([phantom_image(i, seed=3, image_size=64) for i in range(130)])
-    train, heldout, unseen = images[:40], images[40:90], images[90:]
+    images = np.stack([phantom_image(i, seed=3, image_size=64) for i in range(72)])
+    train, heldout, unseen = images[:24], images[24:48], images[48:]
     search = CopySearch(train)
     of_heldout = search.nearest(heldout).distance
     copies, others = search.nearest(altered_copies(train[:20], 0)), search.nearest(unseen)
