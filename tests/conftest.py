@@ -24,7 +24,10 @@ if version("jaxlib").startswith("0.10."):  # a flag that XLA does not know ends 
     _cheap.append("--xla_cpu_use_fusion_emitters=false")  # which write several times as much code
     _cheap.append("--xla_cpu_parallel_codegen_split_count=1")  # the parts of a program share much that is done for each
 _flags = " ".join([_environment.get("XLA_FLAGS", ""), *_cheap])
-_COMMAND_ENVIRONMENT = {**_environment, "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": _cache, "XLA_FLAGS": _flags}
+_COMMAND_ENVIRONMENT = {
+    **_environment, "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": _cache, "XLA_FLAGS": _flags,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+}  # fmt: skip
 os.environ["XLA_FLAGS"] = f"{_flags} --xla_force_host_platform_device_count=2"
 
 import jax  # noqa: E402

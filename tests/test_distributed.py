@@ -47,17 +47,9 @@ def launch(command_environment):
     started = []
 
     def call(*arguments):
-        cheap = {
-            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1",
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
         command = [sys.executable, *map(str, arguments)]
-        environment = command_environment | cheap
-        started.append(
-            subprocess.Popen(
-                command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        started.append(subprocess.Popen(command, cwd=ROOT, env=command_environment, text=True, **pipes))
         return started[-1]
 
     yield call

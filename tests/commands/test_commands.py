@@ -362,7 +362,6 @@ def test_how_a_process_ends(run, command_environment, tmp_path):
         "report.main = main\ncli.main(['report'])"
     )
     environment = command_environment | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONIOENCODING": "ascii"}
-    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     keep = code.format("jax.jit(lambda x: x + 1)(1.0); print('caf\\u00e9')")
     done = run(sys.executable, "-c", keep, env=environment)
     assert (done.returncode, done.stdout) == (0, "caf\\xe9\n"), done.stderr
