@@ -257,6 +257,6 @@ def test_a_step_is_measured_without_the_peer():
 
 def test_features_are_measured_without_the_peer():
     settings = rows.Settings(rounds=1, turn_seconds=0.01, say=lambda text: None)
-    measured = rows.features_against_torch(settings, backward=False, size=32, batch=1)
+    measured = rows.features_against_torch(settings, backward=True, size=32, batch=1)
     assert measured.problem == rows.PEER_MISSING
     assert 0 < measured.ours[0] < math.inf
