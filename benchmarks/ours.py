@@ -23,14 +23,14 @@ import numpy as np
 from benchmarks.pipe import peak_memory, serve
 from configs import default
 from medgan_jax.checkpoint import load_generator
-from medgan_jax.config import Config, parse_config
+from medgan_jax.config import Config, named_config, parse_config
 from medgan_jax.evaluation.protocol import paired_scores
 from medgan_jax.images import write_png
 from medgan_jax.models.efficientnet_lite import EfficientNetLite, load_efficientnet_lite
 from medgan_jax.sampling import sample_batches, seeded_latents
 from medgan_jax.sharding import data_mesh, replicated, sharded
 from medgan_jax.training.health.probe import NUM_FAKES, Probe
-from medgan_jax.training.state import build_networks, initial_state
+from medgan_jax.training.state import Networks, build_networks, initial_state
 from medgan_jax.training.step import sampling_variables, train_steps
 
 MAX_STEPS = 256  # of a call, as in the trainer
@@ -53,8 +53,12 @@ def training_config(
     arch: str = "sngan",
     augmented: bool = False,
 ) -> Config:
-    """A config of the published training, checked; or of that with everything that `augment` offers."""
-    config = default.get_config()
+    """A checked config: the published training, or `small64` for arch="fastgan"; with everything that `augment` offers.
+
+    Without `augmented`, nothing is augmented.
+    """
+    config = named_config("small64") if arch == "fastgan" else default.get_config()
+    config.augment.update(default.get_config().augment)
     config.arch, config.image_size, config.latent_dim, config.batch_size = arch, size, latent, batch
     config.gen_features = config.dis_features = maps
     config.dtype = dtype
@@ -70,25 +74,30 @@ class Training:
     def __init__(self, config: Config, num_images: int = 512) -> None:
         """Draws weights and images, and compiles."""
         self.mesh = data_mesh()
-        self.config, self.networks = config, build_networks(config)
         shared = replicated(self.mesh)
+        self.config, self.networks = config, jax.device_put(build_networks(config), shared)
         random = np.random.default_rng(0)
         shape = (num_images, config.image_size, config.image_size, config.channels)
         initialise = functools.partial(initial_state, self.networks, config)
         self.state = jax.jit(initialise, out_shardings=shared)()
         self.images = jax.device_put(random.integers(0, 256, shape, np.uint8), shared)
         self.indices = random.integers(0, num_images, (MAX_STEPS, config.batch_size), np.int32)
+
+        def steps(networks: Networks, *arguments: Any) -> Any:
+            return train_steps(*arguments, networks=networks, config=config)
+
         call = jax.jit(
-            functools.partial(train_steps, networks=self.networks, config=config),
-            in_shardings=(shared, shared, sharded(self.mesh, axis=1), shared),
+            steps,
+            in_shardings=(shared, shared, shared, sharded(self.mesh, axis=1), shared),
             out_shardings=shared,
-            donate_argnums=0,
+            donate_argnums=1,
         )
-        self.program = call.lower(self.state, self.images, self.indices, np.int32(0)).compile()
+        self.program = call.lower(self.networks, self.state, self.images, self.indices, np.int32(0)).compile()
 
     def run(self, steps: int) -> dict[str, np.ndarray]:
         """`steps` iterations, and their metrics on the host: the only place that calls `train_steps`."""
-        self.state, history = self.program(self.state, self.images, self.indices.copy(), np.int32(steps))
+        arguments = self.state, self.images, self.indices.copy(), np.int32(steps)
+        self.state, history = self.program(self.networks, *arguments)
         return {name: np.asarray(value)[:steps] for name, value in history.items()}
 
     def health_check(self) -> float:

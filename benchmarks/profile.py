@@ -194,7 +194,7 @@ def profile(*, steps: int = 5, matrix: int = 2048, **options: Any) -> str:
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, create_perfetto_trace=True):
             training.run(steps)
-        traced = read_trace(Path(folder), "jit_train_steps")
+        traced = read_trace(Path(folder), "jit_steps")
     program = parse_program(training.program.as_text())
     times = {name: spent / steps / 1000 for name, spent in leaves(traced, program).items()}
 

@@ -86,8 +86,8 @@ def _ours(**options: Any) -> Worker:
     return Worker([sys.executable, "-m", "benchmarks.ours"], environment(**options))
 
 
-def _torch(settings: Settings) -> Worker:
-    return Worker([settings.torch_python, "-m", "benchmarks.torch_step"], environment())
+def _torch(settings: Settings, module: str = "torch_step") -> Worker:
+    return Worker([settings.torch_python, "-m", f"benchmarks.{module}"], environment())
 
 
 @contextmanager
@@ -148,18 +148,31 @@ def steps_against_torch(
 ) -> Measurement:
     """Images a second of ours over those of PyTorch; float32 or bfloat16 (there: autocast)."""
     shape = {"size": size, "batch": batch, "maps": settings.maps, "latent": 100}
+    options = {"amp": dtype == "bfloat16", "compiled": compiled, "device": device}
+    return _against_torch(settings, "torch_step", {"dtype": dtype, **shape}, {**options, **shape}, cpu=device == "cpu")
+
+
+def projected_steps_against_torch(settings: Settings, *, size: int, batch: int) -> Measurement:
+    """The same of FastGAN's generator and a projected discriminator, at half as many maps."""
+    shape = {"size": size, "batch": batch, "maps": settings.maps // 2, "latent": 128}
+    return _against_torch(settings, "torch_projected", {"arch": "fastgan", **shape}, shape, cpu=True)
+
+
+def _against_torch(
+    settings: Settings, peer: str, ours: dict[str, Any], theirs: dict[str, Any], *, cpu: bool
+) -> Measurement:
+    """Images a second of steps; `ours` and `theirs` are what each side is set up with."""
     with ExitStack() as stack:
-        workers = {"ours": stack.enter_context(_ours(cpu=device == "cpu"))}
-        about, versions = workers["ours"].ask("setup", dtype=dtype, **shape), {}
+        workers = {"ours": stack.enter_context(_ours(cpu=cpu))}
+        about, versions = workers["ours"].ask("setup", **ours), {}
         if settings.torch_python:
-            workers["peer"] = stack.enter_context(_torch(settings))
-            options = {"amp": dtype == "bfloat16", "compiled": compiled, "device": device}
-            versions = workers["peer"].ask("setup", **options, **shape)
+            workers["peer"] = stack.enter_context(_torch(settings, peer))
+            versions = workers["peer"].ask("setup", **theirs)
         seconds = max(map(_seconds_per_step, workers.values()))
         steps = max(1, min(256, round(settings.turn_seconds / seconds)))
 
         def rate(worker: Worker) -> float:
-            return steps * batch / worker.ask("run", steps=steps)["seconds"]
+            return steps * ours["batch"] / worker.ask("run", steps=steps)["seconds"]
 
         sides = {name: functools.partial(rate, worker) for name, worker in workers.items()}
         rates = _in_turns(settings, sides, rounds=settings.rounds, unit="images/s")
@@ -524,8 +537,7 @@ def features_against_torch(settings: Settings, *, backward: bool, size: int = 12
     with ExitStack() as stack:
         workers = {"ours": stack.enter_context(_ours(cpu=True))}
         if settings.torch_python:
-            command = [settings.torch_python, "-m", "benchmarks.torch_features"]
-            workers["peer"] = stack.enter_context(Worker(command, environment()))
+            workers["peer"] = stack.enter_context(_torch(settings, "torch_features"))
         notes = [worker.ask("setup_features", size=size, batch=batch) for worker in workers.values()]
 
         def seconds(worker: Worker, steps: int) -> float:
@@ -564,6 +576,16 @@ ROWS = {
         "SNGAN-128, batch 16, CPU: images/s against eager PyTorch",
         _more(1.2, 1.8),
         functools.partial(steps_against_torch, size=128, batch=16),
+    ),
+    "projected64": Row(
+        "FastGAN and projected discriminator, 64 px, batch 16, CPU: images/s against eager PyTorch",
+        _more(1.3, 2),
+        functools.partial(projected_steps_against_torch, size=64, batch=16),
+    ),
+    "projected128": Row(
+        "FastGAN and projected discriminator, 128 px, batch 16, CPU: images/s against eager PyTorch",
+        _more(1.3, 2),
+        functools.partial(projected_steps_against_torch, size=128, batch=16),
     ),
     "overhead": Row(
         "SNGAN-64, batch 16: what the training command adds to the bare step, median of paired differences",

@@ -1,7 +1,7 @@
 """What each metric is sensitive to, and which copies of training images are found: the tables of docs/metrics.md.
 
 python -m benchmarks.sensitivity --reals=/data/isic --picture=docs/images/metrics.png
-python -m benchmarks.sensitivity --generators=runs/small64,runs/sngan64
+python -m benchmarks.sensitivity --generators=runs/sngan_small64,runs/sngan64
 
 Degrades real images in known ways and compares them with others; or ranks generators of equal data by KID, beside
 reals, by each kind of features. Prints Markdown.

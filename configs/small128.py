@@ -1,8 +1,8 @@
-"""What helps an SNGAN on a few hundred images, put together, 128 px. docs/small-data.md shows what each part does.
+"""For a few hundred images at 128 px, as `small64`.
 
 python train.py --config=configs/small128.py --workdir=runs/small128 --config.data.path=/data/isic
 
-Not run at full size: a step takes 1.1 s on 2 CPU cores, so this wants a GPU. What is known is of 64 px.
+Not trained at full size yet.
 """
 
 from ml_collections import ConfigDict

@@ -1,8 +1,8 @@
-"""What helps an SNGAN on a few hundred images, put together, 256 px. docs/small-data.md shows what each part does.
+"""For a few hundred images at 256 px, as `small64`.
 
 python train.py --config=configs/small256.py --workdir=runs/small256 --config.data.path=/data/isic
 
-Not run at full size: a step takes 5.5 s and 5 GB on 2 CPU cores, so this wants a GPU. What is known is of 64 px.
+Not trained at full size yet.
 """
 
 from ml_collections import ConfigDict

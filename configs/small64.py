@@ -1,24 +1,32 @@
-"""What helps an SNGAN on a few hundred images, put together, 64 px. docs/small-data.md shows what each part does.
+"""For a few hundred images at 64 px: FastGAN's generator against a projected discriminator, on a laptop too.
 
 python train.py --config=configs/small64.py --workdir=runs/small64 --config.data.path=/data/isic
 
-On 113 of ISIC 2016's 141 melanomas, 28 held out, after 3,000 steps (12 minutes on 2 CPU cores): lesions with pigment
-and borders. Sliced Wasserstein distance x1000 67 where as many reals have 48, checkerboard index 1.5 to 2.1.
+On 113 of ISIC 2016's 141 melanomas, 28 held out, after 700 steps (25 minutes on 2 busy CPU cores): lesions with
+borders, pigment and texture, but few kinds of them. KID by EfficientNet-Lite1 0.073 (sngan_small64: 0.26), recall 0.07
+where as many reals have 0.82.
 """
 
 from ml_collections import ConfigDict
 
-from medgan_jax.config import named_config
+from medgan_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """The published SNGAN, 64 px, with augmentation, upsampling without a grid, and an averaged generator."""
-    c = named_config("sngan64")
+    """Projected GAN (Sauer et al. 2021, arXiv:2111.01007) with the augmentation that helps few images."""
+    c = default_config()
+    c.arch = "fastgan"
+    c.dis = "projected"
+    c.latent_dim = 128
+    c.gen_features = 32
+    c.loss = "hinge"
+    c.adam_beta1 = 0.0
+    c.adam_beta2 = 0.99
+    c.ema_decay = 0.998
+    c.ema_rampup = 0.05
     c.augment.flips = True
     c.augment.quarter_turns = True
+    c.augment.color = 0.5
     c.augment.translation = 0.125
-    c.upsample = "nearest"
-    c.ema_decay = 0.999
-    c.ema_rampup = 0.05
     c.num_steps = 3000
     return c

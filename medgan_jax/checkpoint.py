@@ -21,9 +21,14 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from medgan_jax.errors import UserError
 from medgan_jax.models.dcgan import Discriminator, Generator
+from medgan_jax.models.fastgan import FastGANGenerator
+from medgan_jax.models.projected import ProjectedDiscriminator, map_shapes
 from medgan_jax.models.resnet import ResidualDiscriminator, ResidualGenerator
 
 GENERATOR_FOLDER, DISCRIMINATOR_FOLDER = "generator", "discriminator"  # in a workdir
+AnyGenerator = Generator | ResidualGenerator | FastGANGenerator
+AnyDiscriminator = Discriminator | ResidualDiscriminator | ProjectedDiscriminator
+
 _SAVING_REMEDY = "earlier checkpoints are untouched: make room and run the same command again"
 
 
@@ -143,7 +148,7 @@ class Checkpoints:
 class TrainedGenerator:
     """A generator ready to sample from, and where it comes from."""
 
-    module: Generator | ResidualGenerator
+    module: AnyGenerator
     variables: dict[str, Any]
     latent_dim: int
     step: int
@@ -156,7 +161,7 @@ class TrainedGenerator:
 class TrainedDiscriminator:
     """A discriminator to go on with, and where it comes from."""
 
-    module: Discriminator | ResidualDiscriminator
+    module: AnyDiscriminator
     variables: dict[str, Any]
     channels: int  # of its images
     step: int
@@ -165,8 +170,12 @@ class TrainedDiscriminator:
 
 
 _MODULES: dict[str, dict[str, type]] = {  # by the names under which they are saved
-    GENERATOR_FOLDER: {"dcgan": Generator, "resnet": ResidualGenerator},
-    DISCRIMINATOR_FOLDER: {"dcgan": Discriminator, "resnet": ResidualDiscriminator},
+    GENERATOR_FOLDER: {"dcgan": Generator, "resnet": ResidualGenerator, "fastgan": FastGANGenerator},
+    DISCRIMINATOR_FOLDER: {
+        "dcgan": Discriminator,
+        "resnet": ResidualDiscriminator,
+        "projected": ProjectedDiscriminator,
+    },
 }
 
 
@@ -174,7 +183,7 @@ def save_generator(
     checkpoints: Checkpoints,
     step: int,
     variables: dict[str, Any],
-    module: Generator | ResidualGenerator,
+    module: AnyGenerator,
     latent_dim: int,
     record: dict[str, Any],
 ) -> None:
@@ -193,7 +202,7 @@ def save_discriminator(
     checkpoints: Checkpoints,
     step: int,
     variables: dict[str, Any],
-    module: Discriminator | ResidualDiscriminator,
+    module: AnyDiscriminator,
     channels: int,
     record: dict[str, Any],
 ) -> None:
@@ -270,10 +279,11 @@ def _load_step(checkpoints: Checkpoints, step: int, name: str, about: dict[str, 
         if name == GENERATOR_FOLDER and len(classes) != module.num_classes:
             raise ValueError(f"{module.num_classes} classes named {classes}")
         shape = (1, inputs) if name == GENERATOR_FOLDER else (1, module.image_size, module.image_size, inputs)
+        is_projected = isinstance(module, ProjectedDiscriminator)
         like = jax.eval_shape(
             functools.partial(module.init, training=True),
             {"params": jax.random.key(0), "dropout": jax.random.key(0)},
-            jax.ShapeDtypeStruct(shape, jnp.float32),
+            map_shapes(module.image_size) if is_projected else jax.ShapeDtypeStruct(shape, jnp.float32),
             jax.ShapeDtypeStruct((1,), jnp.int32) if module.num_classes else None,
         )
     except (KeyError, TypeError, ValueError) as error:

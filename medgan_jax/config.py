@@ -126,15 +126,20 @@ class Config:
 
     # fmt: off
     arch: str = _network("dcgan",
-        "dcgan | sngan: spectral norm on every convolution of the discriminator | resnet: residual SNGAN",
-        _one_of("dcgan", "sngan", "resnet"))
+        "dcgan | sngan: spectral norm on every convolution of the discriminator | resnet: residual SNGAN | fastgan: "
+        "FastGAN's generator, and the discriminator of sngan",
+        _one_of("dcgan", "sngan", "resnet", "fastgan"))
+    dis: str = _network("patch",
+        "patch: the discriminator of arch, which takes pixels | projected: Projected GAN's, which takes what a "
+        "pretrained EfficientNet-Lite0 makes of them",
+        _one_of("patch", "projected"))
     image_size: int = _network(64, "px, a power of two from 16 to 512",
         Rule(lambda value: value in [2**n for n in range(4, 10)], "a power of two from 16 to 512"))
     channels: int = _network(3, "3: RGB, 1: grey", _one_of(1, 3))
     latent_dim: int = _network(100, "length of the generator's input", _at_least(1))
     gen_features: int = _network(64,
         "feature maps of the layer nearest to the image; they double as the resolution halves", _at_least(1))
-    dis_features: int = _network(64, "the same for the discriminator", _at_least(1))
+    dis_features: int = _network(64, "the same for the discriminator of dis=patch", _at_least(1))
     upsample: str = _network("transposed",
         "dcgan, sngan: transposed | nearest | bilinear; the last two leave no checkerboard",
         _one_of("transposed", "nearest", "bilinear"))
@@ -419,10 +424,15 @@ def _conflicts(c: Config) -> Iterator[str]:
         yield f"num_epochs={c.num_epochs} must be at least 1"
     if c.loss != "bce" and (c.real_label != 1 or c.label_flip):
         yield f"real_label and label_flip are targets of loss=bce; loss={c.loss} has none"
-    if c.arch == "resnet" and not 32 <= c.image_size <= 256:
-        yield f"image_size={c.image_size} must be from 32 to 256 for arch=resnet"
-    if c.arch == "resnet" and c.upsample != "transposed":
-        yield f"upsample={c.upsample} is for arch=dcgan or sngan; leave it out, resnet always upsamples by nearest"
+    largest = {"resnet": 256, "fastgan": 512}.get(c.arch)
+    if largest and not 32 <= c.image_size <= largest:
+        yield f"image_size={c.image_size} must be from 32 to {largest} for arch={c.arch}"
+    if largest and c.upsample != "transposed":
+        yield f"upsample={c.upsample} is for arch=dcgan or sngan; leave it out, {c.arch} always upsamples by nearest"
+    if c.dis == "projected" and c.dis_dropout:
+        yield f"dis_dropout={c.dis_dropout:g} is for dis=patch; leave it out"
+    if c.dis == "projected" and c.loss == "wgan-gp":
+        yield "loss=wgan-gp penalises gradients to pixels, for dis=patch; dis=projected goes with hinge or bce"
     if c.r1_every_steps > 1 and not c.r1_weight:
         yield f"r1_every_steps={c.r1_every_steps} needs r1_weight above 0, such as 10"
     if c.ema_rampup and not c.ema_decay:

@@ -13,12 +13,10 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from medgan_jax.checkpoint import TrainedGenerator
+from medgan_jax.checkpoint import AnyGenerator, TrainedGenerator
 from medgan_jax.data.classes import class_number
 from medgan_jax.errors import UserError, naming
 from medgan_jax.images import image_grid, signed_to_uint8, write_png
-from medgan_jax.models.dcgan import Generator
-from medgan_jax.models.resnet import ResidualGenerator
 from medgan_jax.progress import progress_bar
 from medgan_jax.rng import RngStream, rng_key
 from medgan_jax.sharding import sharded
@@ -58,7 +56,7 @@ def seeded_latents(seed: int, indices: np.ndarray, *, latent_dim: int, truncatio
 
 @functools.partial(jax.jit, static_argnames="generator")
 def generate(
-    generator: Generator | ResidualGenerator,
+    generator: AnyGenerator,
     variables: dict[str, Any],
     latents: jax.Array,
     labels: jax.Array | None = None,
@@ -95,7 +93,7 @@ def classes_of(generator: TrainedGenerator, label: str | None) -> Callable[[np.n
 
 
 def sample_batches(
-    generator: Generator | ResidualGenerator,
+    generator: AnyGenerator,
     variables: dict[str, Any],
     latents_of: Callable[[np.ndarray], Any],
     num_images: int,

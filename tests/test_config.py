@@ -45,7 +45,7 @@ def test_defaults_are_the_published_ones():
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
-        ("arch", "sngam", "one of dcgan, sngan, resnet"),
+        ("arch", "sngam", "one of dcgan, sngan, resnet, fastgan"),
         ("image_size", 100, "power of two from 16 to 512"),
         ("lr_dis", float("nan"), "a positive number"),
         ("adam_beta1", 1.0, "at least 0 and below 1"),
@@ -86,6 +86,9 @@ def test_impossible_values_are_refused_in_one_line(field, value, says):
         ({"augment_flips": True, "augment_adaptive_target": 0.6, "loss": "wgan-gp"}, "no meaning with loss=wgan-gp"),
         ({"arch": "resnet", "upsample": "nearest"}, "upsample=nearest is for arch=dcgan or sngan"),
         ({"arch": "resnet", "image_size": 16}, "from 32 to 256 for arch=resnet"),
+        ({"arch": "fastgan", "image_size": 16}, "from 32 to 512 for arch=fastgan"),
+        ({"dis": "projected", "loss": "wgan-gp"}, "dis=projected goes with hinge or bce"),
+        ({"dis": "projected", "dis_dropout": 0.1}, "dis_dropout=0.1 is for dis=patch"),
         ({"conditional": True, "data_class_filter": "malignant"}, "keeps one: leave one of them out"),
         ({"loss": "hinge", "label_flip": 0.1}, "loss=hinge has none"),
         ({"on_alarm": "stop", "monitor_every_steps": 0}, "needs monitor_every_steps above 0"),

@@ -19,7 +19,7 @@ from medgan_jax.models.batch_norm import BatchNorm
 from medgan_jax.models.projection import Projection, check_labels
 from medgan_jax.models.spectral_norm import SpectralNorm
 from medgan_jax.ops.upsample import average_pooling_kernel, upsampling_kernel
-from medgan_jax.ops.winograd import downsampling_convolution, upsampling_convolution
+from medgan_jax.ops.winograd import convolution_3x3, downsampling_convolution, upsampling_convolution
 
 BASE_SIZE = 4
 _SIZES = (32, 64, 128, 256)
@@ -63,11 +63,8 @@ class _Layer(nn.Module):
         match self.kind:
             case "dense":
                 return x @ kernel.astype(x.dtype)
-            case "same":  # at stride 1 XLA's own convolution is fast on CPU too
-                kernel = kernel.astype(x.dtype)
-                return jax.lax.conv_general_dilated(
-                    x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-                )
+            case "same":
+                return convolution_3x3(x, kernel.astype(x.dtype))
             case "up":
                 return upsampling_convolution(x, upsampling_kernel(kernel, "nearest").astype(x.dtype))
             case "down":

@@ -1,18 +1,19 @@
-"""4x4 convolutions with stride 2 and padding 1, down and up (transposed), each in several lowerings.
+"""4x4 convolutions with stride 2, down and up (transposed), and 3x3 ones with stride 1, each in several lowerings.
 
-Layout: images (N, H, W, C), kernels (4, 4, C_in, C_out), any float type. Kernels follow PyTorch's convention in both
-directions: `down` correlates (output i reads inputs 2i - 1 ... 2i + 2 with kernel taps 0 ... 3) and `up` is its
+Layout: images (N, H, W, C), kernels (k, k, C_in, C_out), any float type; padding 1. Kernels follow PyTorch's convention
+in both directions: `down` correlates (output i reads inputs 2i - 1 ... 2i + 2 with kernel taps 0 ... 3) and `up` is its
 transpose (input i writes outputs 2i - 1 ... 2i + 2 with kernel taps 0 ... 3; no tap is mirrored). So a weight of
 `torch.nn.Conv2d` or `ConvTranspose2d` only needs its axes transposed.
 
 On GPU and TPU the native convolution is the fast lowering. XLA's CPU backend is slow at strided and dilated
-convolutions and at their gradients. There the same sums are written as matrix products between cheap rearrangements;
-their gradients are matrix products too. Seen as cells of 2x2 pixels, both convolutions have a 2x2 kernel and stride 1.
-So Winograd's minimal filtering F(2x2, 2x2) applies (Winograd 1980; Lavin & Gray 2016, arXiv:1509.09308): 9
-multiplications instead of 16. Its transforms only add and subtract, so the rounding stays that of float32.
+convolutions and at the gradients of all. There the same sums are written as matrix products between cheap
+rearrangements; their gradients are matrix products too. Seen as cells of 2x2 pixels, both strided convolutions have a
+2x2 kernel and stride 1. So Winograd's minimal filtering F(2x2, 2x2) applies (Winograd 1980; Lavin & Gray 2016,
+arXiv:1509.09308): 9 multiplications instead of 16; and F(2x2, 3x3) to the others: 16 instead of 36. Its transforms of
+images only add and subtract, so the rounding stays that of float32.
 
-Lowerings: "native"; "matmul", one matrix product; "winograd", for even output (down) or input (up) sizes; "auto":
-native on GPU and TPU, else the faster of the other two at the layer's size.
+Lowerings: "native"; "matmul", one matrix product, of the strided ones; "winograd", for even output (down) or input (up,
+3x3) sizes; "auto": native on GPU and TPU, else the fastest at the layer's size.
 """
 
 import functools
@@ -37,8 +38,11 @@ def _chosen(lowering: str | None, n: int, h: int, w: int, c: int, f: int) -> str
         return lowering
     if jax.default_backend() != "cpu":
         return "native"
-    is_worth_it = h % 2 == w % 2 == 0 and n * h * w // 4 >= _MIN_TILES and min(c, f) >= _MIN_CHANNELS
-    return "winograd" if is_worth_it else "matmul"
+    return "winograd" if _is_worth_it(n, h, w, c, f) else "matmul"
+
+
+def _is_worth_it(n: int, h: int, w: int, c: int, f: int) -> bool:
+    return h % 2 == w % 2 == 0 and n * h * w // 4 >= _MIN_TILES and min(c, f) >= _MIN_CHANNELS
 
 
 def downsampling_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str | None = None) -> jax.Array:
@@ -95,6 +99,27 @@ def upsampling_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str | N
         cells = _combine_cells(products, shape)
     pixels = cells.reshape(n, h + 1, w + 1, 2, 2, f).transpose(0, 1, 3, 2, 4, 5)
     return pixels.reshape(n, 2 * h + 2, 2 * w + 2, f)[:, 1:-1, 1:-1]
+
+
+def convolution_3x3(x: jax.Array, kernel: jax.Array, *, lowering: str | None = None) -> jax.Array:
+    """Convolves with a 3x3 kernel, stride 1 and padding 1.
+
+    Args:
+      x: images (N, H, W, C_in).
+      kernel: (3, 3, C_in, C_out).
+      lowering: see the module; `LOWERING` by default. "matmul" is "native": one at stride 1 is fast without.
+
+    Returns:
+      (N, H, W, C_out).
+    """
+    n, h, w, c = x.shape
+    f = kernel.shape[-1]
+    lowering = _chosen(lowering, n, h, w, c, f)
+    if lowering != "winograd":
+        return lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS)
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    products = [d @ g for d, g in zip(_split_tiles(padded), _split_3x3_kernel(kernel), strict=True)]
+    return _combine_tiles(products, (n, h, w, f))
 
 
 def _patches(cells: jax.Array) -> jax.Array:
@@ -184,3 +209,61 @@ def _split_outputs(x: jax.Array) -> list[jax.Array]:
 
     tiles = x.reshape(n, h // 2, 2, w // 2, 2, f)
     return [y.reshape(-1, f) for rows in split(tiles, 2) for y in split(rows, 3)]
+
+
+# F(2x2, 3x3). In one dimension the outputs y0 = d0 g0 + d1 g1 + d2 g2 and y1 = d1 g0 + d2 g1 + d3 g2 come from four
+# products, a = (d0 - d2) g0, b = (d1 + d2) (g0 + g1 + g2) / 2, c = (d2 - d1) (g0 - g1 + g2) / 2, d = (d1 - d3) g2, as
+# y0 = a + b + c, y1 = b - c - d. In two, from 16. Tiles of 4x4 pixels overlap by 2.
+
+
+def _split_3x3_kernel(kernel: jax.Array) -> list[jax.Array]:
+    """(3, 3, C, F) to 16 (C, F)."""
+
+    def split(g0: jax.Array, g1: jax.Array, g2: jax.Array) -> tuple[jax.Array, ...]:
+        return g0, (g0 + g1 + g2) / 2, (g0 - g1 + g2) / 2, g2
+
+    return [g for rows in split(*kernel) for g in split(*rows)]
+
+
+@jax.custom_vjp
+def _split_tiles(padded: jax.Array) -> list[jax.Array]:
+    """(N, H + 2, W + 2, C) to 16 (tiles, C)."""
+
+    def split(x: jax.Array, axis: int) -> tuple[jax.Array, ...]:
+        size = x.shape[axis]
+        d0, d1, d2, d3 = (lax.slice_in_dim(x, i, size - 2 + i if i < 2 else size - 3 + i, 2, axis) for i in range(4))
+        return d0 - d2, d1 + d2, d2 - d1, d1 - d3
+
+    return [d.reshape(-1, d.shape[-1]) for rows in split(padded, 1) for d in split(rows, 2)]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _merge_tiles(tiles: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
+    """16 (tiles, C) to `shape` (N, H + 2, W + 2, C), the transpose of `_split_tiles`."""
+    n, h, w, c = shape
+
+    def merge(axis: int, a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> jax.Array:
+        even = _pad(a, axis, 0, 1) + _pad(b + c - a, axis, 1, 0)
+        odd = _pad(b - c + d, axis, 0, 1) - _pad(d, axis, 1, 0)
+        pixels = jnp.stack([even, odd], axis + 1)
+        return pixels.reshape(*a.shape[:axis], -1, *a.shape[axis + 1 :])
+
+    tiles = [t.reshape(n, h // 2 - 1, w // 2 - 1, c) for t in tiles]
+    return merge(1, *(merge(2, *tiles[i : i + 4]) for i in range(0, 16, 4)))
+
+
+_split_tiles.defvjp(
+    lambda padded: (_split_tiles(padded), padded.shape), lambda shape, tiles: (_merge_tiles(tiles, shape),)
+)
+_merge_tiles.defvjp(lambda tiles, shape: (_merge_tiles(tiles, shape), None), lambda shape, _, x: (_split_tiles(x),))
+
+
+def _combine_tiles(products: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
+    """16 (tiles, F) to outputs of `shape` (N, H, W, F)."""
+    n, h, w, f = shape
+
+    def combine(axis: int, a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> jax.Array:
+        return jnp.stack([a + b + c, b - c - d], axis)
+
+    products = [p.reshape(n, h // 2, w // 2, f) for p in products]
+    return combine(2, *(combine(3, *products[i : i + 4]) for i in range(0, 16, 4))).reshape(shape)

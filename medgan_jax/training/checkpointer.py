@@ -6,10 +6,11 @@ from typing import Any
 import jax
 from jax.sharding import Sharding
 
-from medgan_jax.checkpoint import Checkpoints, save_discriminator, save_generator
+from medgan_jax.checkpoint import Checkpoints, digest, save_discriminator, save_generator
 from medgan_jax.config import Config
 from medgan_jax.distributed import from_leader
 from medgan_jax.errors import UserError
+from medgan_jax.models.projected import FROZEN
 from medgan_jax.training.state import GANState, Networks
 from medgan_jax.workdir import Workdir
 
@@ -25,13 +26,14 @@ class Checkpointer:
         Args:
           files: the workdir.
           config: of the run; saved beside each network.
-          networks: the modules.
+          networks: the modules; a frozen network is not saved, but named.
           data_digest: of the images; likewise.
           classes: that the networks learn; likewise. Empty where they are unconditional.
         """
         self._config = config
         self._networks = networks
-        self._about: dict[str, Any] = {"config": config.to_dict(), "data_digest": data_digest}
+        self._frozen = {} if networks.frozen is None else {"frozen": f"{FROZEN}, {digest(networks.frozen)}"}
+        self._about: dict[str, Any] = {"config": config.to_dict(), "data_digest": data_digest} | self._frozen
         if classes:
             self._about["classes"] = list(classes)
         self._states = Checkpoints(files.checkpoints, keep=config.keep_checkpoints)
@@ -58,7 +60,17 @@ class Checkpointer:
         return from_leader(self._generators.latest_step() == self._discriminators.latest_step() == step)
 
     def restore(self, step: int, like: GANState, sharding: Sharding) -> GANState:
-        """The state saved at `step`; see `Checkpoints.restore`."""
+        """The state saved at `step`; see `Checkpoints.restore`.
+
+        Raises UserError also where it was trained with another frozen network.
+        """
+        frozen, saved = self._frozen.get("frozen"), self._states.about(step).get("frozen")
+        if frozen != saved:
+            raise UserError(
+                f"{self._states.folder}: step {step} was trained with the frozen network {saved}, and installed is "
+                f"{frozen}; install the packages that it was trained with (that of the weights, or numpy, which "
+                "draws the random matrices), or give another --workdir"
+            )
         return self._states.restore(step, like, sharding)
 
     def save(self, step: int, state: GANState, generator: dict[str, Any], discriminator: dict[str, Any]) -> None:
@@ -74,7 +86,7 @@ class Checkpointer:
           UserError: this save or the one before it failed.
         """
         self.save_networks()
-        self._states.save(step, state, {})
+        self._states.save(step, state, self._frozen)
         self._pending = step, generator, discriminator
 
     def save_again(self, step: int, generator: dict[str, Any], discriminator: dict[str, Any]) -> None:

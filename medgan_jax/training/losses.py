@@ -6,26 +6,40 @@
   `gradient_penalty`.
 
 Two penalties on the discriminator go with any of them: `r1_penalty` and `lecam_penalty`.
+
+Logits are (N,) or, of a discriminator with several outputs, a tuple of arrays (N, ...). Losses and penalties are then
+the mean over the outputs, each of which counts as much, so that their values mean the same.
 """
 
+import functools
+import operator
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+Logits = jax.Array | tuple[jax.Array, ...]
 
-def discriminator_loss(
-    real_logits: jax.Array, fake_logits: jax.Array, real_targets: jax.Array, *, loss: str
-) -> jax.Array:
-    """The discriminator's loss; all (N,) -> ().
+
+def discriminator_loss(real_logits: Logits, fake_logits: Logits, real_targets: jax.Array, *, loss: str) -> jax.Array:
+    """The discriminator's loss, ().
 
     Args:
       real_logits: of the reals.
       fake_logits: of the fakes.
-      real_targets: the target of each real, for "bce"; the target of a fake is 0.
+      real_targets: (N,), the target of each real, for "bce"; the target of a fake is 0.
       loss: "bce", "hinge" or "wgan-gp".
     """
+    pairs = zip(_outputs(real_logits), _outputs(fake_logits), strict=True)
+    return _mean([_discriminator_loss(real, fake, real_targets, loss) for real, fake in pairs])
+
+
+def _discriminator_loss(
+    real_logits: jax.Array, fake_logits: jax.Array, real_targets: jax.Array, loss: str
+) -> jax.Array:
+    real_targets = real_targets.reshape(-1, *[1] * (real_logits.ndim - 1))
     match loss:
         case "bce":
             real = optax.sigmoid_binary_cross_entropy(real_logits, real_targets)
@@ -39,15 +53,32 @@ def discriminator_loss(
     return jnp.mean(real) + jnp.mean(fake)
 
 
-def generator_loss(fake_logits: jax.Array, *, loss: str) -> jax.Array:
-    """The generator's loss, low when the discriminator takes the fakes for real: (N,) -> ()."""
+def generator_loss(fake_logits: Logits, *, loss: str) -> jax.Array:
+    """The generator's loss, (), low when the discriminator takes the fakes for real."""
+    return _mean([_generator_loss(x, loss) for x in _outputs(fake_logits)])
+
+
+def _generator_loss(fake_logits: jax.Array, loss: str) -> jax.Array:
     if loss == "bce":
         return jnp.mean(optax.sigmoid_binary_cross_entropy(fake_logits, jnp.ones_like(fake_logits)))
     return -jnp.mean(fake_logits)
 
 
+def mean_over_outputs(logits: Logits) -> jax.Array:
+    """The mean logit of each image, (N,), each output counting as much."""
+    return _mean([jnp.mean(x, axis=tuple(range(1, x.ndim))) for x in _outputs(logits)])
+
+
+def _outputs(logits: Logits) -> tuple[jax.Array, ...]:
+    return logits if isinstance(logits, tuple) else (logits,)
+
+
+def _mean(terms: list[jax.Array]) -> jax.Array:
+    return functools.reduce(operator.add, terms) / len(terms)
+
+
 def gradient_penalty(
-    critic: Callable[[jax.Array], jax.Array], reals: jax.Array, fakes: jax.Array, key: jax.Array
+    critic: Callable[[jax.Array], Logits], reals: jax.Array, fakes: jax.Array, key: jax.Array
 ) -> jax.Array:
     """The gradient penalty of WGAN-GP (Gulrajani et al. 2017, arXiv:1704.00028).
 
@@ -66,22 +97,23 @@ def gradient_penalty(
     return jnp.mean(jnp.square(norms - 1))
 
 
-def r1_penalty(critic: Callable[[jax.Array], jax.Array], reals: jax.Array) -> jax.Array:
+def r1_penalty(critic: Callable[[Any], Logits], reals: Any) -> jax.Array:
     """The R1 penalty (Mescheder et al. 2018, arXiv:1801.04406); its weight is the paper's gamma.
 
     Args:
-      critic: images (N, H, W, C) to logits (N,), each of its own image alone.
-      reals: (N, H, W, C).
+      critic: images (N, H, W, C), or what the discriminator sees of them, to logits, each of its own image alone.
+      reals: of N images.
 
     Returns:
-      Half the mean squared norm of the logit's gradient with respect to the image, ().
+      Half the mean squared norm of the logit's gradient with respect to what the discriminator sees, (); of several
+      outputs, of the mean of their logits.
     """
     return jnp.mean(_squared_gradient_norms(critic, reals)) / 2
 
 
-def _squared_gradient_norms(critic: Callable[[jax.Array], jax.Array], images: jax.Array) -> jax.Array:
-    gradients = jax.grad(lambda images: jnp.sum(critic(images)))(images)
-    return jnp.sum(jnp.square(gradients), axis=(1, 2, 3))
+def _squared_gradient_norms(critic: Callable[[Any], Logits], inputs: Any) -> jax.Array:
+    gradients = jax.tree.leaves(jax.grad(lambda inputs: jnp.sum(mean_over_outputs(critic(inputs))))(inputs))
+    return functools.reduce(operator.add, [jnp.sum(jnp.square(x), axis=(1, 2, 3)) for x in gradients])
 
 
 def lecam_penalty(

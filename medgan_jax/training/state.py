@@ -1,6 +1,5 @@
 """GANState: both networks, their optimizers and statistics in one pytree, saved and restored as one."""
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -11,8 +10,11 @@ import optax
 from flax import struct
 from jax.sharding import Sharding
 
+from medgan_jax.checkpoint import AnyDiscriminator, AnyGenerator
 from medgan_jax.config import Config
 from medgan_jax.models.dcgan import Discriminator, Generator
+from medgan_jax.models.fastgan import FastGANGenerator
+from medgan_jax.models.projected import ProjectedDiscriminator, load_frozen, projected
 from medgan_jax.models.resnet import ResidualDiscriminator, ResidualGenerator
 from medgan_jax.rng import RngStream, rng_key
 
@@ -51,14 +53,18 @@ class GANState(struct.PyTreeNode):
     ada: dict[str, jax.Array] | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Networks:
-    """The modules and their optimizers, which do not change."""
+class Networks(struct.PyTreeNode):
+    """What does not change: the modules, their optimizers, and the weights of a frozen network where there is one."""
 
-    generator: Generator | ResidualGenerator
-    discriminator: Discriminator | ResidualDiscriminator
-    gen_optimizer: optax.GradientTransformation
-    dis_optimizer: optax.GradientTransformation
+    generator: AnyGenerator = struct.field(pytree_node=False)
+    discriminator: AnyDiscriminator = struct.field(pytree_node=False)
+    gen_optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+    dis_optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
+    frozen: dict[str, Any] | None = None  # through which a projected discriminator sees images
+
+    def shown(self, images: jax.Array) -> Any:
+        """The discriminator's input: images (N, H, W, C) in [-1, 1] themselves, or `projected` maps of them."""
+        return images if self.frozen is None else projected(self.frozen, images)
 
 
 @functools.lru_cache(maxsize=32)
@@ -71,21 +77,34 @@ def build_networks(config: Config, num_classes: int = 0) -> Networks:
       config: the training.
       num_classes: how many classes the networks learn; 0: unconditional.
     """
-    both = {"image_size": config.image_size, "dtype": jnp.dtype(config.dtype), "num_classes": num_classes}
+    both: dict[str, Any] = {
+        "image_size": config.image_size,
+        "dtype": jnp.dtype(config.dtype),
+        "num_classes": num_classes,
+    }
     gen: dict[str, Any] = {**both, "channels": config.channels, "features": config.gen_features}
     dis: dict[str, Any] = {**both, "features": config.dis_features, "dropout": config.dis_dropout}
-    generator: Generator | ResidualGenerator
-    discriminator: Discriminator | ResidualDiscriminator
-    if config.arch == "resnet":
-        generator, discriminator = ResidualGenerator(**gen), ResidualDiscriminator(**dis)
+    generator: AnyGenerator
+    discriminator: AnyDiscriminator
+    match config.arch:
+        case "resnet":
+            generator = ResidualGenerator(**gen)
+        case "fastgan":
+            generator = FastGANGenerator(**gen)
+        case _:
+            generator = Generator(**gen, upsample=config.upsample)
+    if config.dis == "projected":
+        discriminator = ProjectedDiscriminator(**both)
+    elif config.arch == "resnet":
+        discriminator = ResidualDiscriminator(**dis)
     else:
-        generator = Generator(**gen, upsample=config.upsample)
         discriminator = Discriminator(
             **dis,
-            spectral_norm=config.arch == "sngan",
+            spectral_norm=config.arch != "dcgan",
             batch_norm=config.loss != "wgan-gp",  # the penalty is on each image's own gradient
         )
     return Networks(
+        frozen=load_frozen() if config.dis == "projected" else None,
         generator=generator,
         discriminator=discriminator,
         gen_optimizer=_adam(config.lr_gen, config),
@@ -114,10 +133,11 @@ def initial_state(networks: Networks, config: Config) -> GANState:
     """The state before the first step, a function of `config.seed`: random kernels, zero moments."""
     gen_key, dis_key = jax.random.split(rng_key(config.seed, RngStream.INITIAL_WEIGHTS))
     latents = jnp.zeros((1, config.latent_dim))
-    images = jnp.zeros((1, config.image_size, config.image_size, config.channels))
+    images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, config.channels), jnp.float32)
+    shown = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(networks.shown, images))
     labels = jnp.zeros(1, jnp.int32) if networks.generator.num_classes else None
     gen = _network_state(networks.generator.init(gen_key, latents, labels, training=True), networks.gen_optimizer)
-    dis = _network_state(networks.discriminator.init(dis_key, images, labels, training=True), networks.dis_optimizer)
+    dis = _network_state(networks.discriminator.init(dis_key, shown, labels, training=True), networks.dis_optimizer)
     zero = jnp.float32(0)
     return GANState(
         step=jnp.int32(0),

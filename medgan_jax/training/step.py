@@ -106,14 +106,21 @@ def train_step(
         reals = mirror_at_random(reals, mirror_key)
 
     fakes, gen_vjp, gen_stats = generator_forward(state.gen, latents, labels=labels, networks=networks)
-    fakes_for_dis, fakes_for_gen = fakes, fakes
-    if config.augment.is_enabled():
-        keys = jax.random.split(jax.random.fold_in(rng_key(config.seed, RngStream.AUGMENTATION), state.step), 3)
-        probability = state.ada["probability"] if state.ada else config.augment.probability
-        transform = functools.partial(augment, settings=config.augment, probability=probability)
-        reals, fakes_for_dis = transform(reals, keys[0]), transform(fakes, keys[1])
-        fakes_for_gen, augment_vjp = jax.vjp(functools.partial(transform, key=keys[2]), fakes)
-        gen_vjp = _composed(augment_vjp, gen_vjp)
+    keys = jax.random.split(jax.random.fold_in(rng_key(config.seed, RngStream.AUGMENTATION), state.step), 3)
+
+    def shown(images: jax.Array, key: jax.Array) -> Any:
+        """What the discriminator sees."""
+        if config.augment.is_enabled():
+            probability = state.ada["probability"] if state.ada else config.augment.probability
+            images = augment(images, key, config.augment, probability)
+        return networks.shown(images)
+
+    # Through a frozen network fakes go once, for both updates, so their augmentation is the same.
+    key_for_gen = keys[2] if networks.frozen is None else keys[1]
+    fakes_for_gen, shown_vjp = jax.vjp(functools.partial(shown, key=key_for_gen), fakes)
+    fakes_for_dis = shown(fakes, keys[1]) if networks.frozen is None else fakes_for_gen
+    reals = shown(reals, keys[0])
+    gen_vjp = _composed(shown_vjp, gen_vjp)
 
     bound: dict[str, Any] = {"labels": labels, "networks": networks, "config": config}
     dis, metrics = discriminator_update(
@@ -158,8 +165,8 @@ def train_step(
 
 def discriminator_update(
     dis: NetworkState,
-    reals: jax.Array,
-    fakes: jax.Array,
+    reals: Any,
+    fakes: Any,
     real_targets: jax.Array,
     key: jax.Array,
     *,
@@ -173,8 +180,8 @@ def discriminator_update(
 
     Args:
       dis: the discriminator.
-      reals: (N, H, W, C) float in [-1, 1].
-      fakes: the same shape; treated as constants.
+      reals: N images as the discriminator sees them, see `Networks.shown`.
+      fakes: likewise; treated as constants.
       real_targets: (N,) the target of each real image, see `losses.real_targets`.
       key: decides dropout, and where the gradient penalty is taken.
       labels: (N,) int32 classes of the reals, and of the fakes; None where there are none.
@@ -206,7 +213,8 @@ def discriminator_update(
         if config.r1_weight:
             loss += config.r1_weight * _lazy(config.r1_every_steps, step, lambda: losses.r1_penalty(critic, reals))
         if lecam:
-            loss += config.lecam_weight * losses.lecam_penalty(real_logits, fake_logits, lecam["real"], lecam["fake"])
+            means = losses.mean_over_outputs(real_logits), losses.mean_over_outputs(fake_logits)
+            loss += config.lecam_weight * losses.lecam_penalty(*means, lecam["real"], lecam["fake"])
         return loss, (stats, real_logits, fake_logits)
 
     (loss, (stats, real_logits, fake_logits)), grads = jax.value_and_grad(loss_fn, has_aux=True)(dis.params)
@@ -218,9 +226,9 @@ def discriminator_update(
         "score_dis": (real + 1 - fake) / 2,
         "score_gen": fake,
         "grad_norm_dis": optax.tree.norm(grads),
-        "logit_real": jnp.mean(real_logits),
-        "logit_fake": jnp.mean(fake_logits),
-        "sign_real": jnp.mean(jnp.sign(real_logits)),
+        "logit_real": _mean(real_logits),
+        "logit_fake": _mean(fake_logits),
+        "sign_real": _mean(jax.tree.map(jnp.sign, real_logits)),
     }
     return _optimise(dis, grads, stats, networks.dis_optimizer), metrics
 
@@ -244,8 +252,8 @@ def generator_forward(
 def generator_update(
     gen: NetworkState,
     dis: NetworkState,
-    fakes: jax.Array,
-    gen_vjp: Callable[[jax.Array], tuple[Any]],
+    fakes: Any,
+    gen_vjp: Callable[[Any], tuple[Any]],
     stats: dict[str, Any],
     key: jax.Array,
     *,
@@ -258,9 +266,9 @@ def generator_update(
     Args:
       gen: the generator.
       dis: the discriminator.
-      fakes: with `gen_vjp` and `stats`, what `generator_forward` returned.
-      gen_vjp: see there.
-      stats: see there.
+      fakes: as the discriminator sees them.
+      gen_vjp: from d loss / d `fakes` to (d loss / d params,).
+      stats: of the generator, as `generator_forward` returned them.
       key: decides dropout.
       labels: (N,) int32 classes of the fakes; None where there are none.
       networks: modules and optimizers.
@@ -301,7 +309,7 @@ def sampling_variables(state: GANState, *, networks: Networks, config: Config) -
 
 def _generator_loss(
     dis: NetworkState,
-    fakes: jax.Array,
+    fakes: Any,
     *,
     labels: jax.Array | None,
     key: jax.Array,
@@ -314,8 +322,8 @@ def _generator_loss(
     return loss, (dis_stats, {"loss_gen": loss, "score_fake_after": _score(logits)})
 
 
-def _composed(inner: Callable[..., Any], outer: Callable[..., Any]) -> Callable[[jax.Array], Any]:
-    """The vector-Jacobian product of an augmentation after a generator."""
+def _composed(inner: Callable[..., Any], outer: Callable[..., Any]) -> Callable[[Any], Any]:
+    """The vector-Jacobian product of what is shown of a generator's images."""
     return lambda gradient: outer(*inner(gradient))
 
 
@@ -361,10 +369,10 @@ def _ada_update(
 def _apply_training(
     module: Any,
     variables: dict[str, Any],
-    inputs: jax.Array,
+    inputs: Any,
     labels: jax.Array | None,
     dropout_key: jax.Array | None = None,
-) -> tuple[jax.Array, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
     """Applies a network in training mode: its outputs and its new statistics."""
     mutable = [name for name in variables if name != "params"]
     rngs = {} if dropout_key is None else {"dropout": dropout_key}
@@ -378,5 +386,9 @@ def _optimise(
     return NetworkState(params=optax.apply_updates(network.params, updates), stats=stats, opt_state=opt_state)
 
 
-def _score(logits: jax.Array) -> jax.Array:
-    return jnp.mean(jax.nn.sigmoid(logits))
+def _score(logits: losses.Logits) -> jax.Array:
+    return _mean(jax.tree.map(jax.nn.sigmoid, logits))
+
+
+def _mean(values: losses.Logits) -> jax.Array:
+    return jnp.mean(losses.mean_over_outputs(values))

@@ -24,6 +24,7 @@ from medgan_jax.data.batches import Batches, open_batches
 from medgan_jax.data.classes import in_proportion
 from medgan_jax.distributed import agree, from_leader, is_leader
 from medgan_jax.errors import UserError
+from medgan_jax.models.projected import load_frozen
 from medgan_jax.progress import progress_bar
 from medgan_jax.sampling import classes_in_turn, classes_listed, sample_batches, seeded_latents
 from medgan_jax.sharding import check_batch_size, data_mesh, local_copy, local_mesh, replicated
@@ -67,6 +68,8 @@ def train(config: Config, workdir: str | Path, *, callbacks: Sequence[Callback] 
         is_new = not files.config.exists()
         if config.init_from and is_new:
             init_from.check_exists(config.init_from)
+        if config.dis == "projected":
+            load_frozen()
         for callback in callbacks:
             callback.check(config, is_new=is_new)
         data = load_data(config)
@@ -87,7 +90,7 @@ class Run:
       config: of the run.
       files: its workdir.
       data: its images.
-      networks: its modules and optimizers.
+      networks: its modules, optimizers and frozen weights.
       checkpointer: its checkpoints.
       rollbacks: lines of rollbacks.jsonl, so far.
       state: at `step`; its arrays are deleted by the next call of the compiled steps.
@@ -110,7 +113,8 @@ class Run:
         self.files = files
         self.data = data
         classes = data.classes.names if data.classes else ()
-        self.networks = build_networks(config.of_steps(), len(classes))
+        self._shared = replicated(mesh)
+        self.networks = jax.device_put(build_networks(config.of_steps(), len(classes)), self._shared)
         self.checkpointer = Checkpointer(
             files, config, self.networks, data_digest=data.training.digest, classes=classes
         )
@@ -120,13 +124,9 @@ class Run:
         self._mesh = mesh
         self._callbacks = callbacks
         self._signals = signals
-        self._shared = replicated(mesh)
         self._seed = np.uint32(config.seed)
-        self._jitted = functools.partial(
-            _jitted, networks=self.networks, config=config.of_steps(), out_shardings=self._shared
-        )
-        self._initial_state = functools.partial(self._jitted(initial_state), self._seed)
-        self._sampling_variables = functools.partial(self._jitted(_copied_sampling_variables), self._seed)
+        self._initial_state = self._jitted(initial_state)
+        self._sampling_variables = self._jitted(_copied_sampling_variables)
         self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=self._shared)
 
     def run(self, command: str) -> int:
@@ -265,8 +265,13 @@ class Run:
         """`step.train_steps`, compiled at its first call for the shapes of `batches`."""
         images, indices = batches.shapes
         labels = batches.labels and batches.labels.sharding
-        shardings = self._shared, self._shared, images.sharding, indices.sharding, self._shared, labels
-        return functools.partial(self._jitted(train_steps, in_shardings=shardings, donate_argnums=1), self._seed)
+        shardings = *3 * (self._shared,), images.sharding, indices.sharding, self._shared, labels
+        return self._jitted(train_steps, in_shardings=shardings, donate_argnums=2)
+
+    def _jitted(self, function: Callable[..., Any], **options: Any) -> Any:
+        """`function` of the step, the state or both, jitted, with the networks, the config and the seed of this run."""
+        jitted = _jitted(function, config=self.config.of_steps(), out_shardings=self._shared, **options)
+        return functools.partial(jitted, self._seed, self.networks)
 
     def _roll_back(self, action: RollBack) -> None:
         """Goes back to a checkpoint before the alarms' evidence, with a lower learning rate."""
@@ -350,16 +355,14 @@ class Run:
 
 
 @functools.lru_cache(maxsize=32)
-def _jitted(
-    function: Callable[..., Any], *, networks: Networks, config: Config, out_shardings: Sharding, **options: Any
-) -> Any:
-    """`function`, jitted, with a seed as its first argument.
+def _jitted(function: Callable[..., Any], *, config: Config, out_shardings: Sharding, **options: Any) -> Any:
+    """`function`, jitted, with a seed and the networks as its first arguments.
 
     The same object for equal arguments: runs in one process that differ in their seeds, or in what no step depends on,
     compile once.
     """
 
-    def seeded(seed: Any, *arguments: Any) -> Any:
+    def seeded(seed: Any, networks: Networks, *arguments: Any) -> Any:
         return function(*arguments, networks=networks, config=dataclasses.replace(config, seed=seed))
 
     return jax.jit(seeded, out_shardings=out_shardings, **options)

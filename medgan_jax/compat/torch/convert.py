@@ -105,8 +105,8 @@ def to_state_dict(module: nn.Module, variables: Mapping[str, Any]) -> dict[str, 
       ValueError: the published classes have no such network. The message makes half a sentence.
     """
     if not isinstance(module, Generator | Discriminator) or module.num_classes:
-        what = "class-conditional" if type(module) in _TO_TORCH else "residual"
-        raise ValueError(f"holds a {what} network, and the published classes of DCGAN and SNGAN have none")
+        what = "class-conditional network" if type(module) in _TO_TORCH else type(module).__name__
+        raise ValueError(f"holds a {what}, and the published classes of DCGAN and SNGAN have none")
     flat = traverse_util.flatten_dict(jax.device_get(variables))
     state = {}
     for name, path in _entries(module):

@@ -127,15 +127,16 @@ def _balance_networks(c: Config, lower_lr: str) -> Iterator[str]:
     if lower_lr == "lr_gen":
         if c.dis_steps == 1:
             yield "dis_steps=2, so that the discriminator learns faster"
-        yield f"raise dis_features, now {c.dis_features}"
+        if c.dis == "patch":
+            yield f"raise dis_features, now {c.dis_features}"
         return
     if c.dis_steps > 1:
         yield f"lower dis_steps, now {c.dis_steps}, to 1"
-    if c.arch == "dcgan":
+    if c.arch == "dcgan" and c.dis == "patch":
         yield "arch=sngan, whose spectral normalization limits the discriminator"
     if c.loss == "bce" and c.real_label == 1:
         yield "real_label=0.9, so that the discriminator is never certain"
-    if c.dis_dropout < _DROPOUT:
+    if c.dis_dropout < _DROPOUT and c.dis == "patch":
         yield f"dis_dropout={_DROPOUT:g}, which weakens the discriminator"
     yield f"raise gen_features, now {c.gen_features}"
 
@@ -154,9 +155,9 @@ def _find_mode_collapse(window: HealthWindow) -> Finding | None:
 
 
 def _raise_diversity(c: Config, _: str) -> Iterator[str]:
-    if c.arch == "dcgan":
+    if c.arch == "dcgan" and c.dis == "patch":
         yield "arch=sngan"
-    if c.loss != "wgan-gp":
+    if c.loss != "wgan-gp" and c.dis == "patch":
         targets = ", real_label=1 and label_flip=0" if c.real_label != 1 or c.label_flip else ""
         yield f"loss=wgan-gp with dis_steps=5{targets}, which collapses less"
     if c.lr_dis != c.lr_gen:
@@ -212,7 +213,7 @@ def _smaller_updates(c: Config, lower_lr: str) -> Iterator[str]:
         yield f"lower adam_beta1, now {c.adam_beta1:g}, to 0.5 or 0"
     if c.dtype != "float32":
         yield "dtype=float32"
-    if c.arch == "dcgan":
+    if c.arch == "dcgan" and c.dis == "patch":
         yield "arch=sngan, whose spectral normalization limits the discriminator"
     yield f"raise batch_size, now {c.batch_size}, for less noisy gradients"
 
@@ -253,6 +254,8 @@ def _hinder_memorizing(c: Config) -> Iterator[str]:
             f"evaluate_every_steps={c.checkpoint_every_steps}, which keeps the best generator so far in best/, by 20 "
             "or more held-out images"
         )
+    if c.dis == "projected":
+        return
     if c.dis_dropout < _DROPOUT:
         yield f"dis_dropout={_DROPOUT:g}, which weakens the discriminator"
     yield f"lower dis_features, now {c.dis_features}"

@@ -21,6 +21,7 @@ from medgan_jax.metrics.distribution.features import resized
 from medgan_jax.models.spectral_norm import largest_singular_value
 from medgan_jax.rng import RngStream, rng_key
 from medgan_jax.sharding import local_copy, replicated
+from medgan_jax.training.losses import mean_over_outputs
 from medgan_jax.training.state import Networks
 
 NUM_FAKES = 64  # of a health check
@@ -89,7 +90,7 @@ class Probe:
             "key": jax.random.key_data(rng_key(config.seed, RngStream.DISCRIMINATOR)),
         }
         previous = np.full((NUM_FAKES, *thumbnails.shape[1:]), np.nan, np.float32)
-        self._mesh, self._networks = mesh, networks
+        self._mesh, self._networks = mesh, local_copy(networks, mesh)
         self._constants, self._previous = jax.device_put((constants, previous), replicated(mesh))
 
     def measure(
@@ -134,7 +135,7 @@ def kernel_norms(params: Any) -> list[jax.Array]:
     return [largest_singular_value(leaf) for name, leaf in sorted(flat, key=place) if name.endswith("/kernel")]
 
 
-@functools.partial(jax.jit, static_argnames="networks")
+@jax.jit
 def _measure(
     networks: Networks,
     constants: dict[str, jax.Array],
@@ -152,8 +153,9 @@ def _measure(
         images, labels = batch
         mutable = [name for name in discriminator if name != "params"]
         rngs = {"dropout": jax.random.wrap_key_data(constants["key"])}
-        inputs = uint8_to_signed(images), labels
-        return networks.discriminator.apply(discriminator, *inputs, training=True, mutable=mutable, rngs=rngs)[0]
+        inputs = networks.shown(uint8_to_signed(images)), labels
+        outputs, _ = networks.discriminator.apply(discriminator, *inputs, training=True, mutable=mutable, rngs=rngs)
+        return mean_over_outputs(outputs)
 
     logits_of_kinds = jax.lax.map(functools.partial(jax.lax.map, logits), (images, constants["labels"]))
     kinds = ("logit_train", "logit_held_out")[: len(reals)] + ("logit_fakes",)

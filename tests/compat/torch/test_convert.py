@@ -198,6 +198,9 @@ def test_a_generator_that_upsamples_is_exported_as_one_with_transposed_convoluti
 
 
 def test_networks_that_pytorch_has_no_class_for():
-    for module, says in ((ResidualGenerator(32), "a residual"), (Generator(16, num_classes=2), "a class-conditional")):
-        with pytest.raises(ValueError, match=f"holds {says} network"):
+    for module, says in (
+        (ResidualGenerator(32), "a ResidualGenerator"),
+        (Generator(16, num_classes=2), "a class-conditional"),
+    ):
+        with pytest.raises(ValueError, match=f"holds {says}"):
             to_state_dict(module, {})

@@ -1,0 +1,66 @@
+"""FastGAN's generator: sizes, widths, classes and types; its numbers are in the golden step."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from medgan_jax.models.fastgan import FastGANGenerator
+
+KEY = jax.random.key(0)
+
+
+def shapes(module, *inputs):
+    variables = jax.eval_shape(functools.partial(module.init, training=True), KEY, *inputs)
+    return variables, {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables, sep="/").items()}
+
+
+@pytest.mark.parametrize(
+    ("size", "blocks", "last"), [(32, 3, 64), (64, 4, 64), (128, 5, 32), (256, 6, 16), (512, 7, 8)]
+)
+def test_sizes_and_the_papers_widths(size, blocks, last):
+    """With 32 maps, half of the paper's: one convolution in every other block, excitation from 64 px on."""
+    module = FastGANGenerator(size, channels=1)
+    variables, found = shapes(module, jnp.zeros((1, 100)))
+    widths = [512, 256, 128, 64, 64, 32, 16, 8]
+    assert found["params/dense_0/kernel"] == (100, 2 * 16 * 512)
+    for i in range(1, blocks + 1):
+        assert found[f"params/block_{i}/conv_0/kernel"] == (3, 3, widths[i - 1], 2 * widths[i])
+        assert (f"params/block_{i}/conv_1/kernel" in found) == (i % 2 == 1)
+        assert (f"params/excitation_{i}/dense_0/kernel" in found) == (i >= 4)
+        if i >= 4:
+            assert found[f"params/excitation_{i}/dense_0/kernel"] == (16 * widths[i - 4], widths[i])
+    assert found[f"params/conv_{blocks + 1}/kernel"] == (3, 3, last, 1)
+    image = jax.eval_shape(functools.partial(module.apply, training=False), variables, jnp.zeros((7, 100)))
+    assert (image.shape, image.dtype) == ((7, size, size, 1), jnp.float32)
+
+
+@pytest.mark.parametrize("size", [16, 48, 1024])
+def test_other_sizes_are_refused(size):
+    with pytest.raises(ValueError, match="power of two from 32 to 512"):
+        shapes(FastGANGenerator(size), jnp.zeros((1, 8)))
+
+
+@pytest.mark.slow
+def test_classes_types_and_the_length_of_latents():
+    half, plain = (FastGANGenerator(32, 3, 1, dtype, num_classes=2) for dtype in (jnp.bfloat16, jnp.float32))
+    latents = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
+    variables = jax.jit(functools.partial(plain.init, training=True))(KEY, latents, np.array([0, 1]))
+    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    scale = variables["params"]["norm_0"]["scale"]
+    variables["params"]["norm_0"]["scale"] = scale.at[1].multiply(2)  # classes begin alike
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def images(module, latents, labels):
+        return module.apply(variables, latents, labels, training=False)
+
+    first, other = (images(plain, latents, np.array(labels)) for labels in ([0, 1], [0, 0]))
+    np.testing.assert_array_equal(first[0], other[0])
+    assert np.any(first[1] != other[1])
+    np.testing.assert_allclose(images(plain, 3 * latents, np.array([0, 1])), first, atol=1e-5)
+    rounded = images(half, latents, np.array([0, 1]))
+    assert rounded.dtype == jnp.float32 and np.any(rounded != first)
+    np.testing.assert_allclose(rounded, first, atol=0.05)
