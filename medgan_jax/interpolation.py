@@ -11,7 +11,7 @@ from medgan_jax.checkpoint import TrainedGenerator
 from medgan_jax.errors import UserError
 from medgan_jax.movie import check_movie_path, write_movie
 from medgan_jax.progress import progress_bar
-from medgan_jax.sampling import classes_of, sample_batches, seeded_latents
+from medgan_jax.sampling import classes_of, sample_batches, seeded_latents, truncated_variables
 
 _FRAMES_PER_LEG = 30  # from one image to the next
 _FRAMES_PER_SECOND = 15.0
@@ -104,7 +104,7 @@ def walk_frames(
     factor = -(-_SIDE // generator.module.image_size)
     batches = sample_batches(
         generator.module,
-        generator.variables,
+        truncated_variables(generator, truncation),
         latents_of,
         num_frames,
         batch_size=batch_size,

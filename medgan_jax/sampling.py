@@ -17,6 +17,7 @@ from medgan_jax.checkpoint import AnyGenerator, TrainedGenerator
 from medgan_jax.data.classes import class_number
 from medgan_jax.errors import UserError, naming
 from medgan_jax.images import image_grid, signed_to_uint8, write_png
+from medgan_jax.models.batch_norm import estimate_statistics
 from medgan_jax.progress import progress_bar
 from medgan_jax.rng import RngStream, rng_key
 from medgan_jax.sharding import sharded
@@ -26,6 +27,7 @@ GRID = "grid.png"
 _DEFAULT_IMAGES = 64
 _GRID_IMAGES = 64
 MAX_TRUNCATION = 4.0  # beyond, less than one number in 10,000 changes
+_STATISTICS_BATCHES, _STATISTICS_BATCH = 32, 16  # of truncated latents, for the batch statistics
 _OURS = re.compile(rf"\d{{6,}}\.png|{GRID}|{MANIFEST}")
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
@@ -90,6 +92,22 @@ def classes_of(generator: TrainedGenerator, label: str | None) -> Callable[[np.n
         return classes_in_turn(len(generator.classes))
     number = class_number(label, generator.classes)
     return lambda indices: np.full(len(indices), number, np.int32)
+
+
+def truncated_variables(generator: TrainedGenerator, truncation: float | None) -> dict[str, Any]:
+    """A generator's variables for latents of `truncation`: with batch statistics of such latents, of all its classes.
+
+    Those of all latents would make the images pale. None as truncation leaves the variables as they are.
+    """
+    if truncation is None or "batch_stats" not in generator.variables:
+        return generator.variables
+    shape = (_STATISTICS_BATCHES, _STATISTICS_BATCH)
+    indices = np.arange(math.prod(shape), dtype=np.int32)
+    latents = seeded_latents(0, indices, latent_dim=generator.latent_dim, truncation=truncation)
+    labels_of = classes_in_turn(len(generator.classes))
+    labels = labels_of and labels_of(indices).reshape(shape)
+    estimate = jax.jit(functools.partial(estimate_statistics, generator.module))
+    return estimate(generator.variables, np.asarray(latents).reshape(*shape, -1), labels)
 
 
 def sample_batches(
@@ -186,7 +204,7 @@ def sample_to_folder(
         return "" if latents is not None else seed, index, generator.step, generator.digest, of_class, truncation
 
     batches = sample_batches(
-        generator.module, generator.variables, latents_of, num_images,
+        generator.module, truncated_variables(generator, truncation), latents_of, num_images,
         batch_size=batch_size, mesh=mesh, labels_of=labels_of,
     )  # fmt: skip
     done = 0

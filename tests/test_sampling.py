@@ -13,6 +13,7 @@ from PIL import Image
 
 from medgan_jax.checkpoint import TrainedGenerator
 from medgan_jax.errors import UserError
+from medgan_jax.models.batch_norm import estimate_statistics
 from medgan_jax.models.dcgan import Generator
 from medgan_jax.sampling import (
     check_truncation,
@@ -279,6 +280,24 @@ def test_truncated_images_are_those_of_truncated_latents(conditional, tmp_path):
     assert np.abs(pixels(tmp_path / "whole").astype(int) - pixels(tmp_path / "cut")).max() > 5
     assert column(tmp_path / "whole", "truncation") == [""] * 4
     assert column(tmp_path / "cut", "truncation") == ["0.5"] * 4
+
+
+@pytest.mark.slow
+def test_truncated_images_are_not_paler(tmp_path):
+    """By running statistics of all latents, maps of truncated ones would have less contrast layer by layer."""
+    module = Generator(16, features=4, num_classes=2)
+    key, number = jax.random.key(1), np.zeros(1, np.int32)
+    variables = module.init(key, jnp.zeros((1, 8)), number, training=True)
+    latents = jax.random.normal(key, (32, 16, 8))
+    variables = estimate_statistics(module, variables, latents, np.tile(np.arange(16, dtype=np.int32) % 2, (32, 1)))
+    trained = TrainedGenerator(module, variables, latent_dim=8, step=0, about={}, digest="", classes=NAMES[:2])
+    contrasts = {}
+    for truncation in (None, 0.3):
+        sample(trained, tmp_path / f"{truncation}", truncation=truncation, num_images=32)
+        contrasts[truncation] = pixels(tmp_path / f"{truncation}").std()
+    cut = seeded_latents(5, np.arange(32), latent_dim=8, truncation=0.3)
+    pale = np.asarray(generate(module, variables, cut, np.arange(32) % 2)).std()
+    assert pale < 0.8 * contrasts[None] < contrasts[0.3] < 1.25 * contrasts[None]
 
 
 def test_truncation_is_checked():

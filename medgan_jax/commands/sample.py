@@ -41,7 +41,9 @@ def main(argv: list[str]) -> None:
     flags.DEFINE_string(
         "label", None, "conditional: the class; by default all in turn, for a movie the first", **define
     )
-    flags.DEFINE_float("truncation", None, "cut off the latents' tails there: 2 is less varied, 1 paler", **define)
+    flags.DEFINE_float(
+        "truncation", None, "cut off the latents' tails there, 1 or 2 is usual; changes little here", **define
+    )
     flags.DEFINE_string(
         "interpolate", None, "a .webp, .gif or .mp4 file in place of --out: each image turns into the next", **define
     )

@@ -8,6 +8,8 @@ variance is the unbiased one, and the initial scale is drawn from N(1, 0.02) (Ra
 Statistics are float32 whatever the input; under `jit` over a sharded batch they are those of the global batch.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -61,3 +63,28 @@ class BatchNorm(nn.Module):
         gain = scale[rows] * jax.lax.rsqrt(var + EPSILON)[None]  # (N, C); (1, C) without classes
         shift = bias[rows] - mean[None] * gain
         return (values * gain[:, None, None] + shift[:, None, None]).astype(x.dtype)
+
+
+def estimate_statistics(
+    module: nn.Module, variables: dict[str, Any], latents: jax.Array, labels: jax.Array | None = None
+) -> dict[str, Any]:
+    """A generator's variables with running statistics estimated anew, from training forwards over batches of latents.
+
+    Running statistics belong to the weights and the distribution of latents that they were gathered with. With others,
+    such as averaged weights or truncated latents, images come out pale.
+
+    Args:
+      module: the generator.
+      variables: its parameters and statistics, of which the values do not matter.
+      latents: (K, N, L), K batches.
+      labels: (K, N) int32, the class of each; None where there are none.
+    """
+    params = {"params": variables["params"]}
+    stats = {name: value for name, value in variables.items() if name != "params"}
+
+    def forward(stats: dict[str, Any], batch: tuple[jax.Array, jax.Array | None]) -> tuple[Any, None]:
+        return module.apply({**params, **stats}, *batch, training=True, mutable=list(stats))[1], None
+
+    stats, _ = jax.lax.scan(forward, jax.tree.map(jnp.zeros_like, stats), (latents, labels))
+    weight = 1 - MOMENTUM ** len(latents)  # a running average that starts from zero falls short by this factor
+    return {**params, **jax.tree.map(lambda x: x / weight, stats)}

@@ -15,7 +15,7 @@ import optax
 
 from medgan_jax.config import Config
 from medgan_jax.images import uint8_to_signed
-from medgan_jax.models.batch_norm import MOMENTUM
+from medgan_jax.models.batch_norm import estimate_statistics
 from medgan_jax.rng import RngStream, rng_key
 from medgan_jax.sharding import divided
 from medgan_jax.training import losses
@@ -294,17 +294,11 @@ def sampling_variables(state: GANState, *, networks: Networks, config: Config) -
     if state.ema_params is None:
         return state.gen.variables
     keys = jax.random.split(rng_key(config.seed, RngStream.STATISTICS), _EMA_BATCHES)
+    latents = jax.vmap(lambda key: jax.random.normal(key, (config.batch_size, config.latent_dim)))(keys)
     classes = networks.generator.num_classes
     labels = jnp.arange(len(keys) * config.batch_size).reshape(len(keys), -1) % classes if classes else None
-
-    def forward(stats: dict[str, Any], drawn: tuple[jax.Array, jax.Array | None]) -> tuple[dict[str, Any], None]:
-        key, labels = drawn
-        latents = jax.random.normal(key, (config.batch_size, config.latent_dim))
-        return _apply_training(networks.generator, {"params": state.ema_params, **stats}, latents, labels)[1], None
-
-    stats, _ = jax.lax.scan(forward, jax.tree.map(jnp.zeros_like, state.gen.stats), (keys, labels))
-    weight = 1 - MOMENTUM ** len(keys)  # a running average that starts from zero falls short by this factor
-    return {"params": state.ema_params, **jax.tree.map(lambda x: x / weight, stats)}
+    variables = {"params": state.ema_params, **state.gen.stats}
+    return estimate_statistics(networks.generator, variables, latents, labels)
 
 
 def _generator_loss(
