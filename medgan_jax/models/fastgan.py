@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from medgan_jax.models.batch_norm import BatchNorm
 from medgan_jax.models.dcgan import BASE_SIZE, INITIAL_KERNEL
 from medgan_jax.models.projection import check_labels
-from medgan_jax.ops.upsample import upsampling_kernel
-from medgan_jax.ops.winograd import convolution_3x3, upsampling_convolution
+from medgan_jax.ops.upsample import linear
 
 # Channels at each resolution, as multiples of `features`.
 _WIDTHS = {4: 16.0, 8: 8.0, 16: 4.0, 32: 2.0, 64: 2.0, 128: 1.0, 256: 0.5, 512: 0.25}
@@ -25,10 +24,7 @@ _POOLED = 4  # px, of that map when it does
 
 
 class _Layer(nn.Module):
-    """A linear layer without bias: `kind` is "dense" (over channels), or a 3x3 convolution: "same" or "up".
-
-    "up" doubles the resolution by nearest neighbours, then convolves.
-    """
+    """A linear layer without bias, of a kind of `ops.upsample.linear`."""
 
     kind: str
     features: int
@@ -39,15 +35,7 @@ class _Layer(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         size = () if self.kind == "dense" else (3, 3)
         kernel = self.param("kernel", self.initializer, (*size, x.shape[-1], self.features))
-        x = x.astype(self.dtype)
-        match self.kind:
-            case "dense":
-                return x @ kernel.astype(self.dtype)
-            case "same":
-                return convolution_3x3(x, kernel.astype(self.dtype))
-            case "up":
-                return upsampling_convolution(x, upsampling_kernel(kernel, "nearest").astype(self.dtype))
-        raise ValueError(f"unknown kind of layer: {self.kind!r}")
+        return linear(x.astype(self.dtype), kernel, self.kind)
 
 
 def _gated(x: jax.Array) -> jax.Array:

@@ -5,10 +5,10 @@ scales by random matrices, frozen too, so that no single feature decides. On eac
 with spectral norm, the only part that is trained, gives logits at several places. It learns fast from few images what
 lesions are made of; what tells single images apart it hardly sees.
 
-The frozen part is a function, `projected`, apart from the module: what it computes of an image serves the updates of
-both networks, and it is in no checkpoint. Differences from the paper: maps are enlarged after they are mixed instead of
-before, which is the same and cheaper; widths are smaller; images of less than 128 px are enlarged to that, instead of
-to 256; and with classes, the last convolution of a small discriminator has a kernel for each, besides that of all.
+The frozen part is a function, `project_images`, apart from the module: what it computes of an image serves the updates
+of both networks, and it is in no checkpoint. Differences from the paper: maps are enlarged after they are mixed instead
+of before, which is the same and cheaper; widths are smaller; images of less than 128 px are enlarged to that, instead
+of to 256; and with classes, the last convolution of a small discriminator has a kernel for each, besides that of all.
 """
 
 import functools
@@ -60,7 +60,7 @@ def load_frozen() -> dict[str, Any]:
     }
 
 
-def projected(frozen: dict[str, Any], images: jax.Array) -> tuple[jax.Array, ...]:
+def project_images(frozen: dict[str, Any], images: jax.Array) -> tuple[jax.Array, ...]:
     """What the small discriminators see of images.
 
     Args:
@@ -143,7 +143,7 @@ class _Head(nn.Module):
 
 
 class ProjectedDiscriminator(nn.Module):
-    """What `projected` shows of images, to logits: positive means "real"."""
+    """What `project_images` shows of images, to logits: positive means "real"."""
 
     image_size: int
     dtype: jnp.dtype = jnp.float32
@@ -154,7 +154,7 @@ class ProjectedDiscriminator(nn.Module):
         """Computes logits.
 
         Args:
-          maps: of N images, see `projected`.
+          maps: of N images, see `project_images`.
           labels: (N,) int32 below `num_classes`, the class of each image; None where there are no classes.
           training: normalise by this batch's statistics, update the running ones and take one power iteration
             (`batch_stats` and `spectral` mutable).

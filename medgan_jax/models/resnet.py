@@ -18,8 +18,7 @@ import jax.numpy as jnp
 from medgan_jax.models.batch_norm import BatchNorm
 from medgan_jax.models.projection import Projection, check_labels
 from medgan_jax.models.spectral_norm import SpectralNorm
-from medgan_jax.ops.upsample import average_pooling_kernel, upsampling_kernel
-from medgan_jax.ops.winograd import convolution_3x3, downsampling_convolution, upsampling_convolution
+from medgan_jax.ops.upsample import linear
 
 BASE_SIZE = 4
 _SIZES = (32, 64, 128, 256)
@@ -38,10 +37,7 @@ def _glorot(gain: float) -> nn.initializers.Initializer:
 
 
 class _Layer(nn.Module):
-    """A linear layer with a bias: `kind` is "dense" (over channels), or a 3x3 convolution: "same", "up" or "down".
-
-    "up" doubles the resolution by nearest neighbours, then convolves. "down" convolves, then averages 2x2 pixels.
-    """
+    """A linear layer with a bias, of a kind of `ops.upsample.linear`."""
 
     kind: str
     features: int
@@ -54,22 +50,10 @@ class _Layer(nn.Module):
         size = () if self.kind == "dense" else (3, 3)
         kernel = self.param("kernel", _glorot(self.gain), (*size, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        x = self._apply(x.astype(self.dtype), kernel)
+        x = linear(x.astype(self.dtype), kernel, self.kind)
         if self.spectral_norm:  # divides the output instead of the kernel, see `models.dcgan`
             x = (x / SpectralNorm(name="spectral_norm")(kernel, training=training)).astype(self.dtype)
         return x + bias.astype(self.dtype).reshape(*[1] * (x.ndim - 1), -1)
-
-    def _apply(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        match self.kind:
-            case "dense":
-                return x @ kernel.astype(x.dtype)
-            case "same":
-                return convolution_3x3(x, kernel.astype(x.dtype))
-            case "up":
-                return upsampling_convolution(x, upsampling_kernel(kernel, "nearest").astype(x.dtype))
-            case "down":
-                return downsampling_convolution(x, average_pooling_kernel(kernel).astype(x.dtype))
-        raise ValueError(f"unknown kind of layer: {self.kind!r}")
 
 
 class GeneratorBlock(nn.Module):

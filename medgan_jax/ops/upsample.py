@@ -4,12 +4,16 @@ Both pairs are linear, so each is a single convolution, at the speed of `ops.win
 is a transposed convolution, and a 3x3 convolution then an average of 2x2 pixels is a convolution with stride 2 (4
 multiplications instead of 9). The functions here compute those kernels, (4, 4, C_in, C_out).
 
+`linear` applies such kernels, and those of other layers, to maps.
+
 Upsampling first avoids the checkerboard pattern of a transposed convolution, whose outputs at even and odd places come
 from different taps (Odena et al. 2016, doi:10.23915/distill.00003).
 """
 
 import jax
 import jax.numpy as jnp
+
+from medgan_jax.ops.winograd import convolution_3x3, downsampling_convolution, upsampling_convolution
 
 UPSAMPLING_SIZES = {"transposed": 4, "nearest": 3, "bilinear": 2}  # size of the learnt kernel, by kind of upsampling
 
@@ -46,6 +50,33 @@ def average_pooling_kernel(kernel: jax.Array) -> jax.Array:
       (4, 4, C_in, C_out).
     """
     return _composed(kernel / 4, (1.0, 1.0))
+
+
+def linear(x: jax.Array, kernel: jax.Array, kind: str) -> jax.Array:
+    """A linear layer without bias, in the type of `x`.
+
+    Args:
+      x: (..., C_in); for a convolution (N, H, W, C_in), H and W even for "down".
+      kernel: (C_in, C_out) for the kind "dense", else (3, 3, C_in, C_out).
+      kind: "dense": over channels; "same": convolves; "up": doubles the resolution by nearest neighbours, then
+        convolves; "down": convolves, then averages 2x2 pixels.
+
+    Returns:
+      (..., C_out).
+
+    Raises:
+      ValueError: `kind` is unknown.
+    """
+    match kind:
+        case "dense":
+            return x @ kernel.astype(x.dtype)
+        case "same":
+            return convolution_3x3(x, kernel.astype(x.dtype))
+        case "up":
+            return upsampling_convolution(x, upsampling_kernel(kernel, "nearest").astype(x.dtype))
+        case "down":
+            return downsampling_convolution(x, average_pooling_kernel(kernel).astype(x.dtype))
+    raise ValueError(f"unknown kind of layer: {kind!r}")
 
 
 def _composed(kernel: jax.Array, weights: tuple[float, ...]) -> jax.Array:

@@ -14,7 +14,7 @@ from medgan_jax.checkpoint import AnyDiscriminator, AnyGenerator
 from medgan_jax.config import Config
 from medgan_jax.models.dcgan import Discriminator, Generator
 from medgan_jax.models.fastgan import FastGANGenerator
-from medgan_jax.models.projected import ProjectedDiscriminator, load_frozen, projected
+from medgan_jax.models.projected import ProjectedDiscriminator, load_frozen, project_images
 from medgan_jax.models.resnet import ResidualDiscriminator, ResidualGenerator
 from medgan_jax.rng import RngStream, rng_key
 
@@ -62,9 +62,9 @@ class Networks(struct.PyTreeNode):
     dis_optimizer: optax.GradientTransformation = struct.field(pytree_node=False)
     frozen: dict[str, Any] | None = None  # through which a projected discriminator sees images
 
-    def shown(self, images: jax.Array) -> Any:
-        """The discriminator's input: images (N, H, W, C) in [-1, 1] themselves, or `projected` maps of them."""
-        return images if self.frozen is None else projected(self.frozen, images)
+    def discriminator_inputs(self, images: jax.Array) -> Any:
+        """The discriminator's input: images (N, H, W, C) in [-1, 1] themselves, or `project_images` maps of them."""
+        return images if self.frozen is None else project_images(self.frozen, images)
 
 
 @functools.lru_cache(maxsize=32)
@@ -134,10 +134,11 @@ def initial_state(networks: Networks, config: Config) -> GANState:
     gen_key, dis_key = jax.random.split(rng_key(config.seed, RngStream.INITIAL_WEIGHTS))
     latents = jnp.zeros((1, config.latent_dim))
     images = jax.ShapeDtypeStruct((1, config.image_size, config.image_size, config.channels), jnp.float32)
-    shown = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(networks.shown, images))
+    inputs = jax.eval_shape(networks.discriminator_inputs, images)
+    inputs = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), inputs)
     labels = jnp.zeros(1, jnp.int32) if networks.generator.num_classes else None
     gen = _network_state(networks.generator.init(gen_key, latents, labels, training=True), networks.gen_optimizer)
-    dis = _network_state(networks.discriminator.init(dis_key, shown, labels, training=True), networks.dis_optimizer)
+    dis = _network_state(networks.discriminator.init(dis_key, inputs, labels, training=True), networks.dis_optimizer)
     zero = jnp.float32(0)
     return GANState(
         step=jnp.int32(0),

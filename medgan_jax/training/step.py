@@ -113,7 +113,7 @@ def train_step(
         if config.augment.is_enabled():
             probability = state.ada["probability"] if state.ada else config.augment.probability
             images = augment(images, key, config.augment, probability)
-        return networks.shown(images)
+        return networks.discriminator_inputs(images)
 
     # Through a frozen network fakes go once, for both updates, so their augmentation is the same.
     key_for_gen = keys[2] if networks.frozen is None else keys[1]
@@ -180,7 +180,7 @@ def discriminator_update(
 
     Args:
       dis: the discriminator.
-      reals: N images as the discriminator sees them, see `Networks.shown`.
+      reals: N images as the discriminator sees them, see `Networks.discriminator_inputs`.
       fakes: likewise; treated as constants.
       real_targets: (N,) the target of each real image, see `losses.real_targets`.
       key: decides dropout, and where the gradient penalty is taken.

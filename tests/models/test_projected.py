@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medgan_jax.models.projected import ProjectedDiscriminator, load_frozen, map_shapes, projected
+from medgan_jax.models.projected import ProjectedDiscriminator, load_frozen, map_shapes, project_images
 
 pytestmark = pytest.mark.slow
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(("size", "shown"), [(32, 128), (64, 128), (128, 128), (256, 256), (512, 256)])
 def test_four_maps_of_an_image_of_any_size(size, shown):
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    found = [(x.shape, x.dtype) for x in jax.eval_shape(projected, load_frozen(), image)]
+    found = [(x.shape, x.dtype) for x in jax.eval_shape(project_images, load_frozen(), image)]
     assert found == [(x.shape, x.dtype) for x in map_shapes(size)]
     sides = zip((4, 4, 8, 16), (32, 32, 64, 128), strict=True)
     assert found == [((1, shown // stride, shown // stride, c), jnp.float32) for stride, c in sides]

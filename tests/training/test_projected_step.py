@@ -54,8 +54,8 @@ def test_a_golden_step_is_pytorchs(tiny_config, oracle):
     def iterate(networks, gen, dis, reals, latents):
         bound = {"networks": networks, "config": config}
         fakes, vjp, stats = generator_forward(gen, latents, networks=networks)
-        shown, shown_vjp = jax.vjp(networks.shown, fakes)
-        maps = networks.shown(reals)
+        shown, shown_vjp = jax.vjp(networks.discriminator_inputs, fakes)
+        maps = networks.discriminator_inputs(reals)
         dis, metrics = discriminator_update(dis, maps, shown, jnp.ones(4), KEY, **bound)
         gen, dis_stats, more = generator_update(gen, dis, shown, lambda y: vjp(*shown_vjp(y)), stats, KEY, **bound)
         return gen, dis.replace(stats=dis_stats), metrics | more, fakes, maps

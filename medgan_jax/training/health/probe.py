@@ -153,7 +153,7 @@ def _measure(
         images, labels = batch
         mutable = [name for name in discriminator if name != "params"]
         rngs = {"dropout": jax.random.wrap_key_data(constants["key"])}
-        inputs = networks.shown(uint8_to_signed(images)), labels
+        inputs = networks.discriminator_inputs(uint8_to_signed(images)), labels
         outputs, _ = networks.discriminator.apply(discriminator, *inputs, training=True, mutable=mutable, rngs=rngs)
         return mean_over_outputs(outputs)
 
