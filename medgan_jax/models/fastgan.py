@@ -3,8 +3,9 @@
 Made for few images and little computing: blocks of one or two convolutions with gated linear units, and skip-layer
 excitation, by which a map of low resolution scales the channels of one 16 times as large. Layout, value ranges, `dtype`
 and classes are those of `models.dcgan`. Latents are first scaled to unit mean square, as in Projected GAN (Sauer et al.
-2021, arXiv:2111.01007). Left out are the noise added to maps, as an image is to depend on its latents alone, and
-spectral norm, to which batch normalisation is blind. A name's number is the layer's place.
+2021, arXiv:2111.01007). The noise that is added to each map, without which textures repeat at the same places, is a
+fixed random linear function of the latents: so an image depends on them alone, and changes little where they do. Left
+out is spectral norm, to which batch normalisation is blind. A name's number is the layer's place.
 """
 
 import flax.linen as nn
@@ -44,8 +45,27 @@ def _gated(x: jax.Array) -> jax.Array:
     return values * nn.sigmoid(gates)
 
 
+class _Noise(nn.Module):
+    """Adds noise to a map (N, H, W, C), the same to all channels, times a strength that is learnt.
+
+    It is normal, and as good as independent between pixels: each is a random direction's share in the latents.
+    """
+
+    seed: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array, latents: jax.Array) -> jax.Array:
+        strength = self.param("strength", nn.initializers.zeros, ())
+        # Behind the barrier, as the compiler would compute the directions itself, slowly, and store them.
+        key = jax.lax.optimization_barrier(jax.random.key(self.seed))
+        length = latents.shape[-1]
+        directions = jax.random.normal(key, (length, x.shape[1] * x.shape[2])) * length**-0.5
+        noise = (latents @ directions).reshape(*x.shape[:3], 1)
+        return x + (strength * noise).astype(x.dtype)
+
+
 class _Block(nn.Module):
-    """Doubles the resolution; once or twice: convolution, batch norm, gate."""
+    """Doubles the resolution; once or twice: convolution, noise, batch norm, gate."""
 
     features: int
     convolutions: int
@@ -53,10 +73,11 @@ class _Block(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, labels: jax.Array | None, *, training: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, latents: jax.Array, labels: jax.Array | None, *, training: bool) -> jax.Array:
         for i in range(self.convolutions):
             kind = "same" if i else "up"
             x = _Layer(kind, 2 * self.features, nn.initializers.he_normal(), self.dtype, name=f"conv_{i}")(x)
+            x = _Noise(i + 2 * x.shape[1], name=f"noise_{i}")(x, latents)
             x = _gated(BatchNorm(self.num_classes, name=f"norm_{i}")(x, labels, training=training))
         return x
 
@@ -92,16 +113,16 @@ class FastGANGenerator(nn.Module):
         def width(size: int) -> int:
             return max(round(_WIDTHS[size] * self.features), 1)
 
-        x = latents * jax.lax.rsqrt(jnp.mean(jnp.square(latents), axis=-1, keepdims=True) + 1e-8)
+        latents *= jax.lax.rsqrt(jnp.mean(jnp.square(latents), axis=-1, keepdims=True) + 1e-8)
         size, place = BASE_SIZE, 0
-        x = _Layer("dense", 2 * width(size) * size**2, INITIAL_KERNEL, self.dtype, name="dense_0")(x)
+        x = _Layer("dense", 2 * width(size) * size**2, INITIAL_KERNEL, self.dtype, name="dense_0")(latents)
         x = BatchNorm(self.num_classes, name="norm_0")(x.reshape(len(x), size, size, -1), labels, training=training)
         maps = {size: _gated(x)}
         while size < self.image_size:
             size, place = 2 * size, place + 1
             convolutions = 2 if size in _TWO_CONVOLUTIONS else 1
             block = _Block(width(size), convolutions, self.dtype, self.num_classes, name=f"block_{place}")
-            maps[size] = block(maps[size // 2], labels, training=training)
+            maps[size] = block(maps[size // 2], latents, labels, training=training)
             if size in _EXCITED_BY:
                 maps[size] = _Excitation(name=f"excitation_{place}")(maps[size], maps[_EXCITED_BY[size]])
         x = _Layer("same", self.channels, INITIAL_KERNEL, self.dtype, name=f"conv_{place + 1}")(maps[size])
