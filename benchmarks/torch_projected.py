@@ -27,13 +27,14 @@ TAPS, MAPS = (24, 40, 112, 320), (32, 64, 128, 256)
 
 
 class Block(nn.Module):
-    """Upsampling, then convolution, batch norm and gate, once or twice."""
+    """Upsampling, then convolution, noise, batch norm and gate, once or twice."""
 
     def __init__(self, inputs: int, outputs: int, convolutions: int) -> None:
         """Builds its layers."""
         super().__init__()
         for i in range(convolutions):
             self.add_module(f"conv_{i}", nn.Conv2d(outputs if i else inputs, 2 * outputs, 3, 1, 1, bias=False))
+            self.register_parameter(f"noise_{i}", nn.Parameter(torch.zeros(())))
             self.add_module(f"norm_{i}", nn.BatchNorm2d(2 * outputs))
         self.convolutions = convolutions
 
@@ -41,7 +42,9 @@ class Block(nn.Module):
         """(N, C, H, W) to (N, F, 2 H, 2 W)."""
         x = functional.interpolate(x, scale_factor=2, mode="nearest")
         for i in range(self.convolutions):
-            x = functional.glu(getattr(self, f"norm_{i}")(getattr(self, f"conv_{i}")(x)), 1)
+            x = getattr(self, f"conv_{i}")(x)
+            x = x + getattr(self, f"noise_{i}") * torch.randn(len(x), 1, *x.shape[2:])
+            x = functional.glu(getattr(self, f"norm_{i}")(x), 1)
         return x
 
 

@@ -64,3 +64,30 @@ def test_classes_types_and_the_length_of_latents():
     rounded = images(half, latents, np.array([0, 1]))
     assert rounded.dtype == jnp.float32 and np.any(rounded != first)
     np.testing.assert_allclose(rounded, first, atol=0.05)
+
+
+@pytest.mark.slow
+def test_noise_is_of_the_latents_alone_and_has_its_strength():
+    module = FastGANGenerator(32, features=1)
+    latents = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
+    variables = jax.jit(functools.partial(module.init, training=True))(KEY, latents)
+
+    @jax.jit
+    def maps_and_images(strength, latents):
+        params = dict(variables["params"])
+        params["block_3"] = params["block_3"] | {"noise_1": {"strength": strength}}
+        inputs = {**variables, "params": params}
+        images, seen = module.apply(
+            inputs, latents, training=False, capture_intermediates=True, mutable="intermediates"
+        )
+        return seen["intermediates"]["block_3"]["noise_1"]["__call__"][0], images
+
+    (without, _), (noisy, images) = (maps_and_images(np.float32(s), latents) for s in (0, 3))
+    noise = (noisy - without)[..., 0]
+    np.testing.assert_allclose(noisy - without, np.broadcast_to(noise[..., None], noisy.shape), atol=1e-5)
+    assert noise.std() == pytest.approx(3, rel=0.1) and abs(noise.mean()) < 0.3
+    between = np.corrcoef(noise.reshape(4, -1)) - np.corrcoef(latents)  # images are as alike as their latents
+    assert np.abs(between).max() < 0.15
+    beside = np.corrcoef(noise[:, :, :-1].ravel(), noise[:, :, 1:].ravel())[0, 1]
+    assert abs(beside) < 0.1
+    np.testing.assert_array_equal(maps_and_images(np.float32(3), latents[::-1])[1], images[::-1])

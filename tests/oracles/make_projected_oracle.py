@@ -20,6 +20,8 @@ from projected_oracle import BATCH, EXPECTED, FEATURES, LATENT, SIZE, drawn, inp
 
 from benchmarks.torch_projected import Training  # noqa: E402
 
+LEFT_OUT = ("num_batches_tracked", "weight_v", "noise_0", "noise_1")
+
 
 def ours(name: str, array: np.ndarray) -> tuple[str, np.ndarray]:
     """A parameter or buffer of PyTorch under our name and in our layout."""
@@ -44,7 +46,7 @@ def load(module: nn.Module, prefix: str) -> None:
     state = {}
     for name, tensor in module.state_dict().items():
         state[name] = tensor
-        if name.endswith(("num_batches_tracked", "weight_v")):
+        if name.endswith(LEFT_OUT):
             continue
         key, array = ours(name, np.arange(tensor.numel()).reshape(tuple(tensor.shape)))
         # The layout of ours tells where each number of PyTorch's goes.
@@ -76,7 +78,7 @@ def main() -> None:
     for prefix, module in (("gen", training.generator), ("dis", training.discriminator)):
         arrays = {name: p.grad for name, p in module.named_parameters()} | dict(module.named_buffers())
         for name, tensor in arrays.items():
-            if not name.endswith(("num_batches_tracked", "weight_v")):
+            if not name.endswith(LEFT_OUT):
                 key, array = ours(name, tensor.numpy())
                 out[f"{prefix}/{key}"] = summary(array)
     np.savez_compressed(EXPECTED, **out)

@@ -10,9 +10,14 @@ SIZE, LATENT, FEATURES, BATCH = 64, 8, 1, 4
 
 
 def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """An array by its name in our variables, such as "gen/params/block_1/conv_0/kernel": far from initial values."""
+    """An array by its name in our variables, such as "gen/params/block_1/conv_0/kernel": far from initial values.
+
+    But for the strength of noise, which is 0, as PyTorch has other noise.
+    """
     random = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
     leaf = name.rsplit("/", 1)[-1]
+    if leaf == "strength":
+        return np.zeros(shape, np.float32)
     if leaf in ("var", "scale"):
         return random.uniform(0.5, 1.5, shape).astype(np.float32)
     values = random.normal(size=shape)
