@@ -31,7 +31,7 @@ from medgan_jax.sampling import sample_batches, seeded_latents
 from medgan_jax.sharding import data_mesh, replicated, sharded
 from medgan_jax.training.health.probe import NUM_FAKES, Probe
 from medgan_jax.training.state import Networks, build_networks, initial_state
-from medgan_jax.training.step import sampling_variables, train_steps
+from medgan_jax.training.step import metric_names, sampling_variables, train_step_at
 
 MAX_STEPS = 256  # of a call, as in the trainer
 
@@ -69,7 +69,7 @@ def training_config(
 
 
 class Training:
-    """A state, a random data set on the device, and `program`, the compiled call of many steps."""
+    """A state, a random data set on the device, and `program`, the compiled step."""
 
     def __init__(self, config: Config, num_images: int = 512) -> None:
         """Draws weights and images, and compiles."""
@@ -83,11 +83,11 @@ class Training:
         self.images = jax.device_put(random.integers(0, 256, shape, np.uint8), shared)
         self.indices = random.integers(0, num_images, (MAX_STEPS, config.batch_size), np.int32)
 
-        def steps(networks: Networks, *arguments: Any) -> Any:
-            return train_steps(*arguments, networks=networks, config=config)
+        def step(networks: Networks, *arguments: Any) -> Any:
+            return train_step_at(*arguments, networks=networks, config=config)
 
         call = jax.jit(
-            steps,
+            step,
             in_shardings=(shared, shared, shared, sharded(self.mesh, axis=1), shared),
             out_shardings=shared,
             donate_argnums=1,
@@ -95,10 +95,13 @@ class Training:
         self.program = call.lower(self.networks, self.state, self.images, self.indices, np.int32(0)).compile()
 
     def run(self, steps: int) -> dict[str, np.ndarray]:
-        """`steps` iterations, and their metrics on the host: the only place that calls `train_steps`."""
-        arguments = self.state, self.images, self.indices.copy(), np.int32(steps)
-        self.state, history = self.program(self.networks, *arguments)
-        return {name: np.asarray(value)[:steps] for name, value in history.items()}
+        """`steps` iterations, and their metrics on the host: the only place that calls `train_step_at`."""
+        history = []
+        for k in range(steps):
+            arguments = self.state, self.images, self.indices, np.int32(k)
+            self.state, metrics = self.program(self.networks, *arguments)
+            history.append(metrics)
+        return dict(zip(metric_names(self.config), np.stack(history, axis=1), strict=True))
 
     def health_check(self) -> float:
         """Seconds of a health check, as the trainer does it; the first one compiles."""

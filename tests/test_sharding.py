@@ -41,7 +41,7 @@ from medgan_jax.config import parse_config
 from medgan_jax.data.batches import ResidentBatches, StreamedBatches
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training.state import build_networks, initial_state
-from medgan_jax.training.step import train_steps
+from medgan_jax.training.step import train_step_at
 
 c = default.get_config()
 c.update(arch="sngan", image_size=16, latent_dim=16, gen_features=8, dis_features=8, batch_size=16)
@@ -59,12 +59,15 @@ def trained(mesh, kind, steps=20):
     order = {"batch_size": 16, "seed": 0, "classes": classes, "balanced": True}
     batches = kind(images, first_step=0, mesh=mesh, **order)
     with contextlib.closing(batches):
-        run = jax.jit(functools.partial(train_steps, networks=networks, config=config), out_shardings=shared)
+        run = jax.jit(functools.partial(train_step_at, networks=networks, config=config), out_shardings=shared)
         pixels, indices, count, labels = batches.take(steps)
         number = jax.ShapeDtypeStruct((), np.int32, sharding=shared)
         with jax.set_mesh(mesh):
             run = run.lower(state, *batches.shapes, number, batches.labels).compile()
-        after = jax.device_get(run(state, pixels, indices, np.int32(count), labels)[0])
+        after = state
+        for k in range(count):
+            after, _ = run(after, pixels, indices, np.int32(k), labels)
+        after = jax.device_get(after)
     collectives = set(re.findall(r" (all-[a-z-]+|collective-[a-z-]+|reduce-scatter)\\(", run.as_text()))
     return jax.device_get(state), after, run.cost_analysis()["flops"], collectives
 

@@ -114,7 +114,7 @@ def balanced_indices(first_step: int, num_steps: int, *, classes: np.ndarray, ba
 
 
 class Batches(abc.ABC):
-    """The batches of a training's steps, in order, on the devices, as `training.step.train_steps` takes them.
+    """The batches of a training's steps, in order, on the devices, as `training.step.train_step_at` takes them.
 
     Attributes:
       shapes: of images and indices as `take` returns them, shardings included. They never change, so one compiled
@@ -154,10 +154,10 @@ class Batches(abc.ABC):
 
     @abc.abstractmethod
     def take(self, count: int, after: Any = None) -> tuple[jax.Array, np.ndarray, int, np.ndarray | None]:
-        """The batches of the next steps: images, indices and labels as `train_steps` takes them.
+        """The batches of the next steps: images, indices and labels as `train_step_at` takes them.
 
         They are for `count` steps or fewer, at least 1; the third value returned says for how many. The memory of the
-        batches before is not used again until `after`, the results (a pytree) of the call that got them, is there.
+        batches before is not used again until `after`, the results (a pytree) of the steps that got them, is there.
 
         Raises:
           OSError: the images cannot be read.

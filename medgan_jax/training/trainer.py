@@ -34,13 +34,12 @@ from medgan_jax.training.checkpointer import Checkpointer
 from medgan_jax.training.dataset import Data, load_data
 from medgan_jax.training.signals import Signals
 from medgan_jax.training.state import GANState, Networks, build_networks, initial_state, with_learning_rates
-from medgan_jax.training.step import Metrics, metric_names, sampling_variables, train_steps
+from medgan_jax.training.step import metric_names, sampling_variables, train_step_at
 from medgan_jax.workdir import Workdir, read_lines
 
 STOPPED_BY_CALLBACK = 3  # exit code, mostly of an alarm
-# Target duration of one call of the compiled steps. A call has a fixed cost, on CPU 8 % of 1 s; a long one delays the
-# answer to Ctrl-C.
-_SECONDS_PER_CALL = 3.0
+# How much work the device is given at once. Less has it wait for the host; more delays the answer to Ctrl-C.
+_SECONDS_AT_ONCE = 1.0
 
 
 def train(config: Config, workdir: str | Path, *, callbacks: Sequence[Callback] = (), command: str = "") -> int:
@@ -93,7 +92,7 @@ class Run:
       networks: its modules, optimizers and frozen weights.
       checkpointer: its checkpoints.
       rollbacks: lines of rollbacks.jsonl, so far.
-      state: at `step`; its arrays are deleted by the next call of the compiled steps.
+      state: at `step`; its arrays are deleted by the next step.
       step: iterations given to the device so far. Their metrics come later, see `Callback.on_metrics`.
       saved_step: of the newest checkpoint; 0 where there is none.
       total_steps: at which it ends.
@@ -189,37 +188,43 @@ class Run:
         return action
 
     def _train_until_action(self) -> Action | None:
-        """Runs calls of the compiled steps, and the callbacks between them."""
+        """Gives the device some steps at a time, and runs the callbacks between them."""
         bar = progress_bar(
             self.total_steps, initial=self.step, unit="step", desc="compiling", disable=not self.files.writes
         )
         with bar, contextlib.closing(self._open_batches()) as batches:
-            train = self._compiled_steps(batches)
+            train = self._compiled_step(batches)
             intervals = [(callback, callback.every(self.config)) for callback in self._callbacks]
             count, running = 1, None
             called_at = time.perf_counter()
             while self.step < self.total_steps:
-                ends = [self.config.log_every_steps, *(n for _, n in intervals if n)]  # a call ends where one is due
+                ends = [
+                    self.config.log_every_steps,
+                    *(n for _, n in intervals if n),
+                ]  # no further than to where one is due
                 count = min([count, self.total_steps - self.step] + [n - self.step % n for n in ends])
                 count, stop = agree(count, self._signals.caught)
                 if stop:
                     self._signals.caught = stop
                     break
                 images, indices, count, labels = batches.take(count, after=running)
-                with jax.set_mesh(self._mesh):  # so that the step divides what it draws
-                    self.state, history = train(self.state, images, indices, np.int32(count), labels)
-                # Read the call before this one while this one computes: the device never waits for the host.
-                finished, running = running, (self.step + count, count, history)
+                history = []
+                for k in range(count):
+                    with jax.set_mesh(self._mesh):  # so that the step divides what it draws
+                        self.state, metrics = train(self.state, images, indices, np.int32(k), labels)
+                    history.append(metrics)
                 self.step += count
+                # Read the steps before these while these are computed: the device never waits for the host.
+                finished, running = running, (self.step, history)
                 self.checkpointer.save_networks()
                 action = None
                 if finished:
                     action = self._take_metrics(bar, *finished)
                     now = time.perf_counter()
-                    count = max(1, int(_SECONDS_PER_CALL / ((now - called_at) / finished[1])))
+                    count = max(1, int(_SECONDS_AT_ONCE / ((now - called_at) / len(finished[1]))))
                     called_at = now
                 due = [callback for callback, n in intervals if n and self._is_due(n)]
-                if isinstance(action, Stop) or (due and not action):  # a rollback discards this call
+                if isinstance(action, Stop) or (due and not action):  # a rollback discards these steps
                     last, running = running, None
                     action = self._take_metrics(bar, *last) or action
                     if not isinstance(action, RollBack):
@@ -232,9 +237,9 @@ class Run:
     def _is_due(self, interval: int) -> bool:
         return self.step % interval == 0 or self.step == self.total_steps
 
-    def _take_metrics(self, bar: tqdm, step: int, count: int, history: Metrics) -> Action | None:
-        """Waits for the metrics of the call that ended at `step`, shows them, and gives them to the callbacks."""
-        metrics = {name: np.asarray(history[name])[:count] for name in metric_names(self.config)}
+    def _take_metrics(self, bar: tqdm, step: int, history: list[jax.Array]) -> Action | None:
+        """Waits for the metrics of the steps up to `step`, shows them, and gives them to the callbacks."""
+        metrics = dict(zip(metric_names(self.config), np.stack(history, axis=1), strict=True))
         shown = {
             "loss D": f"{metrics['loss_dis'][-1]:.3f}",
             "G": f"{metrics['loss_gen'][-1]:.3f}",
@@ -245,7 +250,7 @@ class Run:
             bar.unpause()  # the time to compile does not count
             bar.set_description("training", refresh=False)
         bar.set_postfix(shown, refresh=False)
-        bar.update(count)
+        bar.update(len(history))
         return _first(callback.on_metrics(self, step, metrics) for callback in self._callbacks)
 
     def _open_batches(self) -> Batches:
@@ -261,12 +266,12 @@ class Run:
             balanced=c.conditional and c.balance_classes,
         )
 
-    def _compiled_steps(self, batches: Batches) -> Any:
-        """`step.train_steps`, compiled at its first call for the shapes of `batches`."""
+    def _compiled_step(self, batches: Batches) -> Any:
+        """`step.train_step_at`, compiled at its first call for the shapes of `batches`."""
         images, indices = batches.shapes
         labels = batches.labels and batches.labels.sharding
         shardings = *3 * (self._shared,), images.sharding, indices.sharding, self._shared, labels
-        return self._jitted(train_steps, in_shardings=shardings, donate_argnums=2)
+        return self._jitted(train_step_at, in_shardings=shardings, donate_argnums=2)
 
     def _jitted(self, function: Callable[..., Any], **options: Any) -> Any:
         """`function` of the step, the state or both, jitted, with the networks, the config and the seed of this run."""
