@@ -181,10 +181,10 @@ def profile(*, steps: int = 5, matrix: int = 2048, **options: Any) -> str:
     """Traces some steps of the training that `options` describe, see `training_config`; Markdown.
 
     Raises:
-      UserError: no step, more than a call takes, or impossible options.
+      UserError: no step, too many, or impossible options.
     """
     if not 1 <= steps <= MAX_STEPS:
-        raise UserError(f"--steps={steps}: must be from 1 to {MAX_STEPS}, to be one call")
+        raise UserError(f"--steps={steps}: must be from 1 to {MAX_STEPS}")
     config = training_config(**options)
     training = Training(config)
     training.run(2)
@@ -194,7 +194,7 @@ def profile(*, steps: int = 5, matrix: int = 2048, **options: Any) -> str:
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, create_perfetto_trace=True):
             training.run(steps)
-        traced = read_trace(Path(folder), "jit_steps")
+        traced = read_trace(Path(folder), "jit_step")
     program = parse_program(training.program.as_text())
     times = {name: spent / steps / 1000 for name, spent in leaves(traced, program).items()}
 
@@ -202,7 +202,7 @@ def profile(*, steps: int = 5, matrix: int = 2048, **options: Any) -> str:
     every = layers(size, maps=config.gen_features, latent=config.latent_dim, channels=config.channels)
     flops, least = sum(layer.flops(batch) for layer in every), sum(layer.traffic(batch) for layer in every)
     analysis = training.program.cost_analysis() or {}
-    moved = analysis.get("bytes accessed", 0)  # of one step: a loop's body counts once
+    moved = analysis.get("bytes accessed", 0)
     rate, bandwidth = matmul_rate(matrix, 40, config.dtype), copy_rate()
     bounds = [
         ("the step, not traced", "", "", f"{1000 * seconds:.1f}"),
