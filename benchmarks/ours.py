@@ -33,7 +33,7 @@ from medgan_jax.training.health.probe import NUM_FAKES, Probe
 from medgan_jax.training.state import Networks, build_networks, initial_state
 from medgan_jax.training.step import metric_names, sampling_variables, train_step_at
 
-MAX_STEPS = 256  # of a call, as in the trainer
+MAX_STEPS = 256  # whose indices are at hand, as in the trainer
 
 
 def about() -> dict[str, Any]:
@@ -142,7 +142,7 @@ class _Worker:
         return about()
 
     def run(self, steps: int) -> dict[str, Any]:
-        """Seconds for `steps` iterations; more than a call's worth takes several calls, each waited for."""
+        """Seconds for `steps` iterations; waits after each `MAX_STEPS`."""
         start = time.perf_counter()
         while steps > 0:
             metrics = self.training.run(min(steps, MAX_STEPS))

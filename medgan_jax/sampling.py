@@ -36,8 +36,9 @@ _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
 def seeded_latents(seed: int, indices: np.ndarray, *, latent_dim: int, truncation: float | None = None) -> jax.Array:
     """The latents of numbered images: row i depends on (seed, indices[i]) and `truncation` alone.
 
-    Truncated latents are from the normal distribution without its tails, which is to trade variety for fidelity (Brock
-    et al. 2019, arXiv:1809.11096, section 3.1). They are not drawn anew but moved, so an image stays recognisable.
+    Truncated latents are from the normal distribution without its tails, by which Brock et al. 2019 (arXiv:1809.11096,
+    section 3.1) trade variety for fidelity; with batch normalisation it changes little. They are not drawn anew but
+    moved, so an image stays recognisable.
 
     Args:
       seed: of the random numbers.
@@ -236,8 +237,7 @@ def check_truncation(truncation: float | None, latents: np.ndarray | None) -> No
         return
     if not 0 < truncation <= MAX_TRUNCATION:
         raise UserError(
-            f"--truncation={truncation:g}: must be above 0 and at most {MAX_TRUNCATION:g}, such as 1; leave it out for "
-            "all the variety there is"
+            f"--truncation={truncation:g}: must be above 0 and at most {MAX_TRUNCATION:g}, such as 1; or leave it out"
         )
     if latents is not None:
         raise UserError("--truncation: is of seeded latents, and --latents are used as they are; leave one of them out")

@@ -42,7 +42,10 @@ def main(argv: list[str]) -> None:
         "label", None, "conditional: the class; by default all in turn, for a movie the first", **define
     )
     flags.DEFINE_float(
-        "truncation", None, "cut off the latents' tails there, 1 or 2 is usual; changes little here", **define
+        "truncation",
+        None,
+        "cut off the latents' tails there, such as 1 or 2; with batch normalisation changes little",
+        **define,
     )
     flags.DEFINE_string(
         "interpolate", None, "a .webp, .gif or .mp4 file in place of --out: each image turns into the next", **define

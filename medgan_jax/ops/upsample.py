@@ -2,9 +2,8 @@
 
 Both pairs are linear, so each is a single convolution, at the speed of `ops.winograd`: an upsampling then a convolution
 is a transposed convolution, and a 3x3 convolution then an average of 2x2 pixels is a convolution with stride 2 (4
-multiplications instead of 9). The functions here compute those kernels, (4, 4, C_in, C_out).
-
-`linear` applies such kernels, and those of other layers, to maps.
+multiplications instead of 9). The functions here compute those kernels, (4, 4, C_in, C_out); `linear` applies them,
+and those of other layers.
 
 Upsampling first avoids the checkerboard pattern of a transposed convolution, whose outputs at even and odd places come
 from different taps (Odena et al. 2016, doi:10.23915/distill.00003).

@@ -198,10 +198,8 @@ class Run:
             count, running = 1, None
             called_at = time.perf_counter()
             while self.step < self.total_steps:
-                ends = [
-                    self.config.log_every_steps,
-                    *(n for _, n in intervals if n),
-                ]  # no further than to where one is due
+                # No further than to where something is due.
+                ends = [self.config.log_every_steps, *(n for _, n in intervals if n)]
                 count = min([count, self.total_steps - self.step] + [n - self.step % n for n in ends])
                 count, stop = agree(count, self._signals.caught)
                 if stop:
@@ -209,10 +207,10 @@ class Run:
                     break
                 images, indices, count, labels = batches.take(count, after=running)
                 history = []
-                for k in range(count):
-                    with jax.set_mesh(self._mesh):  # so that the step divides what it draws
+                with jax.set_mesh(self._mesh):  # so that a step divides what it draws
+                    for k in range(count):
                         self.state, metrics = train(self.state, images, indices, np.int32(k), labels)
-                    history.append(metrics)
+                        history.append(metrics)
                 self.step += count
                 # Read the steps before these while these are computed: the device never waits for the host.
                 finished, running = running, (self.step, history)
@@ -374,7 +372,7 @@ def _jitted(function: Callable[..., Any], *, config: Config, out_shardings: Shar
 
 
 def _copied_sampling_variables(state: GANState, *, networks: Networks, config: Config) -> dict[str, Any]:
-    """Copies, as the state is donated to the next call."""
+    """Copies, as the state is donated to the next step."""
     return jax.tree.map(jnp.copy, sampling_variables(state, networks=networks, config=config))
 
 

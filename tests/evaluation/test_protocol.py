@@ -34,7 +34,7 @@ def results(phantoms):
 
 def test_the_default_features_are_a_pretrained_networks(phantoms, small):
     result = evaluated(SPOILT["noisy"](phantoms[:20])[:, ::2, ::2], small[20:40], small[40:60], features=None)
-    assert result.protocol["features"].startswith("efficientnet-lite1: 1,280 pooled activations at 224 px, weights eff")
+    assert result.protocol["features"].startswith("efficientnet-lite1: 1,280 pooled activations at 224 px, or four")
     kid = by_name(result)["kid"]
     assert kid.title == "KID, by efficientnet-lite1" and kid.value.low > kid.reals.high
 

@@ -110,7 +110,8 @@ def efficientnet_features(variant: str = "lite1") -> Features:
 
     weights = VARIANTS[variant].file.removesuffix(".pth")
     description = (
-        f"1,280 pooled activations at {_NETWORK_SIZE} px, weights {weights}; not comparable with published FIDs"
+        f"1,280 pooled activations at {_NETWORK_SIZE} px, or four times the image's size if that is less, weights "
+        f"{weights}; not comparable with published FIDs"
     )
     return Features(f"efficientnet-{variant}", description, functools.partial(apply, variables))
 
