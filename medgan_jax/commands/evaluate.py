@@ -64,6 +64,7 @@ def main(argv: list[str]) -> None:
         num_images=values.num_images,
         seed=values.seed,
         label=values.label,
+        features=features.name,
     )
     place = Path(_expanded(values.checkpoint) or ".")
     out = Path(_expanded(values.out) or (place if place.is_dir() else Path(".")) / "evaluation")

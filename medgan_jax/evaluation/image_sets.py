@@ -29,6 +29,7 @@ from medgan_jax.metrics.distribution.features import (
     efficientnet_features,
     inception_features,
 )
+from medgan_jax.models.projected import FROZEN
 from medgan_jax.progress import progress_bar
 from medgan_jax.sampling import GRID, MANIFEST, classes_listed, classes_of, sample_batches, seeded_latents
 from medgan_jax.sharding import data_mesh, replicated
@@ -70,6 +71,7 @@ def choose(
     num_images: int | None,
     seed: int,
     label: str | None = None,
+    features: str = "",
 ) -> tuple[ImageSet, ImageSet, ImageSet | None]:
     """The sets that the flags of evaluate.py name.
 
@@ -84,6 +86,7 @@ def choose(
       num_images: how many to sample; None for as many as can be compared.
       seed: of the samples.
       label: the one class of a conditional training to evaluate; None for all, in the proportions of the reals.
+      features: the name of those to judge by: not of a network that the training saw images through.
 
     Returns:
       Fakes, reals, and training images or None.
@@ -108,6 +111,11 @@ def choose(
         mesh = data_mesh()
         generator = load_generator(Path(checkpoint), replicated(mesh))
         training = generator.about.get("config")
+        if training and training.get("dis") == "projected" and features == FROZEN:
+            raise UserError(
+                f"--features={FROZEN}: the training of {checkpoint} saw its images through this network, so it cannot "
+                "judge them; leave it out, for efficientnet-lite1"
+            )
         title = _title_of(generator, checkpoint)
         sample = functools.partial(sampled, generator, seed=seed, mesh=mesh, title=title, label=label)
         like = sample(1, progress=False)

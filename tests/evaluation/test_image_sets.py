@@ -196,15 +196,26 @@ def test_one_class_or_all_in_the_proportions_of_the_reals(choose, conditional):
     assert len(fakes.labels) == len(fakes.images) == len(seen.images)
 
 
+class Drawn:
+    """A generator that draws its label."""
+
+    image_size, channels = 16, 1
+
+    def apply(self, variables, latents, labels, training):
+        return jnp.broadcast_to(labels[:, None, None, None] - 1.0, (len(labels), 16, 16, 1))
+
+
+def test_no_network_judges_what_was_trained_through_it(choose, monkeypatch):
+    about = {"config": {"dis": "projected", "data": {}}}
+    generator = TrainedGenerator(Drawn(), {}, latent_dim=8, step=1, about=about, digest="abc", classes=("a", "b", "c"))
+    monkeypatch.setattr(image_sets, "load_generator", lambda path, sharding: generator)
+    with pytest.raises(UserError, match="--features=efficientnet-lite0: the training of run saw its images through"):
+        choose(checkpoint="run", features="efficientnet-lite0")
+    with pytest.raises(UserError, match="give --reals"):  # and so far it is right
+        choose(checkpoint="run", features="efficientnet-lite1")
+
+
 def test_the_classes_that_are_sampled_are_those_that_are_named():
-    """By a generator that draws its label."""
-
-    class Drawn:
-        image_size, channels = 16, 1
-
-        def apply(self, variables, latents, labels, training):
-            return jnp.broadcast_to(labels[:, None, None, None] - 1.0, (len(labels), 16, 16, 1))
-
     generator = TrainedGenerator(Drawn(), {}, latent_dim=8, step=1, about={}, digest="abc", classes=("a", "b", "c"))
     sampled = functools.partial(image_sets.sampled, generator, seed=0, mesh=data_mesh(), title="t", progress=False)
     for options in ({}, {"label": "c"}, {"counts": [1, 0, 3]}):
