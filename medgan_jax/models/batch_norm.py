@@ -78,6 +78,9 @@ def estimate_statistics(
       variables: its parameters and statistics, of which the values do not matter.
       latents: (K, N, L), K batches.
       labels: (K, N) int32, the class of each; None where there are none.
+
+    Returns:
+      `variables` with the same parameters and these statistics.
     """
     params = {"params": variables["params"]}
     stats = {name: value for name, value in variables.items() if name != "params"}

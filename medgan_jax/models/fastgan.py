@@ -3,7 +3,7 @@
 Made for few images and little computing: blocks of one or two convolutions with gated linear units, and skip-layer
 excitation, by which a map of low resolution scales the channels of one 16 times as large. Layout, value ranges, `dtype`
 and classes are those of `models.dcgan`. Latents are first scaled to unit mean square, as in Projected GAN (Sauer et al.
-2021, arXiv:2111.01007). The noise that is added to each map, without which textures repeat at the same places, is a
+2021, arXiv:2111.01007). The noise that is added to each map, for textures that do not repeat at the same places, is a
 fixed random linear function of the latents: so an image depends on them alone, and changes little where they do. Left
 out is spectral norm, to which batch normalisation is blind. A name's number is the layer's place.
 """
