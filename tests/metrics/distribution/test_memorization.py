@@ -85,14 +85,14 @@ def test_a_cropped_copy_is_registered(phantoms):
 
 @pytest.mark.slow
 def test_altered_copies_are_named_and_unseen_images_are_not():
-    images = np.stack([phantom_image(i, seed=3, image_size=64) for i in range(72)])
-    train, heldout, unseen = images[:24], images[24:48], images[48:]
+    images = np.stack([phantom_image(i, seed=3, image_size=32) for i in range(224)])
+    train, heldout, unseen = images[:24], images[24:124], images[124:]
     search = CopySearch(train)
     of_heldout = search.nearest(heldout).distance
     copies, others = search.nearest(altered_copies(train[:20], 0)), search.nearest(unseen)
     assert memorized(copies.distance, of_heldout).sum() >= 18
     assert np.mean(copies.index == np.arange(20)) >= 0.9
-    assert memorized(others.distance, of_heldout).sum() <= 1
+    assert memorized(others.distance, of_heldout).mean() <= 0.02
     assert copying_z(copies.distance, of_heldout, seed=0).high < -3
     assert abs(copying_z(others.distance, of_heldout, seed=0).value) < 3
 
