@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.small_data_ablation import Variant
 from medgan_jax.images import replace_file
+from medgan_jax.models.efficientnet_lite import VARIANTS
 from medgan_jax.workdir import write_json
 
 TABLE, RESULTS = "small_data.md", "results.json"
@@ -54,7 +55,8 @@ def table(records: Sequence[Mapping[str, Any]], about: Mapping[str, Any], varian
         "images. The real reference is what those training images get. SWD: sliced Wasserstein distance x1000, the "
         "mean over scales, and each scale. Above real reference: the SWD less that of the real reference, as a "
         "multiple of the same difference of the published recipe. KID x1000, recall, density and coverage by "
-        "EfficientNet-Lite1; KID x1000 by pyramid features (colour, layout and texture) too. Checkerboard: index by "
+        f"EfficientNet-Lite1 ({VARIANTS['lite1'].file}; not comparable with published ones); KID x1000 by pyramid "
+        "features (colour, layout and texture) too. Checkerboard: index by "
         "its period in px; 1 without a checkerboard. Similarity of two fakes over that of two reals: above 1 is less "
         "diverse. Memorization: share of the fakes closer to a training image than any held-out real is; blurred "
         "images are close to everything. Inception: KID x1000 and FID, with --inception_weights. Time of a training "

@@ -25,7 +25,7 @@ class QuickEvaluation:
     """Distances of fakes to held-out images, beside those of as many training images (the real reference).
 
     Attributes:
-      features: the name of those that KID is of.
+      features: those that KID is of.
       num_fakes: that are to be compared.
     """
 
@@ -43,11 +43,9 @@ class QuickEvaluation:
             return np.asarray(images[np.sort(random.permutation(len(images))[:_MAX_IMAGES])])
 
         self._seed = seed
-        features = efficientnet_features()
-        self.features = features.name
-        self._vectors = features.of
+        self.features = efficientnet_features()
         self._reference = some(held_out)
-        self._reference_features = self._vectors(self._reference)
+        self._reference_features = self.features.of(self._reference)
         self._reals = self._distances(some(training))
         self.num_fakes = min(len(training), _MAX_IMAGES)
 
@@ -62,7 +60,7 @@ class QuickEvaluation:
     def _distances(self, images: np.ndarray) -> dict[str, float]:
         by_scale = sliced_wasserstein(images, self._reference, seed=self._seed, replicates=0)
         distances = {f"swd_{size}": estimate.value for size, estimate in by_scale.items()}
-        vectors = self._vectors(images)
+        vectors = self.features.of(images)
         return {
             "swd": float(np.mean(list(distances.values()))),
             "kid": kid(vectors, self._reference_features, seed=self._seed, replicates=0).value,

@@ -153,6 +153,7 @@ def _context(record: Record) -> dict[str, Any]:
         "verdict": _verdict(record, leading),
         "leading": leading,
         "measures": measures,
+        "features": _features(logs["evaluations"][-1]) if measures else "",
         "progress": _progress(record, last),
         "last": last,
         "last_rows": [
@@ -232,6 +233,11 @@ def _measures(record: Record) -> list[dict[str, Any]]:
     return measures
 
 
+def _features(line: dict[str, Any]) -> str:
+    """What a line of evaluations.jsonl says of the features that KID is of; earlier ones have no description."""
+    return ": ".join(str(line[name]) for name in ("features", "features_description") if name in line)
+
+
 def _progress(record: Record, last: dict[str, Any]) -> dict[str, Any]:
     step, total = record.step, record.total_steps
     if total and step >= total:
@@ -276,7 +282,7 @@ def _evaluation(written: dict[str, Any]) -> dict[str, Any]:
 
     figures, protocol = written.get("figures"), written.get("protocol")
     return {
-        "fakes": protocol.get("fakes", "") if isinstance(protocol, dict) else "",
+        **{name: protocol.get(name, "") if isinstance(protocol, dict) else "" for name in ("fakes", "features")},
         "figures": [
             (each.get("title", name), each.get("better", ""), [estimate(each), estimate(each.get("reals"))])
             for name, each in (figures.items() if isinstance(figures, dict) else ())

@@ -232,10 +232,10 @@ class Evaluation(Callback):
                 training, held_out = run.data.training.images, run.data.held_out.images
                 self._quick = QuickEvaluation(training, held_out, seed=run.config.seed)
             figures = self._quick.figures(run.sample(variables, self._quick.num_fakes, real_proportions=True))
-            measure = run.config.best_measure
-            how = {"best_by": measure, "features": self._quick.features}
+            measure, features = run.config.best_measure, self._quick.features
+            how = {"best_by": measure, "features": features.name}
             is_best = figures[measure] < run.files.best_value(run.checkpointer.best_step(), how)
-            line = {"step": run.step, **how, **figures}
+            line = {"step": run.step, **how, "features_description": features.description, **figures}
             self._logger.write(run, run.files.evaluations, line)
         if from_leader(is_best):
             run.checkpointer.save_best(run.step, variables)

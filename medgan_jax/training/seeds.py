@@ -70,7 +70,10 @@ def _write_summary(workdir: Path, folders: list[Path]) -> None:
 
 
 def _spread(logs: list[Path]) -> dict[str, Any]:
-    """Mean, standard deviation and values, in the order of the seeds, at the newest step that all logs have."""
+    """Mean, standard deviation and values, in the order of the seeds, at the newest step that all logs have.
+
+    Texts, such as what the features are, are the same for all seeds.
+    """
     lines = [{line["step"]: line for line in read_lines(log)} for log in logs]
     steps = set.intersection(*map(set, lines))
     if not steps:
@@ -82,4 +85,6 @@ def _spread(logs: list[Path]) -> dict[str, Any]:
             values = [line[name] for line in last]
             std = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
             spread[name] = {"mean": float(np.mean(values)), "std": std, "values": values}
+        elif isinstance(value, str):
+            spread[name] = value
     return spread

@@ -19,7 +19,8 @@ ALARM = {
 RUN = {"step": 0, "command": "python train.py --workdir=run", "version": "0.5.0", "jax": "0.10", "device": "cpu"}
 METRICS = {"loss_gen": 2.0, "score_dis": 0.75, "score_gen": 0.2, "grad_norm_dis": 0.5, "grad_norm_gen": 3.0,
            "images_per_s": 80.0}  # fmt: skip
-EVALUATION = {"best_by": "swd", "kid": 0.25, "swd_reals": 40.5, "kid_reals": 0.125}
+EVALUATION = {"best_by": "swd", "features": "lite1", "features_description": "weights 2", "kid": 0.25,
+              "swd_reals": 40.5, "kid_reals": 0.125}  # fmt: skip
 HEALTH = {"norms_gen": [1.5, 2.5], "norms_dis": [1.0, 1.0, 1.0], "diversity": 0.2, "diversity_reals": 0.3,
           "drift": 0.1, "logit_train": 2.5, "logit_held_out": 1.5, "logit_fakes": -2.0}  # fmt: skip
 ROLLBACK = {"step": 200, "to_step": 100, "alarm": "mode_collapse", "lr_gen": 2e-4, "lr_dis": 1e-4}

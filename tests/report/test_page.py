@@ -52,7 +52,7 @@ def test_it_shows_everything(make):
     files.health.unlink()
     (files.path / "evaluation").mkdir()
     figure = {"title": "PSNR, dB", "better": "higher", "value": 18.25, "low": 17, "high": 19, "reals": {"value": 20.5}}
-    written = {"protocol": {"fakes": "106 of run"}, "figures": {"psnr": figure}}
+    written = {"protocol": {"fakes": "106 of run", "features": "inception: weights 3"}, "figures": {"psnr": figure}}
     (files.path / "evaluation/evaluation.json").write_text(json.dumps(written))
     text = report(files)
     words = said(text)
@@ -61,6 +61,7 @@ def test_it_shows_everything(make):
         "diversity 0.01", "raise latent_dim", "warned", "back to step 100, with lr_gen 0.0002 and lr_dis 0.0001",
         "python train.py --workdir=run", "benign 9", "malignant 3", "12 images to train on", "real images 40.5",
         "PSNR, dB higher 18.25 (17 to 19) 20.5", "Data data.source phantom", "Other of_a_plugin x",
+        "KID by lite1: weights 2.", "Features: inception: weights 3.",
     ):  # fmt: skip
         assert part in words, part
     fields = words[words.index("Configuration") :]

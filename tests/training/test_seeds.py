@@ -38,12 +38,17 @@ def test_each_seed_is_a_run_of_its_own_and_the_summary_is_their_spread(config, t
     c = config(seed=3)
     assert train_seeds(2)(c, tmp_path / "all", callbacks=[StopSecond()]) == 3
     assert not (tmp_path / "all/seeds.json").exists()
+    for seed in (3, 4):
+        files = Workdir(tmp_path / f"all/seed_{seed}")
+        files.append(files.evaluations, {"step": 1, "features": "pixels", "kid": float(seed)})
     assert train_seeds(2)(c, tmp_path / "all") == 0  # goes on with seed 4
     train(config(seed=4), tmp_path / "alone")
     assert digest(tmp_path / "all/seed_4") == digest(tmp_path / "alone") != digest(tmp_path / "all/seed_3")
     summary = json.loads((tmp_path / "all/seeds.json").read_text())
     last = [list(read_lines(tmp_path / f"all/seed_{seed}/metrics.jsonl"))[-1]["loss_gen"] for seed in (3, 4)]
-    assert (summary["seeds"], summary["metrics"]["step"], summary["evaluations"]) == ([3, 4], 2, {})
+    assert (summary["seeds"], summary["metrics"]["step"]) == ([3, 4], 2)
+    kid = {"values": [3, 4], "mean": 3.5, "std": pytest.approx(0.5**0.5)}
+    assert summary["evaluations"] == {"step": 1, "features": "pixels", "kid": kid}
     assert summary["metrics"]["loss_gen"] == {
         "values": last,
         "mean": pytest.approx(sum(last) / 2),

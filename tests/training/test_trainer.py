@@ -271,6 +271,9 @@ def test_the_best_generator_is_kept_and_evaluation_changes_nothing(config, whole
     lines = list(read_lines(Workdir(tmp_path / "run").evaluations))
     assert [line["step"] for line in lines] == [3, 6, 8]
     assert all(0 < line["swd_reals"] < line["swd"] for line in lines)  # eight steps teach little
+    assert {line["features"] for line in lines} == {"efficientnet-lite1"}
+    version = "weights efficientnet-lite1-77cc7160; not comparable with published FIDs"
+    assert all(line["features_description"].endswith(version) for line in lines)
     best = min(lines, key=lambda line: line["kid"])["step"]
     kept = generator_of(Workdir(tmp_path / "run").best)
     assert (kept.step, kept.about["best_by"]) == (best, "kid")
