@@ -47,11 +47,13 @@ class ImageSet:
       title: what they are, for people.
       images: uint8, (N, H, W, C); possibly a memory map.
       labels: the class of each image; None where it is unknown.
+      trained_through: the network that their generator's training saw images through; "" where there is none known.
     """
 
     title: str
     images: np.ndarray
     labels: tuple[str, ...] | None = None
+    trained_through: str = ""
 
     def of_class(self, label: str) -> "ImageSet":
         """The images of one class, or all where the classes are unknown."""
@@ -105,15 +107,17 @@ def choose(
             f"--label={label}: is for --checkpoint; all --fakes are taken, and data.class_filter chooses reals"
         )
     generator = training = train_set = None
+    through = ""
     if fakes:
         found = like = from_folder(fakes, field="--fakes", data=data)
     elif checkpoint:
         mesh = data_mesh()
         generator = load_generator(Path(checkpoint), replicated(mesh))
         training = generator.about.get("config")
-        if training and training.get("dis") == "projected" and features == FROZEN:
+        through = FROZEN if training and training.get("dis") == "projected" else ""
+        if through and features == through:
             raise UserError(
-                f"--features={FROZEN}: the training of {checkpoint} saw its images through this network, so it cannot "
+                f"--features={through}: the training of {checkpoint} saw its images through this network, so it cannot "
                 "judge them; leave it out, for efficientnet-lite1"
             )
         title = _title_of(generator, checkpoint)
@@ -143,7 +147,7 @@ def choose(
     if generator:
         number = num_images or min(len(train_set.images) if train_set else len(real_set.images) // 2, MAX_IMAGES)
         counts = _counts(generator.classes, real_set) if generator.classes and label is None else None
-        found = sample(number, counts=counts)
+        found = dataclasses.replace(sample(number, counts=counts), trained_through=through)
     return found, real_set, train_set
 
 

@@ -176,7 +176,7 @@ def evaluate(
     figures: list[Figure] = []
     named: tuple[tuple[int, int, float], ...] = ()
     possible = [task for _, least, task in tasks if fewest >= least]
-    searched = train or reals
+    searched, through = train or reals, fakes.trained_through
     with progress_bar(len(possible) + 1, desc="evaluating", unit="metric", disable=not progress) as bar:
         for task in possible:
             figures.extend(task)
@@ -198,6 +198,7 @@ def evaluate(
             "channels": fakes.images.shape[3],
             "pairing": f"{pairing}: {PAIRINGS[pairing]}",
             "features": f"{features.name}: {features.description}",
+            **({"trained_through": f"{through}, which must not judge the fakes"} if through else {}),
             "memorization": "EfficientNet-Lite1's activations at stride 16, then pixels at 32 px",
             "intervals": "95 %, by bootstrap over images; memorization: Wilson's",
             "seed": seed,

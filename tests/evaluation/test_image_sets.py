@@ -14,6 +14,7 @@ from medgan_jax.config import parse_config
 from medgan_jax.data.batches import load_dataset
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation import image_sets
+from medgan_jax.evaluation.protocol import evaluate
 from medgan_jax.images import write_png
 from medgan_jax.metrics.distribution.features import PIXELS, PYRAMID, efficientnet_features
 from medgan_jax.sampling import sample_batches, seeded_latents
@@ -205,14 +206,17 @@ class Drawn:
         return jnp.broadcast_to(labels[:, None, None, None] - 1.0, (len(labels), 16, 16, 1))
 
 
-def test_no_network_judges_what_was_trained_through_it(choose, monkeypatch):
+def test_no_network_judges_what_was_trained_through_it(choose, folder, monkeypatch):
     about = {"config": {"dis": "projected", "data": {}}}
     generator = TrainedGenerator(Drawn(), {}, latent_dim=8, step=1, about=about, digest="abc", classes=("a", "b", "c"))
     monkeypatch.setattr(image_sets, "load_generator", lambda path, sharding: generator)
     with pytest.raises(UserError, match="--features=efficientnet-lite0: the training of run saw its images through"):
         choose(checkpoint="run", features="efficientnet-lite0")
-    with pytest.raises(UserError, match="give --reals"):  # and so far it is right
-        choose(checkpoint="run", features="efficientnet-lite1")
+    fakes, reals, _ = choose(
+        checkpoint="run", features="efficientnet-lite1", reals=folder("reals", (16, 16, 1), number=4), label="a"
+    )
+    protocol = evaluate(fakes, reals, features=PIXELS, progress=False).protocol
+    assert protocol["trained_through"] == "efficientnet-lite0, which must not judge the fakes"
 
 
 def test_the_classes_that_are_sampled_are_those_that_are_named():
