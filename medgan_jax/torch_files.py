@@ -53,9 +53,15 @@ def read_state_dict(path: Path) -> dict[str, np.ndarray]:
     return _read(path, _state_dict)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """Reads an `.npz` file of numbers, or a state dict; which it is, the content says. See `read_state_dict`."""
-    return _read(path, lambda data: _npz(data) if _is_npz(data) else _state_dict(data))
+def read_arrays(path: Path, *, remedy: str = "") -> dict[str, np.ndarray]:
+    """Reads an `.npz` file of numbers, or a state dict; which it is, the content says. See `read_state_dict`.
+
+    `remedy` says what else to give; an error ends in it.
+    """
+    try:
+        return _read(path, lambda data: _npz(data) if _is_npz(data) else _state_dict(data))
+    except UserError as error:
+        raise UserError(f"{error}, or {remedy}" if remedy else str(error)) from error
 
 
 def checked_array(

@@ -56,8 +56,10 @@ def main(argv: list[str]) -> None:
 
     from medgan_jax.evaluation import image_sets, page
     from medgan_jax.evaluation.protocol import evaluate
+    from medgan_jax.models.efficientnet_lite import load_efficientnet_lite
 
     features = image_sets.choose_features(values.features, values.inception_weights)
+    load_efficientnet_lite("lite1")  # which the search for copies needs: where it is missing, nothing is sampled
     sets = image_sets.choose(
         **{name: _expanded(values[name].value) for name in ("checkpoint", "fakes", "reals", "train")},
         data=values.data.to_dict(),

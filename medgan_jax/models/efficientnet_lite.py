@@ -228,7 +228,7 @@ def _load_packaged(variant: str, path: Path, folded: bool) -> dict[str, dict]:
 
 
 def _load(variant: str, path: Path, folded: bool, remedy: str) -> dict[str, dict]:
-    checked = functools.partial(checked_array, read_arrays(path), path=path, remedy=remedy)
+    checked = functools.partial(checked_array, read_arrays(path, remedy=remedy), path=path, remedy=remedy)
     params: dict[tuple[str, ...], np.ndarray] = {}
     statistics: dict[tuple[str, ...], np.ndarray] = {}
     for layer, shape in _kernel_shapes(variant).items():

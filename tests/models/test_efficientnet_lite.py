@@ -218,5 +218,5 @@ def test_users_files_of_another_network_are_refused(tmp_path):
             load_efficientnet_lite("lite0", path)
     cut = tmp_path / "cut.pth"
     cut.write_bytes(published_file().read_bytes()[:100_000])
-    with pytest.raises(UserError, match=f"^{cut}: .*; copy or download it again$"):
+    with pytest.raises(UserError, match=f"^{cut}: .*; copy or download it again, or{remedy[1:]}$"):
         load_efficientnet_lite("lite0", cut)
