@@ -26,6 +26,7 @@ from medgan_jax.checkpoint import load_generator
 from medgan_jax.config import Config, named_config, parse_config
 from medgan_jax.evaluation.protocol import paired_scores
 from medgan_jax.images import write_png
+from medgan_jax.metrics.distribution.features import efficientnet_features
 from medgan_jax.models.efficientnet_lite import EfficientNetLite, load_efficientnet_lite
 from medgan_jax.sampling import sample_batches, seeded_latents
 from medgan_jax.sharding import data_mesh, replicated, sharded
@@ -208,6 +209,14 @@ class _Worker:
         start = time.perf_counter()
         for _ in range(steps):
             jax.block_until_ready(call(*arguments))
+        return {"seconds": time.perf_counter() - start}
+
+    def lite1_features(self, size: int, images: int) -> dict[str, Any]:
+        """Seconds of the features that evaluation compares, of random images; the first call compiles."""
+        features = efficientnet_features()
+        drawn = np.random.default_rng(0).integers(0, 256, (images, size, size, 3), np.uint8)
+        start = time.perf_counter()
+        features.of(drawn)
         return {"seconds": time.perf_counter() - start}
 
     def encode(self) -> dict[str, Any]:

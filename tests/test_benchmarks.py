@@ -260,3 +260,8 @@ def test_features_are_measured_without_the_peer():
     measured = rows.features_against_torch(settings, backward=True, size=32, batch=1)
     assert measured.problem == rows.PEER_MISSING
     assert 0 < measured.ours[0] < math.inf
+
+
+def test_features_for_evaluation_are_timed():
+    (seconds,) = rows.seconds_of_features(rows.Settings(slow_rounds=1), size=16, images=2).value
+    assert 0 < seconds < math.inf
