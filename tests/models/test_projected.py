@@ -36,13 +36,14 @@ def test_a_class_changes_the_logits_of_its_image_alone():
     maps = tuple(random.normal(size=(2, *x.shape[1:])).astype(np.float32) for x in map_shapes(32))
     variables = jax.jit(functools.partial(module.init, training=True))(jax.random.key(0), maps, np.array([0, 0]))
     assert set(variables) == {"params", "batch_stats", "spectral"}
-    apply = functools.partial(module.apply, variables, maps, training=False)
-    logits, others = apply(np.array([0, 2])), apply(np.array([1, 2]))
+    apply = jax.jit(functools.partial(module.apply, training=False))
+    logits, others = (apply(variables, maps, np.array([label, 2])) for label in (0, 1))
     assert [x.shape for x in logits] == [(2, 5, 5)] * 4
     for ours, theirs in zip(logits, others, strict=True):
         assert np.any(ours[0] != theirs[0])
         np.testing.assert_array_equal(ours[1], theirs[1])
     half = ProjectedDiscriminator(32, jnp.bfloat16, num_classes=3)
-    for x, expected in zip(half.apply(variables, maps, np.array([0, 2]), training=False), logits, strict=True):
+    apply = jax.jit(functools.partial(half.apply, training=False))
+    for x, expected in zip(apply(variables, maps, np.array([0, 2])), logits, strict=True):
         assert x.dtype == jnp.float32
         np.testing.assert_allclose(x, expected, atol=0.1)

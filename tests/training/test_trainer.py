@@ -8,6 +8,7 @@ import signal
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 from PIL import Image
 
 from medgan_jax.checkpoint import Checkpoints, load_generator
@@ -136,18 +137,23 @@ def test_a_projected_run_resumes_exactly_and_names_what_is_frozen(config, tmp_pa
     """Grey, conditional, in bfloat16: a frozen network is in no checkpoint, and another one is refused."""
     options = {"arch": "fastgan", "dis": "projected", "loss": "hinge", "image_size": 32, "gen_features": 1}
     options |= {"channels": 1, "conditional": True, "dtype": "bfloat16", "ema_decay": 0.9, "augment_flips": True}
-    options |= {"checkpoint_every_steps": 1, "batch_size": 2}
-    train(config(num_steps=2, monitor_every_steps=2, **options), tmp_path / "whole")
-    for num_steps in (1, 2):
-        train(config(num_steps=num_steps, **options), tmp_path / "parts")
-    state, expected = (final_state(tmp_path / name, config(**options), num_classes=2) for name in ("parts", "whole"))
-    assert_same(state, expected)
+    options |= {"checkpoint_every_steps": 1, "batch_size": 2, "num_steps": 2}
+    train(config(monitor_every_steps=2, **options), tmp_path / "run")
     names = ("logit_train", "logit_held_out", "logit_fakes", "diversity")
-    *_, line = read_lines(Workdir(tmp_path / "whole").health)
+    *_, line = read_lines(Workdir(tmp_path / "run").health)
     assert all(np.isfinite(line[name]) for name in names)
-    assert generator_of(tmp_path / "parts").module.image_size == 32
+    expected = final_state(tmp_path / "run", config(**options), num_classes=2)
+    for network in (expected.gen, expected.dis):
+        moments = traverse_util.flatten_dict(network.opt_state.inner_state[0].nu, sep="/")
+        assert not [name for name, moment in moments.items() if not np.any(moment)]  # all had a gradient
 
-    saved = Workdir(tmp_path / "parts").checkpoints
+    for lost in ("checkpoints/2", "generator", "discriminator"):  # as if it had been killed in its second step
+        shutil.rmtree(tmp_path / "run" / lost)
+    train(config(**options), tmp_path / "run")
+    assert_same(final_state(tmp_path / "run", config(**options), num_classes=2), expected)
+    assert generator_of(tmp_path / "run").module.image_size == 32
+
+    saved = Workdir(tmp_path / "run").checkpoints
     assert sum(file.stat().st_size for file in saved.rglob("*") if file.is_file()) < 2 * 18e6  # Lite0 takes 18 MB
     (about,) = (saved / "2/about").glob("metadata")
     assert "efficientnet-lite0, " in about.read_text()
@@ -155,7 +161,7 @@ def test_a_projected_run_resumes_exactly_and_names_what_is_frozen(config, tmp_pa
     with pytest.raises(
         UserError, match="step 2 was trained with the frozen network efficientnet-lite0, other .*install"
     ):
-        train(config(num_steps=3, **options), tmp_path / "parts")
+        train(config(**options | {"num_steps": 3}), tmp_path / "run")
 
 
 class StopAtMetrics(Callback):
