@@ -1,23 +1,24 @@
-"""A small SNGAN on computer-drawn skin lesions that come with the package: minutes on a laptop, no files needed.
+"""`small64` with few feature maps, on computer-drawn skin lesions that come with the package: minutes, no files needed.
 
 python train.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-Grey lesions by step 500, colours and borders by step 1,500, after 70 s on 2 CPU cores.
+Lesions by step 100, their colours and borders by step 250.
 """
 
 from ml_collections import ConfigDict
 
-from medgan_jax.config import default_config
+from medgan_jax.config import named_config
 
 
 def get_config() -> ConfigDict:
-    """64 px, 16 feature maps, 1,500 steps."""
-    c = default_config()
-    c.arch = "sngan"
-    c.gen_features = 16
-    c.dis_features = 16
-    c.num_steps = 1500
-    c.ema_decay = 0.99
+    """8 feature maps, 250 steps."""
+    c = named_config("small64")
+    c.gen_features = 8
+    c.lr_gen = 1e-3
+    c.lr_dis = 1e-3
+    c.augment.color = 0.0
+    c.augment.translation = 0.0
+    c.num_steps = 250
+    c.sample_every_steps = 25
     c.data.source = "phantom"
-    c.data.horizontal_flip = True
     return c

@@ -45,6 +45,22 @@ def test_wasserstein_losses_are_mean_logits():
     assert losses.generator_loss(fake, loss="wgan-gp") == pytest.approx(-0.5)
 
 
+@pytest.mark.parametrize("loss", ["bce", "hinge", "wgan-gp"])
+def test_every_output_counts_as_much(loss):
+    """Of a discriminator that has several: a logit for each image, and 5 x 5 of them."""
+    random = np.random.default_rng(0)
+    real, fake = ([random.normal(size=shape).astype("f") for shape in (4, (4, 5, 5))] for _ in range(2))
+    real, fake = tuple(real), tuple(fake)
+    targets = np.float32([1, 0.9, 0, 1])
+    alone = losses.discriminator_loss(real[0], fake[0], targets, loss=loss)
+    places = losses.discriminator_loss(real[1].ravel(), fake[1].ravel(), np.repeat(targets, 25), loss=loss)
+    assert losses.discriminator_loss(real, fake, targets, loss=loss) == pytest.approx(float(alone + places) / 2, rel=1e-5)
+    each = [losses.generator_loss(logits.ravel(), loss=loss) for logits in fake]
+    assert losses.generator_loss(fake, loss=loss) == pytest.approx(float(sum(each)) / 2, rel=1e-5)
+    expected = (fake[0] + fake[1].mean((1, 2))) / 2
+    np.testing.assert_allclose(losses.mean_over_outputs(fake), expected, rtol=1e-5)
+
+
 def test_gradient_penalty_of_known_slopes():
     """Of a plane the slope is that of its weights everywhere; of a square, twice the image."""
     reals, fakes = jax.random.normal(jax.random.key(0), (2, 5, 4, 4, 3))
@@ -126,6 +142,11 @@ def test_r1_penalty_is_half_the_squared_slope_at_reals():
 
     expected = np.mean([2 * np.sum(np.square(image)) for image in np.asarray(reals)])
     assert losses.r1_penalty(bowl, reals) == pytest.approx(expected, rel=1e-5)
+
+    # Of several outputs, and of several maps of an image, the slope of the mean logit to all of them.
+    steep = losses.r1_penalty(lambda maps: (plane(maps[0]), 3 * maps[1][..., 0]), (reals, jnp.ones((5, 2, 2, 1))))
+    expected = float(jnp.sum(jnp.square(weights / 2))) + 4 * (3 / 2 / 4) ** 2
+    assert steep == pytest.approx(expected / 2, rel=1e-5)
 
 
 def test_lecam_is_the_distance_to_the_average_of_the_other_kind():
