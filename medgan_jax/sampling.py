@@ -247,8 +247,10 @@ def load_latents(path: Path, latent_dim: int) -> np.ndarray:
     """Reads the caller's latents, (N, latent_dim), from a .npy file. Raises UserError when they are not that."""
     try:
         latents = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"--latents={path}: not a readable .npy file ({error})") from error
+    except OSError as error:
+        raise UserError(f"--latents={path}: cannot be read ({error})") from error
+    except (ValueError, EOFError) as error:  # whose text advises to allow files that run code
+        raise UserError(f"--latents={path}: not a .npy file of numbers; save an array with numpy.save") from error
     if not isinstance(latents, np.ndarray):
         raise UserError(f"--latents={path}: an archive of arrays; save one array with numpy.save")
     if latents.ndim != 2 or latents.shape[1] != latent_dim or not len(latents):

@@ -54,7 +54,8 @@ def test_every_output_counts_as_much(loss):
     targets = np.float32([1, 0.9, 0, 1])
     alone = losses.discriminator_loss(real[0], fake[0], targets, loss=loss)
     places = losses.discriminator_loss(real[1].ravel(), fake[1].ravel(), np.repeat(targets, 25), loss=loss)
-    assert losses.discriminator_loss(real, fake, targets, loss=loss) == pytest.approx(float(alone + places) / 2, rel=1e-5)
+    found = losses.discriminator_loss(real, fake, targets, loss=loss)
+    assert found == pytest.approx(float(alone + places) / 2, rel=1e-5)
     each = [losses.generator_loss(logits.ravel(), loss=loss) for logits in fake]
     assert losses.generator_loss(fake, loss=loss) == pytest.approx(float(sum(each)) / 2, rel=1e-5)
     expected = (fake[0] + fake[1].mean((1, 2))) / 2
