@@ -233,8 +233,8 @@ def test_a_label_that_was_not_learned_writes_nothing(generator, conditional, tmp
         (np.full((2, 8), np.nan, np.float32), "finite"),
         (np.zeros((2, 8), "U3"), "finite"),
         (np.full((2, 8), 1e300), "finite"),
-        (b"hello", "not a readable"),
-        (None, "not a readable"),
+        (b"hello", "not a .npy file of numbers; save"),
+        (None, "cannot be read"),
     ],
 )
 def test_bad_latents_are_refused(tmp_path, content, says):
