@@ -1,171 +1,156 @@
-"""The ablation for small data: what it trains, keeps, evaluates and shows."""
+"""The comparison of recipes for small data: what it trains, keeps, evaluates and shows."""
 
+import functools
 import json
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from benchmarks import small_data, small_data_table
-from benchmarks.small_data_ablation import PROTOCOLS, VARIANTS, Part, Variant, training_config
-from medgan_jax.data.batches import load_dataset
+from benchmarks.small_data import RECIPES, Recipe, steps_within, training_config, training_seconds
 from medgan_jax.data.phantom import phantom_image
 from medgan_jax.errors import UserError
+from medgan_jax.evaluation.protocol import evaluate
 from medgan_jax.images import write_png
-from medgan_jax.workdir import Workdir, read_lines
+from medgan_jax.workdir import Workdir, read_lines, write_json
 
-pytestmark = pytest.mark.slow
-
-FEW = {"batch_size": 4, "latent_dim": 8, "data.holdout_fraction": 0.5}
+TINY = {"image_size": 16, "gen_features": 4, "dis_features": 4, "latent_dim": 8, "batch_size": 4}
+TINY |= {"data.holdout_fraction": 0.5}
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Calls the command for 44 images of 16 px of the scarce class, and 12 others; `run.out` has the results."""
+    """Calls the command for 24 images of 16 px of the scarce class, and 8 others; `run.out` has the results."""
     (tmp_path / "images").mkdir()
-    for i in range(56):
+    for i in range(32):
         write_png(tmp_path / f"images/{i}.png", phantom_image(i, seed=1, image_size=16))
-    (tmp_path / "labels.csv").write_text("\n".join(f"{i},{'benign' if i < 12 else 'malignant'}" for i in range(56)))
+    (tmp_path / "labels.csv").write_text("\n".join(f"{i},{'benign' if i < 8 else 'malignant'}" for i in range(32)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(VARIANTS, "published", Variant("", "the recipe", FEW))
-    monkeypatch.setitem(VARIANTS, "conditional", Variant("published", "both", {"conditional": True}, all_classes=True))
-    monkeypatch.setitem(VARIANTS, "best", Variant("published", "the best of it", best=True))
-    monkeypatch.setitem(VARIANTS, "exploding", Variant("published", "too fast", {"lr_dis": 1e30}))
-    part = Part(16, "melanomas", maps=4, images=16, seeds=1, variants=("conditional", "best"))
-    monkeypatch.setitem(PROTOCOLS, "tiny", (part,))
+    monkeypatch.setattr(small_data, "evaluate", functools.partial(evaluate, replicates=2))  # no interval is shown
+    monkeypatch.setitem(RECIPES, "sngan64", Recipe("sngan64", TINY))
+    monkeypatch.setitem(RECIPES, "small64", Recipe("sngan64", TINY | {"lr_dis": 1e30}))
 
     def call(*arguments):
         files = [f"--data={tmp_path}/images", f"--labels_csv={tmp_path}/labels.csv", "--class_filter=malignant"]
-        return small_data.main([*files, "--protocol=tiny", f"--out={call.out}", *arguments])
+        sizes = ["--images=16", "--minutes=1e-6", "--only=sngan64,small64", "--seeds=1"]
+        return small_data.main([*files, *sizes, f"--out={call.out}", *arguments])
 
     call.out = tmp_path / "out"
     return call
 
 
-def estimate(value, reals):
-    ends = {"value": value, "low": value - 1, "high": value + 1}
-    return ends | {"reals": {"value": reals, "low": reals, "high": reals}}
-
-
-def record(variant, seed, swd, problem=""):
-    """Scores of 60 above and below `swd` at the two scales; the real reference's mean is 40."""
-    names = (
-        "kid",
-        "kid_pyramid",
-        "recall",
-        "density",
-        "coverage",
-        "similarity",
-        "memorization",
-        *(f"checkerboard_{n}" for n in (2, 4, 8)),
-    )
-    figures = {name: estimate(0.5, 0.25) for name in names}
-    figures |= {"swd_64": estimate(swd + 60, 50), "swd_32": estimate(swd - 60, 30)}
+def record(recipe, seed, kid, problem=""):
+    names = ("kid_pyramid", "recall", "coverage", *(f"checkerboard_{n}" for n in (2, 4, 8)), "memorization")
+    figures = {name: {"value": 0.5, "reals": {"value": 0.25}} for name in names}
+    figures |= {"swd_64": {"value": 60, "reals": {"value": 50}}, "swd_32": {"value": 80, "reals": {"value": 30}}}
+    figures |= {"kid": {"value": kid, "reals": {"value": -0.0001}}, "precision": {"value": None, "reals": None}}
     return {
-        "size": 64, "set": "melanomas", "variant": variant, "seed": seed, "maps": 16, "steps": 3000, "batch_size": 16,
-        "seconds": 90, "device": "2 CPU cores", "commit": "abc", "scored_at": "abd",
-        "versions": {"jax": "0.10"}, "problem": problem, "figures": {} if problem else figures, "inception": {},
+        "size": 64, "budget": "images", "recipe": recipe, "sentence": "sngan64", "seed": seed, "steps": 1000 + seed,
+        "batch_size": 16, "seconds": 90, "device": "2 CPU cores", "commit": "abc", "versions": {"jax": "0.10"},
+        "problem": problem, "figures": {} if problem else figures,
         "protocol": {"reference": "28 of held out", "fakes": "113 of fakes"},
     }  # fmt: skip
 
 
-def cells(markdown, variant):
-    line = next(line for line in markdown.splitlines() if line.startswith(f"| {variant} |"))
+def cells(markdown, recipe):
+    line = next(line for line in markdown.splitlines() if line.startswith(f"| {recipe} |"))
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-ABOUT = {"data": "isic", "class_filter": "malignant", "protocol": "reduced"}
-NAMES = {"published": Variant("", "the recipe"), "slower": Variant("published", "a slower generator")}
+def test_the_table_has_means_over_seeds_and_what_diverged():
+    records = [record("sngan64", 0, 0.12), record("sngan64", 1, 0.16), record("mine", 0, 0, "diverged at step 7")]
+    about = {"data": "isic", "class_filter": "malignant", "images": 8000, "minutes": 15.0}
+    markdown = small_data_table.table(records, about)
+    assert "## 64 px, at equal images: 8,000 images seen" in markdown
+    assert cells(markdown, small_data_table.REALS_ROW) == [
+        "*real reference*", "", "0", "250", "0.25", "-", "0.25", "40", "0.2/0.2/0.2", "25 %", "",
+    ]  # fmt: skip
+    assert cells(markdown, "sngan64") == [
+        "sngan64", "1,000 (1,000 to 1,001)", "140 (120 to 160)", "500", "0.50", "-", "0.50", "70", "0.5/0.5/0.5",
+        "50 %", "1.5",
+    ]  # fmt: skip
+    assert cells(markdown, "mine")[1:] == ["-"] * 7 + ["-/-/-", "-", "-"]
+    assert "\n- mine: seed 0 diverged at step 7\n" in markdown
+    assert (
+        "mine is sngan64; batches of 16; 28 of held out, 113 of fakes; 2 seeds: means (lowest to highest)" in markdown
+    )
 
 
-def test_distances_are_multiples_of_the_published_recipes():
-    records = [record("published", 0, 120), record("published", 1, 160), record("slower", 0, 65)]
-    records += [record("slower", 1, 0, problem="diverged at step 7")]
-    markdown = small_data_table.table(records, ABOUT, NAMES)
-    assert cells(markdown, small_data_table.REALS_ROW)[1:4] == ["40", "50/30", "0"]
-    # The published recipe is 140 - 40 above the real reference.
-    assert cells(markdown, "published")[1:4] == ["140 (120 to 160)", "200/80", "1.00 (0.80 to 1.20)"]
-    assert cells(markdown, "slower")[1:4] == ["65", "125/5", "0.25"]
-    assert cells(markdown, "slower")[10:12] == ["2.00", "50 %"]
-    assert "| slower | published + | a slower generator | 2 seeds; seed 1 diverged at step 7 |" in markdown
-    assert "16 feature maps, 3000 steps of 16 images; 28 of held out, 113 of fakes; means over seeds" in markdown
+def test_minutes_become_steps_at_the_speed_of_the_log():
+    lines = [{"step": 50, "images_per_s": 8.0}, {"step": 100, "images_per_s": 4.0}]
+    assert training_seconds(lines, batch_size=4) == 25 + 50
+    assert steps_within(5, lines, batch_size=4) == 400
 
 
-def test_a_recipe_that_reaches_the_real_reference_is_no_yardstick():
-    markdown = small_data_table.table([record("published", 0, 40), record("slower", 0, 50)], ABOUT, NAMES)
-    assert cells(markdown, "slower")[3] == "-"
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_its_config_for_as_many_images(name):
+    data = {"source": "csv", "path": "images", "labels_csv": "labels.csv", "class_filter": "malignant"}
+    config = training_config(name, seed=1, images=8000, data=data)
+    assert config.num_steps * config.batch_size == 8000
+    assert (config.seed, config.data.class_filter, config.data.holdout_fraction) == (1, "malignant", 0.2)
+    assert (config.arch, config.dis, config.loss, config.gen_features, config.augment.color) == {
+        "dcgan64": ("dcgan", "patch", "bce", 64, 0.0),
+        "sngan64": ("sngan", "patch", "bce", 64, 0.0),
+        "sngan_small64": ("sngan", "patch", "bce", 64, 0.0),
+        "fastgan_patch": ("fastgan", "patch", "hinge", 32, 0.5),
+        "dcgan_projected": ("dcgan", "projected", "hinge", 64, 0.5),
+        "small64": ("fastgan", "projected", "hinge", 32, 0.5),
+        "small128": ("fastgan", "projected", "hinge", 32, 0.5),
+    }[name]
 
 
-def test_every_training_sees_as_many_images():
-    data = {"path": "images", "labels_csv": "labels.csv"}
-    for part in (part for parts in PROTOCOLS.values() for part in parts):
-        for name in part.variants or VARIANTS:
-            config = training_config(part, name, seed=1, data=data, class_filter="malignant")
-            assert config.num_steps * config.batch_size == part.images
-            assert (config.image_size, config.seed, config.gen_features) == (part.size, 1, part.maps)
-            assert config.data.class_filter == ("" if config.conditional or part.set == "all" else "malignant")
-    config = training_config(PROTOCOLS["full"][0], "translation", 0, data=data, class_filter="malignant")
-    assert config.augment.flips and config.augment.translation == 0.125 and not config.augment.color
-
-
-def test_from_images_to_the_table(run, capsys, monkeypatch):
+@pytest.mark.slow
+def test_from_images_to_the_tables(run, capsys, monkeypatch):
     assert run() == 0
     markdown = (run.out / "small_data.md").read_text()
     assert capsys.readouterr().out.endswith(markdown + "\n")
-    found = {r["variant"]: r for r in json.loads((run.out / "results.json").read_text())["generators"]}
-    assert list(found) == ["conditional", "best"]
-    # One real reference holds for all, whatever else a training has seen.
-    assert found["conditional"]["protocol"]["reference"].startswith("22 of held out")
-    reals = [{name: figure["reals"] for name, figure in each["figures"].items()} for each in found.values()]
-    assert reals[0] == reals[1]
+    workdir, diverged = run.out / "sngan64/seed_0", run.out / "small64/seed_0"
+    # So few minutes are over before 16 images are seen.
+    assert json.loads((workdir / "steps.json").read_text()) == {"images": 4, "minutes": 4}
 
-    folder = run.out / "16/melanomas"
-    config = json.loads((folder / "published/seed_0/config.json").read_text())
-    assert config["data"]["class_filter"] == "malignant"
-    data = {"path": config["data"]["path"], "labels_csv": config["data"]["labels_csv"]}
-    parsed = training_config(PROTOCOLS["tiny"][0], "published", 0, data=data, class_filter="malignant")
-    _, held_out = load_dataset(parsed.data, image_size=16, channels=3)
-    with Image.open(folder / "reals.png") as picture:
-        first = np.asarray(picture)[2:18, 2:18]
-    assert any((first == image).all() for image in held_out.images)
-    with Image.open(run.out / "grid_16_melanomas.webp") as picture:
-        assert picture.size == (110 + 12 * 18 + 2, 3 * 20)  # the reals and two variants
+    # As if it had been stopped on the way to step 6; what has diverged is not tried again.
+    write_json(workdir / "steps.json", {"images": 4, "minutes": 6})
+    assert run() == 0
+    found = json.loads((run.out / "results.json").read_text())["generators"]
+    order = [(r["budget"], r["recipe"], r["steps"]) for r in found]
+    assert order == [
+        ("images", "sngan64", 4), ("images", "small64", 4), ("minutes", "sngan64", 6), ("minutes", "small64", 4),
+    ]  # fmt: skip
+    assert found[0]["protocol"]["reference"] == "12 of held out"
+    assert found[0]["figures"]["kid"]["value"] != found[2]["figures"]["kid"]["value"]
+    reals = [{name: figure["reals"] for name, figure in each["figures"].items()} for each in (found[0], found[2])]
+    assert reals[0] == reals[1]
+    assert [line["step"] for line in read_lines(Workdir(workdir).runs)] == [0, 4]
+    assert len(list(read_lines(Workdir(diverged).runs))) == 1
+    after = (run.out / "small_data.md").read_text()
+    assert after.count(f"\n- small64: seed 0 {found[1]['problem']}\n") == 2
+    with Image.open(run.out / "grid_16_minutes.webp") as picture:
+        assert picture.height == 2 * 20  # the reals and the one that did not diverge
 
     # Again nothing is trained or evaluated, and the table is the same.
-    scores = folder / "best/seed_0/scores.json"
-    before = scores.stat().st_mtime_ns
-    assert run() == 0
+    scores = [*workdir.glob("scores_*.json")]
+    before = [path.stat().st_mtime_ns for path in scores]
     (run.out / "small_data.md").unlink()
+    assert run() == 0
     assert run("--table_only") == 0
-    assert (run.out / "small_data.md").read_text() == markdown
-    assert len(list(read_lines(Workdir(folder / "published/seed_0").runs))) == 1
-    assert scores.stat().st_mtime_ns == before
+    assert (run.out / "small_data.md").read_text() == after
+    assert [path.stat().st_mtime_ns for path in scores] == before and len(scores) == 2
+    assert len(list(read_lines(Workdir(workdir).runs))) == 2
 
-    monkeypatch.setitem(VARIANTS, "published", Variant("", "slower", FEW | {"lr_gen": 1e-5}))
-    with pytest.raises(UserError, match="seed_0: the training there differs in .*lr_gen: 0.0002 -> 1e-05.*; undo that"):
-        run("--only=published")
-
-
-def test_a_training_that_diverges_is_a_result(run):
-    for _ in range(2):
-        assert run("--only=exploding", "--seeds=1") == 0
-    (found,) = json.loads((run.out / "results.json").read_text())["generators"]
-    assert found["problem"].startswith("diverged at step ")
-    assert len(list(read_lines(Workdir(run.out / "16/melanomas/exploding/seed_0").runs))) == 1
-    markdown = (run.out / "small_data.md").read_text()
-    assert "Nothing was evaluated." in markdown
-    assert f"1 seed; seed 0 {found['problem']}" in markdown
+    monkeypatch.setitem(RECIPES, "sngan64", Recipe("sngan64", TINY | {"lr_gen": 1e-5}))
+    with pytest.raises(UserError, match="seed_0: holds a training that differs in lr_gen: 0.0002 -> 1e-05"):
+        run()
 
 
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--only=conditionl"], "--only=conditionl: there is none of this name; did you mean conditional?"),
-        (["--parts=64/all"], "--parts=64/all: there is none of this name"),
+        (["--only=sngn64"], "--only=sngn64: there is none of this name; there are dcgan64, "),
         (["--seeds=0"], "--seeds=0: must be at least 1"),
+        (["--minutes=0"], "--minutes=0: must be above 0"),
+        (["--images=3"], "--images=3: must be at least 4, a batch of sngan64"),
         (["--class_filter=nevus"], "data.class_filter=.*nevus"),
         (["--data=nowhere"], "data.path=nowhere"),
-        (["--protocol=large"], "--protocol.*large"),
     ],
 )
 def test_bad_input_is_one_line(run, arguments, complaint):
@@ -173,7 +158,7 @@ def test_bad_input_is_one_line(run, arguments, complaint):
         run(*arguments)
 
 
-def test_one_folder_holds_one_ablation(run):
+def test_one_folder_holds_one_comparison(run):
     assert run("--table_only") == 0
-    with pytest.raises(UserError, match="holds an ablation with --protocol=tiny; give that"):
-        run("--table_only", "--protocol=reduced")
+    with pytest.raises(UserError, match="holds a comparison with --images=16; give that"):
+        run("--table_only", "--images=32")
