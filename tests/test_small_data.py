@@ -92,10 +92,10 @@ def test_every_recipe_is_its_config_for_as_many_images(name):
         "dcgan64": ("dcgan", "patch", "bce", 64, 0.0),
         "sngan64": ("sngan", "patch", "bce", 64, 0.0),
         "sngan_small64": ("sngan", "patch", "bce", 64, 0.0),
-        "fastgan_patch": ("fastgan", "patch", "hinge", 32, 0.5),
+        "fastgan_patch": ("fastgan", "patch", "hinge", 16, 0.5),
         "dcgan_projected": ("dcgan", "projected", "hinge", 64, 0.5),
-        "small64": ("fastgan", "projected", "hinge", 32, 0.5),
-        "small128": ("fastgan", "projected", "hinge", 32, 0.5),
+        "small64": ("fastgan", "projected", "hinge", 16, 0.5),
+        "small128": ("fastgan", "projected", "hinge", 16, 0.5),
     }[name]
 
 
