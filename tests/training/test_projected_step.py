@@ -10,6 +10,7 @@ import pytest
 from flax import traverse_util
 
 from medgan_jax.models.projected import map_shapes
+from medgan_jax.sharding import data_mesh, replicated, sharded
 from medgan_jax.training.state import NetworkState, build_networks, initial_state
 from medgan_jax.training.step import discriminator_update, generator_forward, generator_update
 
@@ -36,7 +37,9 @@ def drawn(tree, prefix):
     )
 
 
-def test_a_golden_step_is_pytorchs(tiny_config, oracle):
+def test_a_golden_step_on_two_devices_is_pytorchs(tiny_config, oracle):
+    mesh = data_mesh()
+    assert mesh.size == 2
     config = tiny_config(**FIELDS)
     networks = build_networks(config)
     frozen = networks.frozen | {
@@ -51,7 +54,7 @@ def test_a_golden_step_is_pytorchs(tiny_config, oracle):
         params = variables.pop("params")
         return NetworkState(params=params, stats=variables, opt_state=optimizer.init(params))
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=replicated(mesh))
     def iterate(networks, gen, dis, reals, latents):
         bound = {"networks": networks, "config": config}
         fakes, vjp, stats = generator_forward(gen, latents, networks=networks)
@@ -62,7 +65,9 @@ def test_a_golden_step_is_pytorchs(tiny_config, oracle):
         return gen, dis.replace(stats=dis_stats), metrics | more, fakes, maps
 
     gen, dis = network_state("gen", networks.gen_optimizer), network_state("dis", networks.dis_optimizer)
-    gen, dis, metrics, fakes, maps = iterate(networks, gen, dis, *projected_oracle.inputs())
+    shared, batch = jax.device_put((networks, gen, dis), replicated(mesh)), projected_oracle.inputs()
+    with jax.set_mesh(mesh):
+        gen, dis, metrics, fakes, maps = iterate(*shared, *jax.device_put(batch, sharded(mesh)))
     assert metrics["loss_dis"] == pytest.approx(float(oracle["loss_dis"]), rel=1e-5)
     # Adam's first step is the sign of each gradient, so those that are nearly 0 make what follows differ a little.
     assert metrics["loss_gen"] == pytest.approx(float(oracle["loss_gen"]), rel=1e-3)
