@@ -26,6 +26,7 @@ COMMANDS = {
     "train": "train a GAN on a folder of images, or resume a run",
     "sample": "sample images from a trained generator",
     "evaluate": "compare generated images with real ones",
+    "prove": "tell whether synthetic images help a classifier",
     "report": "write, serve or film the report of a run",
     "import-torch": "convert a network of PyTorch's",
     "export-torch": "convert a network for PyTorch",

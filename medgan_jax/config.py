@@ -110,6 +110,9 @@ class DataConfig:
     num_phantoms: int = _data(512, "phantom: how many images", _at_least(1))
     horizontal_flip: bool = _data(False, "mirror each image with probability 1/2, anew at each step")
     holdout_fraction: float = _data(0.0, "share of each class kept from training, to evaluate on", _BELOW_1)
+    folds: int = _data(0, "divide the images into so many folds, of which one is held out; 0: see holdout_fraction",
+        _NOT_NEGATIVE)
+    fold: int = _data(1, "which fold is held out, from 1 to folds", _at_least(1))
     on_bad_image: str = _data("refuse", "refuse | skip: what to do about files that cannot be read",
         _one_of("refuse", "skip"), may_change=True)
     cache_dir: str = _data("", 'where decoded images are kept; "" is the user\'s cache folder', may_change=True)
@@ -118,6 +121,10 @@ class DataConfig:
         _NOT_NEGATIVE,
         may_change=True)
     # fmt: on
+
+    def holds_out(self) -> bool:
+        """Whether images are kept from training."""
+        return bool(self.holdout_fraction or self.folds)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -444,7 +451,7 @@ def _conflicts(c: Config) -> Iterator[str]:
         )
     if c.on_alarm != "warn" and not c.monitor_every_steps:
         yield f"on_alarm={c.on_alarm} needs monitor_every_steps above 0, such as 100"
-    if c.evaluate_every_steps and not c.data.holdout_fraction:
+    if c.evaluate_every_steps and not c.data.holds_out():
         yield (
             f"evaluate_every_steps={c.evaluate_every_steps} needs images that are not trained on: set "
             "data.holdout_fraction, such as 0.2"
@@ -470,5 +477,12 @@ def _data_conflicts(data: DataConfig) -> Iterator[str]:
     for name in needed:
         if not getattr(data, name):
             yield f"data.{name} is needed for data.source={data.source}"
+    if data.folds == 1 or (data.folds and data.fold > data.folds):
+        yield f"data.fold={data.fold} must be one of data.folds={data.folds}, which are 2 or more"
+    if data.folds and data.holdout_fraction:
+        yield (
+            f"data.folds={data.folds} and data.holdout_fraction={data.holdout_fraction:g} both hold images out: leave "
+            "one of them out"
+        )
     if data.group_column and data.source != "csv":
         yield f"data.group_column={data.group_column!r} needs data.source=csv"

@@ -17,6 +17,7 @@ class RngStream(enum.IntEnum):
     STATISTICS = 3  # latents on which batch statistics are estimated
     DISCRIMINATOR = 4  # folded with the step: dropout, and where the gradient penalty is taken
     AUGMENTATION = 5  # folded with the step
+    CLASSIFIER = 6  # folded with the step: augmentation of what a classifier is trained on
 
 
 def rng_key(seed: int, stream: RngStream) -> jax.Array:

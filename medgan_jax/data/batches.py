@@ -5,6 +5,7 @@ are either copied to the devices whole, or streamed to them; the batches are the
 """
 
 import abc
+import dataclasses
 import functools
 import os
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,8 +17,8 @@ from jax.sharding import Mesh
 
 from medgan_jax.data.cache import CachedImages, content_ids, load_cached
 from medgan_jax.data.classes import check_labels
-from medgan_jax.data.sources import ImageSource, open_source
-from medgan_jax.data.split import hold_out
+from medgan_jax.data.sources import ImageSource, of_class, open_source
+from medgan_jax.data.split import hold_out, hold_out_fold
 from medgan_jax.errors import UserError, naming
 from medgan_jax.sharding import replicated, sharded
 
@@ -31,7 +32,7 @@ _CHUNK_BYTES = 64 * 2**20  # of streamed images; two chunks are on the devices a
 def load_dataset(
     data: "DataConfig", *, image_size: int, channels: int, conditional: bool = False, progress: bool = True
 ) -> tuple[CachedImages, CachedImages | None]:
-    """The images to train on, and those held out: None where `data.holdout_fraction` is 0.
+    """The images to train on, and those held out: None where `data` holds none out.
 
     They are uint8, (N, image_size, image_size, channels). With `conditional`, images without two classes are refused
     before any is decoded.
@@ -44,12 +45,18 @@ def load_dataset(
     def load(images: ImageSource) -> CachedImages:
         return load_cached(images, image_size=image_size, channels=channels, on_bad_image=data.on_bad_image, **options)
 
-    source = open_source(data)
+    # Folds divide all classes, so that those of two classes are parts of one division.
+    source = open_source(dataclasses.replace(data, class_filter="") if data.folds else data)
     if conditional:
         check_labels(source.labels, source.root)
-    if not data.holdout_fraction:
+    if not data.holds_out():
         return load(source), None
-    training, held_out = hold_out(source, data.holdout_fraction, content_ids(source, **options))
+    ids = content_ids(source, **options)
+    if data.folds:
+        sides = hold_out_fold(source, data.folds, data.fold, ids)
+        training, held_out = (of_class(side, data.class_filter) for side in sides)
+    else:
+        training, held_out = hold_out(source, data.holdout_fraction, ids)
     return load(training), load(held_out)
 
 

@@ -46,12 +46,14 @@ class CachedImages:
       images: uint8, (number, image_size, image_size, channels), a read-only memory map.
       names: what a person calls each image.
       labels: the class of each image; None if the set is unlabelled.
+      groups: the patient or lesion that each image shows; None where that is unknown.
       digest: identifies pixels, order and labels, wherever the files lie.
     """
 
     images: np.memmap
     names: tuple[str, ...]
     labels: tuple[str, ...] | None
+    groups: tuple[str, ...] | None
     digest: str
 
 
@@ -89,6 +91,7 @@ def load_cached(
         images=np.memmap(path, np.uint8, "r", shape=(len(kept), image_size, image_size, channels)),
         names=readable.names,
         labels=readable.labels,
+        groups=readable.groups,
         digest=_digest([*recipe, [ids[index] for index in kept], readable.labels]),
     )
 

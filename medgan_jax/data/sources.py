@@ -80,8 +80,15 @@ def open_source(data: "DataConfig") -> ImageSource:
     paths = {field: os.path.expanduser(getattr(data, field)) for field in ("path", "labels_csv")}
     data = dataclasses.replace(data, **paths)
     openers = {"folder": _open_folder, "csv": _open_csv, "tfds": _open_tfds, "phantom": _open_phantoms}
-    source = openers[data.source](data)
-    label = data.class_filter
+    return of_class(openers[data.source](data), data.class_filter)
+
+
+def of_class(source: ImageSource, label: str) -> ImageSource:
+    """The images of one class; all where `label` is empty.
+
+    Raises:
+      UserError: there are none of it.
+    """
     if not label:
         return source
     if source.labels is None:

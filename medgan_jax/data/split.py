@@ -65,6 +65,51 @@ def hold_out(source: ImageSource, fraction: float, ids: Sequence[str]) -> tuple[
     return training, apart
 
 
+def hold_out_fold(source: ImageSource, folds: int, fold: int, ids: Sequence[str]) -> tuple[ImageSource, ImageSource]:
+    """Divides a source into `folds` parts of about equal numbers of each class, and holds one of them out.
+
+    Groups stay together as in `hold_out`. Those of the scarcest class come first, each to the fold that has the fewest
+    images of it so far.
+
+    Args:
+      source: the images; where it has no groups, each image is one.
+      folds: 2 or more.
+      fold: the one to hold out, from 1 to `folds`.
+      ids: what each image is made from, as `ImageSource.content_ids` has it.
+
+    Returns:
+      For training, and held out.
+
+    Raises:
+      UserError: there are too few groups for each fold to hold all classes.
+    """
+    group_of = _groups(source.groups or source.names, ids)
+    labels = source.labels or ("",) * len(source)
+    groups: dict[str, Counter[str]] = defaultdict(Counter)
+    for group, label in zip(group_of, labels, strict=True):
+        groups[group][label] += 1
+    totals = Counter(labels)
+    scarcest = {group: min(counts, key=lambda label: (totals[label], label)) for group, counts in groups.items()}
+    held: list[Counter[str]] = [Counter() for _ in range(folds)]
+    fold_of = {}
+    for group in sorted(groups, key=lambda group: (totals[scarcest[group]], scarcest[group], _hash(group, 0))):
+        label = scarcest[group]
+        place = min(range(folds), key=lambda i: (held[i][label], held[i].total(), i))
+        held[place].update(groups[group])
+        fold_of[group] = place
+    if lacking := [label for label in totals if not all(counts[label] for counts in held)]:
+        what = f"class {min(lacking)!r}" if source.labels else "the images"
+        raise UserError(
+            f"data.folds={folds}: {what} in {source.root} has too few groups, where equal images count as one, for "
+            "each fold to hold one; lower it, or add images"
+        )
+    training, apart = (
+        source.select([i for i, group in enumerate(group_of) if (fold_of[group] == fold - 1) == side])
+        for side in (False, True)
+    )
+    return training, apart
+
+
 def _groups(names: Sequence[str], ids: Sequence[str]) -> list[str]:
     """The group of each image; groups that share content are one, called by the least of their names."""
     parent = {name: name for name in names}

@@ -124,7 +124,12 @@ def choose(
         sample = functools.partial(sampled, generator, seed=seed, mesh=mesh, title=title, label=label)
         like = sample(1, progress=False)
 
-    if generator and not reals and training and training["data"].get("holdout_fraction"):
+    if (
+        generator
+        and not reals
+        and training
+        and any(training["data"].get(name) for name in ("holdout_fraction", "folds"))
+    ):
         if train:
             raise UserError("--train: the training of --checkpoint is known; leave it out, or give --reals")
         real_set, train_set = _held_out(generator, data, like)

@@ -249,7 +249,7 @@ def _hinder_memorizing(c: Config) -> Iterator[str]:
         yield "augment.flips=True, so that the discriminator rarely sees the same image twice"
     if c.data.class_filter:
         yield "data.class_filter='' with conditional=True, to learn from the other classes too"
-    if c.data.holdout_fraction and not c.evaluate_every_steps:
+    if c.data.holds_out() and not c.evaluate_every_steps:
         yield (
             f"evaluate_every_steps={c.checkpoint_every_steps}, which keeps the best generator so far in best/, by 20 "
             "or more held-out images"
