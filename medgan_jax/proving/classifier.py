@@ -196,7 +196,8 @@ class LinearClassifier(Classifier):
     def _logits(self, variables: Any, batch: Any, key: jax.Array, augmented: bool) -> tuple[jax.Array, Any]:
         del key, augmented  # the batch was drawn from what is augmented
         params = variables["params"]
-        return (batch - variables["mean"]) / variables["deviation"] @ params["kernel"] + params["bias"], {}
+        standardised = (batch - variables["mean"][None]) / variables["deviation"][None]
+        return standardised @ params["kernel"] + params["bias"][None], {}
 
     def _predicted(self, variables: Any, batch: Any) -> jax.Array:
         return self._logits(variables, batch[:, 0], jax.random.key(0), False)[0]
@@ -237,13 +238,13 @@ class FineTunedClassifier(Classifier):
         network = {"params": params["network"], "batch_stats": variables["batch_stats"]}
         module = EfficientNetLite("lite0", folded=False)
         activations, updated = module.apply(network, _enlarged(images), training=True, mutable=["batch_stats"])
-        return activations.pooled @ params["last"]["kernel"] + params["last"]["bias"], updated
+        return activations.pooled @ params["last"]["kernel"] + params["last"]["bias"][None], updated
 
     def _predicted(self, variables: Any, batch: Any) -> jax.Array:
         params = variables["params"]
         network = {"params": params["network"], "batch_stats": variables["batch_stats"]}
         pooled = _network(network, uint8_to_signed(batch), folded=False).pooled
-        return pooled @ params["last"]["kernel"] + params["last"]["bias"]
+        return pooled @ params["last"]["kernel"] + params["last"]["bias"][None]
 
     def attention(self, variables: dict[str, Any], images: np.ndarray, label: int) -> np.ndarray:
         """See `Classifier`."""

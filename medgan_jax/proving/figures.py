@@ -39,18 +39,17 @@ def auc(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.nda
     Args:
       scores: (M,).
       positive: bool, (M,).
-      weights: (R, M).
+      weights: (R, M), of each image in each replicate; some on either side.
 
     Returns:
-      (R,), from 0 to 1; NaN where one side has no weight.
+      (R,), from 0 to 1.
     """
     values = np.unique(scores)
     places = np.searchsorted(values, scores)
     to_value = np.eye(len(values))[places]
     on_positive, on_negative = (weights * positive) @ to_value, (weights * ~positive) @ to_value
     below = np.cumsum(on_negative, 1) - on_negative / 2
-    with np.errstate(invalid="ignore"):
-        return (on_positive * below).sum(1) / (on_positive.sum(1) * on_negative.sum(1))
+    return (on_positive * below).sum(1) / (on_positive.sum(1) * on_negative.sum(1))
 
 
 def average_precision(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -58,9 +57,8 @@ def average_precision(scores: np.ndarray, positive: np.ndarray, weights: np.ndar
     values = np.unique(-scores)
     to_value = np.eye(len(values))[np.searchsorted(values, -scores)]
     on_positive, on_all = (weights * positive) @ to_value, weights @ to_value
-    with np.errstate(invalid="ignore"):
-        precision = np.cumsum(on_positive, 1) / np.cumsum(on_all, 1)
-        return np.nansum(on_positive * precision, 1) / on_positive.sum(1)
+    precision = np.cumsum(on_positive, 1) / np.maximum(np.cumsum(on_all, 1), 1e-12)  # none before the first image
+    return (on_positive * precision).sum(1) / on_positive.sum(1)
 
 
 def sensitivity(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -68,18 +66,16 @@ def sensitivity(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -
     values = np.unique(-scores)
     to_value = np.eye(len(values))[np.searchsorted(values, -scores)]
     found, false = (np.cumsum((weights * side) @ to_value, 1) for side in (positive, ~positive))
-    with np.errstate(invalid="ignore"):
-        allowed = false <= (1 - SPECIFICITY + 1e-9) * false[:, -1:]
-        return (found * allowed).max(1) / found[:, -1]
+    allowed = false <= (1 - SPECIFICITY + 1e-9) * false[:, -1:]
+    return (found * allowed).max(1) / found[:, -1]
 
 
 def balanced_accuracy(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The mean over classes of the share that is recognised: scores (M, K), labels (M,), weights (R, M) to (R,)."""
     right = scores.argmax(1) == labels
     classes = range(scores.shape[1])
-    with np.errstate(invalid="ignore"):
-        shares = [(weights * (right & (labels == k))).sum(1) / (weights * (labels == k)).sum(1) for k in classes]
-    return np.nanmean(shares, 0)
+    shares = [(weights * (right & (labels == k))).sum(1) / (weights * (labels == k)).sum(1) for k in classes]
+    return np.mean(shares, 0)
 
 
 def brier(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -108,7 +104,7 @@ class FigureKind:
 def _each_against_the_rest(figure: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
     def compute(scores: np.ndarray, labels: np.ndarray, positive: int, weights: np.ndarray) -> np.ndarray:
         classes = [positive] if scores.shape[1] == 2 else range(scores.shape[1])
-        return np.nanmean([figure(scores[:, k], labels == k, weights) for k in classes], 0)
+        return np.mean([figure(scores[:, k], labels == k, weights) for k in classes], 0)
 
     return compute
 
@@ -196,7 +192,7 @@ def judge(
     def values(arm: Arm, kind: FigureKind) -> np.ndarray:
         """(1 + replicates,): the value, and those of the replicates."""
         by_seed = [
-            np.nanmean(
+            np.mean(
                 [
                     kind.compute(f.scores[arm.name][s], f.labels, positive, w)
                     for f, w in zip(folds, image_weights, strict=True)
@@ -265,14 +261,20 @@ def _signed(estimate: Estimate) -> str:
 
 
 def _resampled(fold: Fold, random: np.random.Generator, replicates: int) -> np.ndarray:
-    """Weights (replicates, M): how often each image's patient is drawn, of as many patients as there are."""
-    groups, of_image = np.unique(fold.groups, return_inverse=True)
-    drawn = random.multinomial(len(groups), np.full(len(groups), 1 / len(groups)), replicates)
-    return drawn[:, of_image].astype(np.float64)
+    """Weights (replicates, M): how often each image's patient is drawn, as many of each class as there are.
+
+    A patient counts to the class of the first image, so that no class is ever left out.
+    """
+    groups, first, of_image = np.unique(fold.groups, return_index=True, return_inverse=True)
+    drawn = np.empty((replicates, len(groups)))
+    for label in np.unique(fold.labels[first]):
+        of_class = np.flatnonzero(fold.labels[first] == label)
+        drawn[:, of_class] = random.multinomial(len(of_class), np.full(len(of_class), 1 / len(of_class)), replicates)
+    return drawn[:, of_image]
 
 
 def _estimate(values: np.ndarray) -> Estimate:
-    return _around(values[0], 1.96 * float(np.nanstd(values[1:], ddof=1)))
+    return _around(values[0], 1.96 * float(np.std(values[1:], ddof=1)))
 
 
 def _around(value: float, reach: float) -> Estimate:

@@ -1,0 +1,53 @@
+"""The classifiers of trials."""
+
+import jax
+import numpy as np
+import pytest
+
+from medgan_jax.proving.classifier import CLASSIFIERS, Plan
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def images():
+    """24 noisy images; those of class 1 are darker."""
+    random = np.random.default_rng(0)
+    labels = np.arange(24) % 2
+    return random.integers(0, 120, (24, 32, 32, 3), np.uint8) + (100 * (labels == 0)).astype(np.uint8)[
+        :, None, None, None
+    ], labels
+
+
+def uniform(number, weights=(1, 1), augmented=False):
+    return Plan(np.full(number, 1 / number), np.array(weights, np.float32), augmented)
+
+
+def test_a_linear_classifier_learns_and_repeats_itself(images):
+    pixels, labels = images
+    classifier = CLASSIFIERS["linear"]
+    inputs = classifier.inputs(pixels, augmented=True)
+    variables = classifier.train(inputs[:16], labels[:16], uniform(16, augmented=True), steps=30, seed=1)
+    scores = classifier.predict(variables, inputs[16:])
+    assert scores.shape == (8, 2) and (scores.argmax(1) == labels[16:]).all()
+    np.testing.assert_allclose(scores.sum(1), 1)
+    again = classifier.train(inputs[:16], labels[:16], uniform(16, augmented=True), steps=30, seed=1)
+    assert jax.tree.all(jax.tree.map(np.array_equal, variables, again))
+    heavy = classifier.train(inputs[:16], labels[:16], uniform(16, weights=(1, 50)), steps=30, seed=1)
+    assert classifier.predict(heavy, inputs[16:])[:, 1].mean() > scores[:, 1].mean()
+    # Where it looks: the map's mean is the logit, but for the constants of standardisation.
+    attention = classifier.attention(variables, pixels[16:], 1).mean((1, 2))
+    kernel, shift = variables["params"]["kernel"][:, 1], variables["mean"] / variables["deviation"]
+    logits = (inputs[16:, 0] / variables["deviation"] - shift) @ kernel
+    np.testing.assert_allclose(attention, logits + shift @ kernel, rtol=1e-3, atol=1e-3)
+
+
+def test_fine_tuning_changes_all_of_the_network(images):
+    pixels, labels = images
+    classifier = CLASSIFIERS["finetuned"]
+    start = classifier._initial(pixels, 2)  # nothing public has ImageNet's weights with the new layer
+    variables = classifier.train(pixels, labels, uniform(24, augmented=True), steps=2, seed=0)
+    moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), start, jax.device_get(variables))
+    assert all(jax.tree.leaves(moved))
+    assert classifier.attention(variables, pixels[:2], 1).shape == (2, 1, 1)
+    np.testing.assert_allclose(classifier.predict(variables, pixels[:3]).sum(1), 1)
