@@ -264,8 +264,8 @@ def _is_deep_colour(image: Image.Image, head: bytes) -> bool:
         return max(bits) > 8
     if image.format == "JPEG2000":
         return _jpeg2000_bits(head) == 16
-    arguments = image.tile[0].args if image.tile else ()  # type: ignore[attr-defined]
-    return (image.format == "PNG" and ";16" in str(arguments)) or (image.format == "PPM" and 65535 in arguments)
+    arguments = str(image.tile[0].args if image.tile else "")  # type: ignore[attr-defined]
+    return (image.format == "PNG" and ";16" in arguments) or (image.format == "PPM" and "65535" in arguments)
 
 
 def _check_deep_colour(window: int | tuple[float, float] | None) -> None:

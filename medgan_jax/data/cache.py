@@ -15,7 +15,7 @@ import os
 import secrets
 import time
 import warnings
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -157,7 +157,10 @@ def _digest(value: Any) -> str:
 
 
 def _describe(bad: dict[int, str], source: ImageSource) -> str:
-    listing = [f"{source.names[index]} ({reason})" for index, reason in bad.items()]
+    names = defaultdict(list)
+    for index, reason in bad.items():
+        names[reason].append(source.names[index])
+    listing = [f"{abbreviate(those, limit=8)} ({reason})" for reason, those in names.items()]
     return f"{len(bad)} of {len(source)} images in {source.root} cannot be read: {abbreviate(listing, limit=20)}"
 
 
@@ -234,7 +237,7 @@ def _examine_files(paths: Sequence[Path], *, memo_path: Path, progress: bool) ->
     """Digests files by content, and reads their headers; those whose stat is as it was last time are not read again.
 
     As in git's index, a file that changed within the clock's grain is not remembered: it could change once more
-    and look the same. Neither is one without a header that can be read.
+    and look the same. A header that could not be read is tried again: a decoder may have been installed.
     """
     try:
         memo = dict(json.loads(memo_path.read_text()))
@@ -242,18 +245,25 @@ def _examine_files(paths: Sequence[Path], *, memo_path: Path, progress: bool) ->
         memo = {}
     now = time.time_ns()
     stamps = {path: _stamp(path) for path in paths}
-    changed = [path for path, stamp in stamps.items() if stamp is None or memo.get(str(path), [None])[0] != stamp]
-    examined = {path: memo[str(path)][1:] for path in paths if str(path) in memo}
-    if changed:
-        examined |= zip(changed, _map_threaded(_examine_file, changed, "reading files", progress), strict=True)
-        for path in changed:
-            digest, info = examined[path]
-            stamp = stamps[path]
-            if digest != _UNREADABLE and info and stamp and now - max(stamp[1:3]) > _RACY_NS:
-                memo[str(path)] = [stamp, digest, info]
+    known: dict[Path, tuple[str, Sequence[Any] | None]] = {}
+    for path, stamp in stamps.items():
+        before, *entry = memo.get(str(path), [None])
+        if stamp and before == stamp:
+            known[path] = (entry[0], entry[1])
+
+    def examine(path: Path) -> tuple[str, Sequence[Any] | None]:
+        return _examine_file(path, known[path][0] if path in known else None)
+
+    lacking = [path for path in stamps if path not in known or not known[path][1]]
+    examined = known | dict(zip(lacking, _map_threaded(examine, lacking, "reading files", progress), strict=True))
+    for path in lacking:
+        stamp = stamps[path]
+        if examined[path][0] != _UNREADABLE and stamp and now - max(stamp[1:3]) > _RACY_NS:
+            memo[str(path)] = [stamp, *examined[path]]
+    if lacking:
         with contextlib.suppress(OSError):  # the memo only saves time
             images.replace_file(memo_path, json.dumps(memo).encode())
-    return [tuple(examined[path]) for path in paths]
+    return [examined[path] for path in paths]
 
 
 def _stamp(path: Path) -> list[int] | None:
@@ -264,10 +274,12 @@ def _stamp(path: Path) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _examine_file(path: Path) -> tuple[str, images.ImageInfo | None]:
+def _examine_file(path: Path, digest: str | None) -> tuple[str, images.ImageInfo | None]:
+    """Digest, unless it is known, and header of a file."""
     try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        if digest is None:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
         with contextlib.suppress(images.ImageError):  # of which decoding will say more
             return digest, inspect_file(path)
     except OSError:

@@ -16,12 +16,16 @@ _LITTER = frozenset({".ds_store", "thumbs.db", "desktop.ini", "__macosx"})  # of
 _HIDDEN = "hidden"
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
+_ANNOTATIONS = "ground[ _-]?truths?|gt|masks|segmentations?|super[ _-]?pixels?|annotations|labels"
+_PARTS = "(?:(?:left|right|lung|manual|fov)_?)"
 _ANNOTATION = (
-    "ground_?truths?|gt|(?:manual|left|right|lung|training|test)?_?masks?|seg|segm|segmentations?|segmented|"
-    "super_?pixels?|annotations?|annotated|labels?|manual|contours?|overlays?|attribute_[a-z_]+"
+    rf"{_ANNOTATIONS}|{_PARTS}?masks?|seg|segm|segmented|annotation|annotated|label|manual|contours?|overlays?"
 )
-_OF_IMAGE = re.compile(rf"(.+?)[ _.-]+(?:{_ANNOTATION})[ _.-]?\d*", re.IGNORECASE)  # of a name without extension
-_FOLDER = re.compile(rf"(?:{_ANNOTATION})|.*[ _.-](?:ground_?truths?|segmentations?|super_?pixels?)", re.IGNORECASE)
+_OF_IMAGE = re.compile(  # of a name without extension: image 7 has a 7_mask, a 7_segmentation_2, or a mask_7
+    rf"(.+?)[ _.-]+(?:{_ANNOTATION}|attribute_[a-z_]+)[ _.-]?\d*|(?:{_ANNOTATION})[ _.-]+(.+)", re.IGNORECASE
+)
+_FOLDER = re.compile(rf"(?:.*[ _.-])?(?:{_ANNOTATIONS})", re.IGNORECASE)
+_FOLDER_OF_SAME_NAMES = re.compile(_ANNOTATION, re.IGNORECASE)
 
 
 def list_images(folder: str, field: str = "data.path") -> list[str]:
@@ -113,8 +117,8 @@ def _other_kind(path: str) -> str:
 def refuse_annotations(names: Sequence[str], *, folder: str) -> None:
     """Refuses masks, superpixels and other annotations that lie among images.
 
-    They are known by their names: "x_mask" where there is an image "x" too, and folders such as "masks" whose files are
-    called as those of another folder.
+    They are known by their names: "x_mask" where there is an image "x" too, all of a folder such as "masks" beside
+    others, and of a folder such as "mask" the files that are called as those of another folder.
 
     Args:
       names: paths of images below `folder`.
@@ -123,22 +127,26 @@ def refuse_annotations(names: Sequence[str], *, folder: str) -> None:
     Raises:
       UserError: there are any.
     """
-    stems: dict[str, set[str]] = {}  # of files, in lower case, and the folders they lie in
-    for name in names:
-        place, _, file = name.rpartition("/")
-        stems.setdefault(os.path.splitext(file)[0].lower(), set()).add(place)
-    found: dict[str, str] = {}  # and the patterns that leave them out
-    for name in names:
-        place, _, file = name.rpartition("/")
+    files = [(name, *name.rpartition("/")[::2]) for name in names]
+    places: dict[str, set[str]] = {}  # where there are files of this name, in lower case, without extension
+    for _, place, file in files:
+        places.setdefault(os.path.splitext(file)[0].lower(), set()).add(place)
+    all_places = set().union(*places.values())
+    has_images = any(not _find_part(_FOLDER, place) for place in all_places)
+
+    found: dict[str, str] = {}  # and a pattern that leaves it out
+    for name, place, file in files:
         stem, suffix = os.path.splitext(file)
         match = _OF_IMAGE.fullmatch(stem)
-        parts = place.split("/")
-        annotated = next((part for part in parts if _FOLDER.fullmatch(part)), "")
-        base = match[1].lower() if match else ""
-        if base and (base in stems or any(_FOLDER.fullmatch(part) for part in parts)):
-            found[name] = f"*{stem[match.end(1) :].rstrip('0123456789')}*{suffix}" if match else ""
-        elif annotated and any(not _in_annotations(other) for other in stems[stem.lower()] - {place}):
-            found[name] = f"{annotated}/*" if parts[0] == annotated else f"*/{annotated}/*"
+        part = has_images and _find_part(_FOLDER, place)
+        if not part and (same := _find_part(_FOLDER_OF_SAME_NAMES, place)):
+            elsewhere = any(not _find_part(_FOLDER_OF_SAME_NAMES, other) for other in places[stem.lower()])
+            part = same if elsewhere else ""
+        if part:
+            found[name] = f"{part}/*" if place.startswith(part) else f"*/{part}/*"
+        elif match and (match[1] or match[2]).lower() in places:
+            of = re.sub(r"\d+$", "*", stem[match.end(1) :]) if match[1] else stem[: match.start(2)]
+            found[name] = f"*{of}{suffix}" if match[1] else f"*{of}*{suffix}"
     if found:
         patterns = ",".join(dict.fromkeys(found.values()))
         raise UserError(
@@ -148,8 +156,9 @@ def refuse_annotations(names: Sequence[str], *, folder: str) -> None:
         )
 
 
-def _in_annotations(place: str) -> bool:
-    return any(_FOLDER.fullmatch(part) for part in place.split("/"))
+def _find_part(pattern: re.Pattern[str], place: str) -> str:
+    """The first folder of a path that a pattern fits, or ""."""
+    return next((part for part in place.split("/") if pattern.fullmatch(part)), "")
 
 
 def choose_split(names: Sequence[str], split: str, *, folder: str) -> tuple[list[str], list[str], Counter[str]]:

@@ -205,7 +205,8 @@ def _open_folder(data: "DataConfig") -> FileSource:
             "are unclear: move the loose images into a class folder, or elsewhere"
         )
     labels = None if flat else tuple(name.split("/")[0] for name in inside)
-    return _file_source(data, names, labels, None, left_out + of_other_splits)
+    left_out.update(of_other_splits)
+    return _file_source(data, names, labels, None, left_out)
 
 
 def _open_csv(data: "DataConfig") -> FileSource:
@@ -226,7 +227,8 @@ def _open_csv(data: "DataConfig") -> FileSource:
     groups = column("group_column", needs_header=True) if data.group_column else None
     labels = column("label_column", needs_header=False)
     names, _, of_other_splits = choose_split(found, data.split, folder=data.path)
-    source = _file_source(data, found, labels, groups, left_out + of_other_splits)
+    left_out.update(of_other_splits)
+    source = _file_source(data, found, labels, groups, left_out)
     chosen = set(names)
     return source.select([index for index, name in enumerate(found) if name in chosen])
 

@@ -46,14 +46,12 @@ def survey(source: ImageSource, data: "DataConfig", *, image_size: int, progress
     if progress:
         log.info("%s", _summary(source, infos))
     _refuse_masks(source, infos, data.include)
-    source = _with_frames(source, infos, data.frames)
     bits, why = _bits(infos) if data.window == "auto" else (16, "")
-    if progress:
-        if why:
-            log.info("%s", why)
-        if small := _small(source, infos, image_size):
-            log.warning("%s", small)
-    return dataclasses.replace(source, bits=bits)
+    if progress and why:
+        log.info("%s", why)
+    if progress and (small := _small(source, infos, image_size)):
+        log.warning("%s", small)
+    return dataclasses.replace(_with_frames(source, infos, data.frames), bits=bits)
 
 
 def _summary(source: FileSource, infos: Sequence[ImageInfo | None]) -> str:
@@ -68,7 +66,7 @@ def _summary(source: FileSource, infos: Sequence[ImageInfo | None]) -> str:
         ends = dict.fromkeys((sizes[0], sizes[-1]))
         parts.append(" to ".join(f"{width} x {height}" for width, height in ends) + " px")
         kinds = Counter(info.kind for info in known)
-        parts.append(", ".join(f"{kind} {count}" for kind, count in kinds.most_common()))
+        parts.append(abbreviate([f"{kind} {count}" for kind, count in kinds.most_common()], _SHOWN))
     if len(known) < len(infos):
         parts.append(f"{len(infos) - len(known)} unreadable")
     if source.left_out:
