@@ -218,4 +218,5 @@ def _configure_libraries() -> None:
     ours = logging.getLogger("medgan_jax")
     if not ours.handlers:
         ours.addHandler(logging.StreamHandler())
+    ours.setLevel(logging.INFO)
     ours.propagate = False

@@ -43,6 +43,14 @@ _BELOW_1 = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
 _INSIDE_0_1 = Rule(lambda value: 0 < value < 1, "above 0 and below 1")
 
 
+def _value_range(text: str) -> tuple[float, float] | None:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        return None
+    return (low, high) if -math.inf < low < high < math.inf else None
+
+
 def _field(group: str, default: Any, help_text: str, *rules: Rule, may_change: bool = False, was: str = "") -> Any:
     """Declares a field.
 
@@ -106,7 +114,20 @@ class DataConfig:
     group_column: str = _data("", "csv with a header: the column of patients or lesions, which are held out whole")
     class_filter: str = _data("", 'keep only the images of this class; "" keeps all', was="label")
     tfds_name: str = _data("", "tfds: the data set's name")
-    split: str = _data("train", "tfds: the split, slices such as train[:80%] included")
+    split: str = _data("train",
+        "folders called train, test, val or such are splits: the one to read, or several joined by +; tfds: the split, "
+        "slices such as train[:80%] included")
+    include: str = _data("", "folder, csv: only images whose path below data.path matches one of these patterns, "
+        "separated by commas; * is any text, / too: *_left.png,healthy/*", may_change=True)
+    exclude: str = _data("", "the same: no images that match one: *_mask.png,masks/*", may_change=True)
+    frames: str = _data("", "of TIFF, GIF, WebP and PNG files of several pages or frames: first | all, each an image; "
+        '"" refuses them', _one_of("", "first", "all"))
+    window: str = _data("auto", "which values become black and white: auto: of samples of more than 8 bits, the range "
+        "of as many bits as the data set uses | full: that of all bits | LOW,HIGH: these two",
+        Rule(lambda value: value in ("auto", "full") or _value_range(value) is not None,
+            "auto, full, or LOW,HIGH, two numbers of which the first is smaller"))
+    fit: str = _data("crop", "how images become square: crop: the centre | pad: all, on black | stretch: all, out of "
+        "proportion", _one_of("crop", "pad", "stretch"))
     num_phantoms: int = _data(512, "phantom: how many images", _at_least(1))
     horizontal_flip: bool = _data(False, "mirror each image with probability 1/2, anew at each step")
     holdout_fraction: float = _data(0.0, "share of each class kept from training, to evaluate on", _BELOW_1)
@@ -118,6 +139,10 @@ class DataConfig:
         _NOT_NEGATIVE,
         may_change=True)
     # fmt: on
+
+    def value_range(self) -> tuple[float, float] | None:
+        """LOW and HIGH of `window`; None where it is auto or full."""
+        return _value_range(self.window)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -472,3 +497,5 @@ def _data_conflicts(data: DataConfig) -> Iterator[str]:
             yield f"data.{name} is needed for data.source={data.source}"
     if data.group_column and data.source != "csv":
         yield f"data.group_column={data.group_column!r} needs data.source=csv"
+    if data.frames == "all" and data.source == "tfds":
+        yield "data.frames=all is for files; data.source=tfds reads the first frame of a record, with data.frames=first"

@@ -18,6 +18,7 @@ from medgan_jax.data.cache import CachedImages, content_ids, load_cached
 from medgan_jax.data.classes import check_labels
 from medgan_jax.data.sources import ImageSource, open_source
 from medgan_jax.data.split import hold_out
+from medgan_jax.data.survey import survey
 from medgan_jax.errors import UserError, naming
 from medgan_jax.sharding import replicated, sharded
 
@@ -47,6 +48,7 @@ def load_dataset(
     source = open_source(data)
     if conditional:
         check_labels(source.labels, source.root)
+    source = survey(source, data, image_size=image_size, progress=progress)
     if not data.holdout_fraction:
         return load(source), None
     training, held_out = hold_out(source, data.holdout_fraction, content_ids(source, **options))

@@ -11,7 +11,7 @@ from PIL import Image
 from medgan_jax.commands import isic
 from medgan_jax.data.sources import open_source
 from medgan_jax.errors import UserError
-from medgan_jax.images import decode_image, resize_crop
+from medgan_jax.images import decode_image, resize
 
 COUNT = 30
 
@@ -44,7 +44,7 @@ def test_every_record_comes_back(downloads, prepared, tiny_config):
     read = {source.read(index, 8, 3).tobytes(): source.labels[index] for index in range(COUNT)}
     expected = {}
     for index, path in enumerate(sorted((downloads / "images").iterdir())):
-        pixels = resize_crop(decode_image(path.read_bytes(), channels=3, min_side=8), 8)
+        pixels = resize(decode_image(path.read_bytes(), channels=3, min_side=8), 8)
         expected[pixels.tobytes()] = "malignant" if index % 5 == 0 else "benign"
     assert len(expected) == COUNT and read == expected
 

@@ -111,7 +111,7 @@ def test_what_is_wrong_with_a_folder(tmp_path, open_folder):
         ("", "data.path is empty"),
         (tmp_path / "missing", r"data.path=\S+missing: no such file or directory"),
         (tmp_path / "mixed" / "a.png", r"data.path=\S+a.png: not a directory"),
-        (tmp_path / "empty", r"data.path=\S+empty holds no images: .* bmp gif jpeg jpg png tif tiff webp"),
+        (tmp_path / "empty", r"data.path=\S+empty holds no images: there are no files"),
         (tmp_path / "mixed", r"holds images \(a.png\) beside folders"),
     ]:
         with pytest.raises(UserError, match=message):
