@@ -100,7 +100,8 @@ class DataConfig:
     source: str = _data("folder", "folder | csv | tfds | phantom: procedural dermoscopy, needs no files",
         _one_of("folder", "csv", "tfds", "phantom"))
     path: str = _data("", 'folder, csv: the image folder; tfds: its data_dir, "" is the usual one', may_change=True)
-    labels_csv: str = _data("", "csv: the table, `image,label` with a header or without", may_change=True, was="labels")
+    labels_csv: str = _data("", "csv: the table, image,label with or without a header, or as in docs/data.md",
+        may_change=True, was="labels")
     image_column: str = _data("image",
         "csv with a header: the column of image names; image stands for image_id, isic_id, filename and the like too")
     label_column: str = _data("label",

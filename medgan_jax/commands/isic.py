@@ -43,9 +43,14 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
 
     names = list_images(args.images, field="--images")
+    pictures = [
+        name for name in names if not name.endswith("_superpixels.png")
+    ]  # which ISIC 2017 has beside each image
+    if left_out := len(names) - len(pictures):
+        print(f"left out: {left_out} files *_superpixels.png")
     table = read_labels(args.labels, image_column=args.image_column, label_column=args.label_column, prefix="--")
     rows = match_labels(
-        names, table, folder=args.images, table_path=args.labels, on_missing=args.on_missing, prefix="--"
+        pictures, table, folder=args.images, table_path=args.labels, on_missing=args.on_missing, prefix="--"
     )
     make_builder = functools.partial(Isic, config=args.year, data_dir=args.out, file_format="array_record")
     if (there := make_builder()).is_prepared():

@@ -111,7 +111,9 @@ def read_labels(
         if "\n" in label:
             raise UserError(f"{place}: row {number} has a label of several lines, {quoted(label)}; close its quotes")
         if difference := _differ(found.setdefault(row[image_at], Row(label, group)), Row(label, group)):
-            raise UserError(f"{place} gives two {difference} to {row[image_at]}, the second in row {number}; keep one")
+            raise UserError(
+                f"{place} gives two {difference} to {abbreviate([row[image_at]])}, the second in row {number}; keep one"
+            )
     return found
 
 
@@ -270,8 +272,8 @@ def match_labels(
             continue
         if len(fitting) > 1:
             raise UserError(
-                f"{table_path}: {image} fits several files in {folder}: {abbreviate(sorted(fitting))}; name files "
-                "by path and extension"
+                f"{table_path}: {abbreviate([image])} fits several files in {folder}: {abbreviate(sorted(fitting))}; "
+                "name files by path and extension"
             )
         (name,) = fitting
         if difference := _differ(found.setdefault(name, row), row):

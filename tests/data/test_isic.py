@@ -89,11 +89,12 @@ def test_a_process_without_the_builder_reads_it_without_tensorflow(prepared, run
 
 @pytest.fixture(scope="module")
 def later_year(tmp_path_factory):
-    """Images and a table as ISIC 2018 publishes them; one image is cut short, one has no row, one row no image."""
+    """Six images, the last without a row, one cut short, one with superpixels; and a table, with a row too many."""
     folder = tmp_path_factory.mktemp("later")
     (folder / "images").mkdir()
     for index in range(6):
         Image.effect_noise((64, 64), 50).save(folder / "images" / f"ISIC_{index}.jpg")
+    Image.new("L", (64, 64)).save(folder / "images/ISIC_0_superpixels.png")
     os.truncate(folder / "images/ISIC_4.jpg", 900)
     rows = [f"ISIC_{index},{float(index % 2 == 0)},{float(index % 2)}\n" for index in (0, 1, 2, 3, 4, 7)]
     (folder / "truth.csv").write_text("image,MEL,NV\n" + "".join(rows))
@@ -106,7 +107,8 @@ def test_what_is_damaged_or_unmatched_is_skipped_when_asked(later_year, tmp_path
     skip = ["--on_missing=skip", "--on_bad_image=skip"]
     done = run_python("-m", "medgan_jax.data.isic", *later_year, *skip, f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
-    assert "4 images in" in done.stdout and "--config.data.tfds_name=isic/2018" in done.stdout
+    for said in ("left out: 1 files *_superpixels.png\n", "\n4 images in", "--config.data.tfds_name=isic/2018"):
+        assert said in done.stdout
     for said in ("labels by the 1 in the columns MEL, NV", "images: ISIC_7;", "ISIC_5.jpg;", "ISIC_4.jpg (truncated);"):
         assert said in done.stderr
     source = open_source(tiny_config(data_source="tfds", data_tfds_name="isic/2018", data_path=str(tmp_path)).data)

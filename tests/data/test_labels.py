@@ -134,6 +134,7 @@ MANY = ",".join(f"column_{number}" for number in range(300))
         (gzip.compress(b"a,b"), {}, "is a gzip file: unpack it"),
         ("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", {}, "is a pointer of Git LFS in"),
         ("\n<!DOCTYPE html>\n<html><body>Sign in</body></html>", {}, "is an HTML page in place of the table"),
+        ('[{"image": "' + 9000 * "x" + '"}]', {}, "neither a column 'image' nor just two .* two of .*x{150}[.]{3}$"),
         (f"image,{MANY}\n", {}, "has no column 'label': set data.label_column to one of image, .*10 and 289 more$"),
         ("image,a,b\nx,u,v\n", {"label_column": "c"}, "no column 'c': set data.label_column to one of image, a, b$"),
         ("picture,a,b\nISIC_1,0,1\n", {}, "neither a column 'image' nor just two .* to two of picture, a, b$"),
