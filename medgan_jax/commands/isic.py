@@ -43,9 +43,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
 
     names = list_images(args.images, field="--images")
-    pictures = [
-        name for name in names if not name.endswith("_superpixels.png")
-    ]  # which ISIC 2017 has beside each image
+    # ISIC 2017 has superpixels beside each image.
+    pictures = [name for name in names if not name.endswith("_superpixels.png")]
     if left_out := len(names) - len(pictures):
         print(f"left out: {left_out} files *_superpixels.png")
     table = read_labels(args.labels, image_column=args.image_column, label_column=args.label_column, prefix="--")

@@ -20,9 +20,7 @@ _IMAGE_COLUMNS = (
     "img_path", "isic_id", "id_code", "file", "file_name", "file_path", "filename", "filepath",
 )  # fmt: skip
 _LABEL_COLUMNS = ("label", "labels", "class", "dx", "diagnosis", "target", "benign_malignant")
-_ARCHIVE_LABEL = (
-    "benign_malignant"  # of ISIC 2020: the challenge's question, beside `diagnosis`, which is often unknown
-)
+_ARCHIVE_LABEL = "benign_malignant"  # what ISIC 2020 asked for; its `diagnosis` is often unknown
 _WEIGHT_COLUMNS = ("score_weight", "validation_weight")  # of ISIC 2019's test set, beside a column for each class
 # ISIC 2017 has columns for two classes of three.
 _CLASS_WITHOUT_COLUMN = {"melanoma,seborrheic_keratosis": "nevus"}
@@ -211,6 +209,8 @@ def _read_cells(path: str, place: str) -> list[tuple[int, list[str]]]:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"{place} is not UTF-8 text, first in line {line}: save it as CSV, UTF-8") from error
+    if "\0" in text:
+        raise UserError(f"{place} is not text: save it as CSV, UTF-8")
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     first = next((line for line in text.split("\n") if line.strip()), "")
     try:
@@ -262,7 +262,7 @@ def match_labels(
     """
     files = _spellings(names)
     logger = logging.getLogger(__name__)
-    skipping = f"or set {prefix}on_missing=skip"
+    skipping = f", or set {prefix}on_missing=skip" if on_missing == "refuse" else ""
     found: dict[str, Row] = {}
     missing = []
     for image, row in table.items():
@@ -283,7 +283,7 @@ def match_labels(
         if on_missing == "refuse" or not found:
             hint = "; if its first row is a header, set image_column and label_column to names in it"
             raise UserError(
-                f"{what}: {abbreviate(missing)}; add those images, remove their rows, {skipping}"
+                f"{what}: {abbreviate(missing)}; add those images, remove their rows{skipping}"
                 + (hint if missing[0] == next(iter(table)) else "")
             )
         logger.warning("%s: %s; their rows are left out", what, abbreviate(missing, _SHOWN_SKIPPED))
@@ -291,7 +291,7 @@ def match_labels(
         what = f"{len(unlabelled)} of {len(names)} images in {folder} have no label in {table_path}"
         if on_missing == "refuse" or not found:
             raise UserError(
-                f"{what}: {abbreviate(unlabelled)}; add them to the table, move them out of the folder, {skipping}"
+                f"{what}: {abbreviate(unlabelled)}; add them to the table, move them out of the folder{skipping}"
             )
         logger.warning("%s: %s; they are left out", what, abbreviate(unlabelled, _SHOWN_SKIPPED))
     return {name: found[name] for name in names if name in found}

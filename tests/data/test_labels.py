@@ -129,6 +129,7 @@ MANY = ",".join(f"column_{number}" for number in range(300))
         ("", {}, "is an empty table"),
         ("a,m\xe9lanome\nb,ne\xe9vus\n".encode("latin-1"), {}, "is not UTF-8 text, first in line 1: save it as CSV"),
         (b"\xff\xfea", {}, "is not UTF-8 text"),
+        ("image,label\nx,a\n".encode("utf-16-le"), {}, "is not text: save it as CSV, UTF-8"),
         (zipped("xl/workbook.xml"), {}, "is an Excel workbook, or another ZIP file: save the table as CSV, UTF-8$"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", {}, "is an Excel workbook: save"),
         (gzip.compress(b"a,b"), {}, "is a gzip file: unpack it"),
