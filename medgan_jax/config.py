@@ -108,10 +108,18 @@ class DataConfig:
     source: str = _data("folder", "folder | csv | tfds | phantom: procedural dermoscopy, needs no files",
         _one_of("folder", "csv", "tfds", "phantom"))
     path: str = _data("", 'folder, csv: the image folder; tfds: its data_dir, "" is the usual one', may_change=True)
-    labels_csv: str = _data("", "csv: the table, `image,label` with a header or without", may_change=True, was="labels")
-    image_column: str = _data("image", "csv with a header: the column of image names")
-    label_column: str = _data("label", "csv with a header: the column of labels")
-    group_column: str = _data("", "csv with a header: the column of patients or lesions, which are held out whole")
+    labels_csv: str = _data("", "csv: the table, image,label with or without a header, or as in docs/data.md",
+        may_change=True, was="labels")
+    image_column: str = _data("image",
+        "csv with a header: the column of image names; image stands for image_id, isic_id, filename and the like too")
+    label_column: str = _data("label",
+        "csv with a header: the column of labels; label stands for dx, diagnosis and the like too, and for a column "
+        "for each class, with a 1 in the rows of its images and 0 elsewhere")
+    group_column: str = _data("",
+        "csv with a header: the column of patients or lesions, which are held out whole; an image without one is alone")
+    on_missing: str = _data("refuse",
+        "refuse | skip: csv: what to do about rows without an image, and images without a row or label",
+        _one_of("refuse", "skip"), may_change=True)
     class_filter: str = _data("", 'keep only the images of this class; "" keeps all', was="label")
     tfds_name: str = _data("", "tfds: the data set's name")
     split: str = _data("train",

@@ -25,6 +25,7 @@ import numpy as np
 import platformdirs
 
 from medgan_jax import images
+from medgan_jax.data.classes import composed
 from medgan_jax.data.sources import FileSource, ImageSource, inspect_file
 from medgan_jax.errors import UserError, abbreviate, reason_of
 from medgan_jax.progress import progress_bar
@@ -34,6 +35,7 @@ _MEMO_FORMAT = 2
 _RACY_NS = 2_000_000_000  # a file this young can change again and keep its time stamps
 _UNREADABLE = "unreadable"
 _ABANDONED_S = 24 * 3600  # a temporary file that nobody has written to for so long
+_CHECKED_SIZE = 64  # px, at which an image is decoded to see whether it can be
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -89,9 +91,30 @@ def load_cached(
     return CachedImages(
         images=np.memmap(path, np.uint8, "r", shape=(len(kept), image_size, image_size, channels)),
         names=readable.names,
-        labels=readable.labels,
+        labels=readable.labels and tuple(map(composed, readable.labels)),
         digest=_digest([*recipe, [ids[index] for index in kept], readable.labels]),
     )
+
+
+def readable_images(
+    source: ImageSource, *, on_bad_image: str = "refuse", setting: str = "data.on_bad_image"
+) -> ImageSource:
+    """Decodes each image of a source once, and returns the source without those that cannot be read; keeps no pixels.
+
+    Args:
+      source: the images.
+      on_bad_image: what to do about images that cannot be read: "refuse", or "skip" and log them.
+      setting: for messages: what `on_bad_image` is called.
+
+    Raises:
+      UserError: images cannot be read, and are not to be skipped or are all there is.
+    """
+    decoded = _decode(source, _CHECKED_SIZE, 3, progress=True)
+    bad = {index: image for index, image in enumerate(decoded) if isinstance(image, str)}
+    _check_bad(bad, source, on_bad_image, setting)
+    if bad:
+        logging.getLogger(__name__).warning("%s; they are left out", _describe(bad, source))
+    return source.select([index for index in range(len(source)) if index not in bad])
 
 
 def content_ids(source: ImageSource, *, cache_dir: str | os.PathLike = "", progress: bool = True) -> list[str]:
@@ -179,6 +202,36 @@ def _write(
     path: Path, source: ImageSource, image_size: int, channels: int, on_bad_image: str, progress: bool
 ) -> dict[int, str]:
     """Decodes all images into a cache; returns those left out, and why."""
+    for abandoned in path.parent.glob("*.tmp"):  # of a process that was killed
+        with contextlib.suppress(OSError):  # another process may be faster
+            if time.time() - abandoned.stat().st_mtime > _ABANDONED_S:
+                abandoned.unlink()
+    bad: dict[int, str] = {}
+    temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            for index, image in enumerate(_decode(source, image_size, channels, progress)):
+                if isinstance(image, str):
+                    bad[index] = image
+                else:
+                    file.write(image.tobytes())
+        _check_bad(bad, source, on_bad_image, "data.on_bad_image")
+        images.replace_file(path.with_suffix(".json"), json.dumps({"bad": bad}).encode())
+        os.replace(temporary, path)  # last: a cache without pixels is none
+    finally:
+        temporary.unlink(missing_ok=True)
+    return bad
+
+
+def _check_bad(bad: dict[int, str], source: ImageSource, on_bad_image: str, setting: str) -> None:
+    if len(bad) == len(source):
+        raise UserError(f"{_describe(bad, source)}; mend them, or give other images")
+    if bad and on_bad_image == "refuse":
+        raise UserError(f"{_describe(bad, source)}; mend or remove them, or set {setting}=skip")
+
+
+def _decode(source: ImageSource, image_size: int, channels: int, progress: bool) -> Iterator[np.ndarray | str]:
+    """The images, uint8 (image_size, image_size, channels), in order; why not for those that cannot be read."""
 
     def decode(index: int) -> np.ndarray | str:
         try:
@@ -188,29 +241,9 @@ def _write(
         except OSError as error:
             return reason_of(error)
 
-    for abandoned in path.parent.glob("*.tmp"):  # of a process that was killed
-        with contextlib.suppress(OSError):  # another process may be faster
-            if time.time() - abandoned.stat().st_mtime > _ABANDONED_S:
-                abandoned.unlink()
-    bad: dict[int, str] = {}
-    temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")  # whatever is wrong with an image is said below
-            for index, image in enumerate(_map_threaded(decode, range(len(source)), "decoding images", progress)):
-                if isinstance(image, str):
-                    bad[index] = image
-                else:
-                    file.write(image.tobytes())
-        if len(bad) == len(source):
-            raise UserError(f"{_describe(bad, source)}; mend them, or give other images")
-        if bad and on_bad_image == "refuse":
-            raise UserError(f"{_describe(bad, source)}; mend or remove them, or set data.on_bad_image=skip")
-        images.replace_file(path.with_suffix(".json"), json.dumps({"bad": bad}).encode())
-        os.replace(temporary, path)  # last: a cache without pixels is none
-    finally:
-        temporary.unlink(missing_ok=True)
-    return bad
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # whatever is wrong with an image is said elsewhere
+        yield from _map_threaded(decode, range(len(source)), "decoding images", progress)
 
 
 def _map_threaded(

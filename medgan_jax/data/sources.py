@@ -7,6 +7,7 @@ import abc
 import dataclasses
 import difflib
 import hashlib
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from medgan_jax.data import phantom
+from medgan_jax.data.classes import composed
 from medgan_jax.data.labels import match_labels, read_labels
 from medgan_jax.data.listing import choose_split, describe_counts, find_images, list_images, refuse_annotations
 from medgan_jax.errors import UserError, abbreviate
@@ -111,10 +113,13 @@ def open_source(data: "DataConfig") -> ImageSource:
             f"data.class_filter={label!r}, but the images of {source.root} have no labels: leave it empty, sort them "
             "into a folder per class, or use data.source=csv"
         )
-    if label not in source.labels:
-        counts = ", ".join(f"{name} ({count})" for name, count in sorted(Counter(source.labels).items()))
-        raise UserError(f"data.class_filter={label!r} is not a label of {source.root}; there are: {counts}")
-    return source.select([index for index, name in enumerate(source.labels) if name == label])
+    names = [composed(name) for name in source.labels]
+    if composed(label) not in names:
+        counts = [f"{name} ({count})" for name, count in sorted(Counter(names).items())]
+        raise UserError(
+            f"data.class_filter={label!r} is not a label of {source.root}; there are: {abbreviate(counts, 8)}"
+        )
+    return source.select([index for index, name in enumerate(names) if name == composed(label)])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,25 +217,22 @@ def _open_folder(data: "DataConfig") -> FileSource:
 def _open_csv(data: "DataConfig") -> FileSource:
     """A folder of images, and a table that labels each of them."""
     found, left_out = _find(data)
-
-    def column(field: str, *, needs_header: bool) -> tuple[str, ...]:
-        table = read_labels(
-            data.labels_csv,
-            image_column=data.image_column,
-            label_column=getattr(data, field),
-            field=field,
-            needs_header=needs_header,
-        )
-        return tuple(match_labels(found, table, folder=data.path, table_path=data.labels_csv))
-
-    # Without a header the second column holds the labels, whatever is asked for.
-    groups = column("group_column", needs_header=True) if data.group_column else None
-    labels = column("label_column", needs_header=False)
-    names, _, of_other_splits = choose_split(found, data.split, folder=data.path)
+    columns = {field: getattr(data, field) for field in ("image_column", "label_column", "group_column")}
+    table = read_labels(data.labels_csv, **columns)
+    rows = match_labels(found, table, folder=data.path, table_path=data.labels_csv, on_missing=data.on_missing)
+    groups = None
+    if data.group_column:
+        groups = tuple(row.group or name for name, row in rows.items())
+        if alone := [name for name, row in rows.items() if not row.group]:
+            logging.getLogger(__name__).warning(
+                "%s: %d of %d images have no %s, and each is a group of its own: %s",
+                data.labels_csv, len(alone), len(rows), data.group_column, abbreviate(alone),
+            )  # fmt: skip
+    names, _, of_other_splits = choose_split(list(rows), data.split, folder=data.path)
     left_out.update(of_other_splits)
-    source = _file_source(data, found, labels, groups, left_out)
+    source = _file_source(data, list(rows), tuple(row.label for row in rows.values()), groups, left_out)
     chosen = set(names)
-    return source.select([index for index, name in enumerate(found) if name in chosen])
+    return source.select([index for index, name in enumerate(rows) if name in chosen])
 
 
 def _find(data: "DataConfig") -> tuple[list[str], Counter[str]]:

@@ -17,7 +17,7 @@ from medgan_jax.checkpoint import TrainedGenerator, load_generator
 from medgan_jax.config import DataConfig, current_name, parse_data
 from medgan_jax.data.batches import load_dataset
 from medgan_jax.data.cache import inspect_files, load_cached
-from medgan_jax.data.classes import in_proportion
+from medgan_jax.data.classes import composed, in_proportion
 from medgan_jax.data.sources import FileSource, list_images, open_source
 from medgan_jax.data.survey import survey
 from medgan_jax.errors import UserError, abbreviate
@@ -105,6 +105,7 @@ def choose(
         raise UserError(
             f"--label={label}: is for --checkpoint; all --fakes are taken, and data.class_filter chooses reals"
         )
+    label = label and composed(label)
     generator = training = train_set = None
     through = ""
     if fakes:
@@ -216,6 +217,7 @@ def _counts(classes: Sequence[str], reals: ImageSet) -> list[int]:
             f"{abbreviate(classes, 8)} is unknown; give --label=CLASS, or reals with labels (data.source=csv, or a "
             "folder per class)"
         )
+    classes = [composed(name) for name in classes]
     counts = Counter(reals.labels)
     if unknown := sorted(set(counts) - set(classes)):
         raise UserError(
@@ -271,7 +273,7 @@ def sampled(
     images = np.concatenate(parts)
     if not labels_of:
         return ImageSet(title, images)
-    labels = tuple(generator.classes[i] for i in labels_of(np.arange(number)))
+    labels = tuple(composed(generator.classes[i]) for i in labels_of(np.arange(number)))
     return ImageSet(title if label is None else f"{title}, {label}", images, labels)
 
 

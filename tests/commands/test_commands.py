@@ -18,6 +18,7 @@ import pytest
 from medgan_jax.checkpoint import Checkpoints, load_generator
 from medgan_jax.commands import evaluate, sample, train
 from medgan_jax.config import parse_config
+from medgan_jax.data.phantom import phantom_image
 from medgan_jax.errors import UserError
 from medgan_jax.images import write_png
 from medgan_jax.sampling import sample_to_folder
@@ -226,17 +227,29 @@ def test_train_then_sample(run, trained, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_conditional_run_is_sampled_and_evaluated_by_class(tmp_path):
-    fields = TINY | {"conditional": True, "num_steps": 1}
+    """Seven classes from a table with a column for each, called as classes may be called."""
+    classes = ["AKIEC", "BCC", "BKL", "- blue/n\xe9vus", "1.0", "MEL", "VASC"]
+    (tmp_path / "images").mkdir()
+    for i in range(44):
+        write_png(tmp_path / f"images/{i}.png", phantom_image(i, seed=0, image_size=16))
+    rows = [",".join([str(i), *(str(float(i % 7 == n)) for n in range(7))]) for i in range(44)]
+    (tmp_path / "truth.csv").write_text("\n".join([",".join(["image", *classes]), *rows]))
+    data = {"data.source": "csv", "data.path": tmp_path / "images", "data.labels_csv": tmp_path / "truth.csv"}
+    fields = TINY | {"conditional": True, "num_steps": 1} | data
     assert train.main([SNGAN, f"--workdir={tmp_path}/run", *overrides(fields)]) == 0
     checkpoint, place = f"--checkpoint={tmp_path}/run", f"--out={tmp_path}/out"
-    sample.main([checkpoint, f"--out={tmp_path}/images", "--num_images=2", "--label=malignant", "--truncation=0.5"])
-    assert (tmp_path / "images/manifest.csv").read_text().count(",malignant,0.5\n") == 2
-    with pytest.raises(UserError, match="are benign, malignant; did you mean mal"):
-        sample.main([checkpoint, place, "--label=malign"])
+    sample.main([checkpoint, f"--out={tmp_path}/images7", "--num_images=7"])
+    assert [line.split(",")[-2] for line in (tmp_path / "images7/manifest.csv").read_text().splitlines()[1:]] == sorted(
+        classes
+    )
+    sample.main([checkpoint, f"--out={tmp_path}/two", "--num_images=2", f"--label={classes[3]}", "--truncation=0.5"])
+    assert (tmp_path / "two/manifest.csv").read_text().count(f",{classes[3]},0.5\n") == 2
+    with pytest.raises(UserError, match="AKIEC, BCC, BKL, MEL, VASC; did you mean VASC"):
+        sample.main([checkpoint, place, "--label=VASCULAR"])
     with pytest.raises(UserError, match="--truncation=nan: must be above 0"):
         sample.main([checkpoint, place, "--truncation=nan"])
-    evaluate.main([checkpoint, place, "--label=malignant", "--features=pyramid"])
-    assert "malignant" in json.dumps(json.loads((tmp_path / "out/evaluation.json").read_text())["protocol"])
+    evaluate.main([checkpoint, place, f"--label={classes[3]}", "--features=pyramid"])
+    assert classes[3] in str(json.loads((tmp_path / "out/evaluation.json").read_text())["protocol"])
 
 
 @pytest.mark.slow
