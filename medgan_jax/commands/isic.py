@@ -7,8 +7,8 @@ Download the images and the ground truth of the year from https://challenge.isic
 """
 
 import argparse
-import os
 
+from medgan_jax.cli import PathFlag
 from medgan_jax.errors import ArgumentParser, UserError
 
 
@@ -22,13 +22,12 @@ def main(argv: list[str]) -> None:
     from medgan_jax.data.labels import match_labels, read_labels
     from medgan_jax.data.sources import list_images
 
-    path = os.path.expanduser
     parser = ArgumentParser(
         prog="medgan isic", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=path, required=True, help="folder of images")
-    parser.add_argument("--labels", type=path, required=True, help="table of image names and labels, CSV")
-    parser.add_argument("--out", type=path, required=True, help="folder for TFDS data sets")
+    parser.add_argument("--images", action=PathFlag, required=True, help="folder of images")
+    parser.add_argument("--labels", action=PathFlag, required=True, help="table of image names and labels, CSV")
+    parser.add_argument("--out", action=PathFlag, required=True, help="folder for TFDS data sets")
     parser.add_argument("--year", choices=YEARS, default="2016", help="of the challenge")
     parser.add_argument("--image_column", default="image", help="of the table, if it has a header")
     parser.add_argument("--label_column", default="label", help="of the table, if it has a header")

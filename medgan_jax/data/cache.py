@@ -27,6 +27,7 @@ import platformdirs
 from medgan_jax import images
 from medgan_jax.data.sources import ImageSource
 from medgan_jax.errors import UserError, abbreviate, reason_of
+from medgan_jax.files import local_path
 from medgan_jax.progress import progress_bar
 
 _FORMAT = 1  # of the cache's files
@@ -108,20 +109,30 @@ def content_ids(source: ImageSource, *, cache_dir: str | os.PathLike = "", progr
 
 
 def default_cache_dir() -> Path:
-    """The folder of this package in the user's cache folder; on Linux that is $XDG_CACHE_HOME or else ~/.cache."""
-    return platformdirs.user_cache_path("medgan_jax", appauthor=False)
+    """The folder of this package in the user's cache folder; on Linux that is $XDG_CACHE_HOME or else ~/.cache.
+
+    Raises:
+      UserError: the user has no home folder.
+    """
+    try:
+        return platformdirs.user_cache_path("medgan_jax", appauthor=False)
+    except RuntimeError as error:
+        raise UserError(
+            "data.cache_dir: there is no home folder to keep decoded images in; set data.cache_dir=FOLDER, or the "
+            "variable HOME"
+        ) from error
 
 
 @contextlib.contextmanager
 def _folder(cache_dir: str | os.PathLike) -> Iterator[Path]:
     """The folder of caches, made if need be; its errors become a UserError."""
-    folder = Path(cache_dir or default_cache_dir()).expanduser()
+    folder = local_path("data.cache_dir", cache_dir or default_cache_dir())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
     except OSError as error:  # reading images raises none: what remains is the cache
         raise UserError(
-            f"data.cache_dir={folder}: cannot write the cache of decoded images ({error.strerror or error}); make "
+            f"data.cache_dir={folder}: cannot write the cache of decoded images ({reason_of(error)}); make "
             "room there, or set data.cache_dir=FOLDER"
         ) from error
 

@@ -18,6 +18,7 @@ import numpy as np
 from medgan_jax.data import phantom
 from medgan_jax.data.labels import match_labels, read_labels
 from medgan_jax.errors import UserError, abbreviate, reason_of
+from medgan_jax.files import expanded
 from medgan_jax.images import ImageError, convert_channels, decode_image, resize_crop
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def open_source(data: "DataConfig") -> ImageSource:
     Raises:
       UserError: it is missing, empty, contradictory, or cannot be read.
     """
-    paths = {field: os.path.expanduser(getattr(data, field)) for field in ("path", "labels_csv")}
+    paths: dict[str, Any] = {field: expanded(getattr(data, field)) for field in ("path", "labels_csv")}
     data = dataclasses.replace(data, **paths)
     openers = {"folder": _open_folder, "csv": _open_csv, "tfds": _open_tfds, "phantom": _open_phantoms}
     source = openers[data.source](data)
