@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 
 from medgan_jax.checkpoint import AnyGenerator, TrainedGenerator
 from medgan_jax.data.classes import class_number
-from medgan_jax.errors import UserError, naming, reason_of
+from medgan_jax.errors import UserError, naming
 from medgan_jax.files import is_litter, lock
 from medgan_jax.images import image_grid, signed_to_uint8, write_png
 from medgan_jax.models.batch_norm import estimate_statistics
@@ -270,7 +270,7 @@ def _prepare_folder(out: Path, overwrite: bool, lead: str) -> None:
         out.mkdir(parents=True, exist_ok=True)
         present = {entry.name for entry in out.iterdir()}
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({reason_of(error)}); give another folder") from error
+        raise UserError(f"{out}: cannot be written ({error.strerror}); give another folder") from error
     ours = {name for name in present if name.startswith(lead) and _OURS.fullmatch(name, len(lead))}
     if lead:
         present = ours

@@ -13,7 +13,7 @@ from typing import Any
 
 from medgan_jax.checkpoint import DISCRIMINATOR_FOLDER, GENERATOR_FOLDER, check_folder
 from medgan_jax.config import Config, changed_fields
-from medgan_jax.errors import UserError, naming, reason_of
+from medgan_jax.errors import UserError, naming
 from medgan_jax.files import local_path, lock
 from medgan_jax.images import replace_file
 
@@ -74,7 +74,7 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             file = open(self.lock, "a")  # noqa: SIM115
         except OSError as error:
-            raise UserError(f"--workdir={self.path}: cannot be written ({reason_of(error)}); give another") from error
+            raise UserError(f"--workdir={self.path}: cannot be written ({error.strerror}); give another") from error
         with file:
             lock(file, f"--workdir={self.path}: another training is running in it; stop that, or give another")
             self.check(config, dataset)

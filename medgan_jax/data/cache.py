@@ -132,7 +132,7 @@ def _folder(cache_dir: str | os.PathLike) -> Iterator[Path]:
         yield folder
     except OSError as error:  # reading images raises none: what remains is the cache
         raise UserError(
-            f"data.cache_dir={folder}: cannot write the cache of decoded images ({reason_of(error)}); make "
+            f"data.cache_dir={folder}: cannot write the cache of decoded images ({error.strerror or error}); make "
             "room there, or set data.cache_dir=FOLDER"
         ) from error
 
