@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from medgan_jax.errors import UserError
+from medgan_jax.files import expanded, is_local
 
 
 class Rule(NamedTuple):
@@ -40,6 +41,7 @@ _NOT_NEGATIVE = Rule(lambda value: 0 <= value < math.inf, "0 or more")
 _POSITIVE = Rule(lambda value: 0 < value < math.inf, "a positive number")
 _FRACTION = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
 _BELOW_1 = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
+_LOCAL = Rule(is_local, "a path on this machine; copy the files here, or mount them")
 _INSIDE_0_1 = Rule(lambda value: 0 < value < 1, "above 0 and below 1")
 
 
@@ -109,7 +111,7 @@ class DataConfig:
         _one_of("folder", "csv", "tfds", "phantom"))
     path: str = _data("", 'folder, csv: the image folder; tfds: its data_dir, "" is the usual one', may_change=True)
     labels_csv: str = _data("", "csv: the table, image,label with or without a header, or as in docs/data.md",
-        may_change=True, was="labels")
+        _LOCAL, may_change=True, was="labels")
     image_column: str = _data("image",
         "csv with a header: the column of image names; image stands for image_id, isic_id, filename and the like too")
     label_column: str = _data("label",
@@ -141,7 +143,7 @@ class DataConfig:
     holdout_fraction: float = _data(0.0, "share of each class kept from training, to evaluate on", _BELOW_1)
     on_bad_image: str = _data("refuse", "refuse | skip: what to do about files that cannot be read",
         _one_of("refuse", "skip"), may_change=True)
-    cache_dir: str = _data("", 'where decoded images are kept; "" is the user\'s cache folder', may_change=True)
+    cache_dir: str = _data("", 'where decoded images are kept; "" is the user\'s cache folder', _LOCAL, may_change=True)
     device_budget_mb: int = _data(2048,
         "MiB of decoded images kept on each device; more are streamed; 0: always stream",
         _NOT_NEGATIVE,
@@ -214,7 +216,8 @@ class Config:
         "upper bound of the average's half-life, as a share of the generator's steps so far; 0: off; 0.05 is common",
         _NOT_NEGATIVE)
     init_from: str = _optimisation("",
-        "first weights: a workdir, a folder of generator/ and discriminator/, or a PyTorch file")
+        "first weights: a workdir, a folder of generator/ and discriminator/, or a PyTorch file",
+        _LOCAL)
     seed: int = _optimisation(0, "decides weights, order of the data, latents, flips",
         Rule(lambda value: 0 <= value < 2**32, "from 0 to 4294967295"))
 
@@ -233,7 +236,7 @@ class Config:
     report_every_minutes: float = _output(10.0, "write the report anew while training; 0: only at the end",
         _NOT_NEGATIVE)
     output_prefix: str = _output("",
-        "at the end also PREFIX_loss_plot.png, _real_fake_grid.png, _metrics_report.out, and images")
+        "at the end also PREFIX_loss_plot.png, _real_fake_grid.png, _metrics_report.out, and images", _LOCAL)
 
     monitor_every_steps: int = _health(100,
         "steps between two health checks (diversity, memorization, ...); 0: no alarms", _NOT_NEGATIVE)
@@ -293,7 +296,7 @@ def config_path(name: str) -> Path:
       UserError: there is no such config.
     """
     if "/" in name or Path(name).is_file():
-        path = Path(name)
+        path = Path(expanded(name))
         known = sorted(map(str, path.parent.glob("*.py")))
     else:
         # In an installed package the folder lies within it; in a checkout, beside it.
@@ -499,6 +502,8 @@ def _conflicts(c: Config) -> Iterator[str]:
 
 
 def _data_conflicts(data: DataConfig) -> Iterator[str]:
+    if data.source != "tfds" and not is_local(data.path):  # TFDS knows other places too
+        yield f"data.path={data.path!r} must be {_LOCAL.text}"
     needed = {"folder": ("path",), "csv": ("path", "labels_csv"), "tfds": ("tfds_name",)}.get(data.source, ())
     for name in needed:
         if not getattr(data, name):

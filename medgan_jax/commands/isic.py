@@ -9,8 +9,8 @@ read as it is published. Each image is decoded once, so that none that is damage
 
 import argparse
 import functools
-import os
 
+from medgan_jax.cli import PathFlag
 from medgan_jax.errors import ArgumentParser, UserError
 
 
@@ -25,13 +25,12 @@ def main(argv: list[str]) -> None:
     from medgan_jax.data.labels import match_labels, read_labels
     from medgan_jax.data.sources import FileSource, list_images
 
-    path = os.path.expanduser
     parser = ArgumentParser(
         prog="medgan isic", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--images", type=path, required=True, help="folder of images")
-    parser.add_argument("--labels", type=path, required=True, help="table of image names and labels, CSV")
-    parser.add_argument("--out", type=path, required=True, help="folder for TFDS data sets")
+    parser.add_argument("--images", action=PathFlag, required=True, help="folder of images")
+    parser.add_argument("--labels", action=PathFlag, required=True, help="table of image names and labels, CSV")
+    parser.add_argument("--out", action=PathFlag, required=True, help="folder for TFDS data sets")
     parser.add_argument("--year", choices=YEARS, default="2016", help="of the challenge")
     parser.add_argument("--image_column", default="image", help="of the table, as data.image_column of a training")
     parser.add_argument("--label_column", default="label", help="of the table, as data.label_column of a training")

@@ -28,6 +28,7 @@ from medgan_jax import images
 from medgan_jax.data.classes import composed
 from medgan_jax.data.sources import FileSource, ImageSource, inspect_file
 from medgan_jax.errors import UserError, abbreviate, reason_of
+from medgan_jax.files import local_path
 from medgan_jax.progress import progress_bar
 
 _FORMAT = 1  # of the cache's files
@@ -157,14 +158,24 @@ def _memo_path(folder: Path, source: ImageSource) -> Path:
 
 
 def default_cache_dir() -> Path:
-    """The folder of this package in the user's cache folder; on Linux that is $XDG_CACHE_HOME or else ~/.cache."""
-    return platformdirs.user_cache_path("medgan_jax", appauthor=False)
+    """The folder of this package in the user's cache folder; on Linux that is $XDG_CACHE_HOME or else ~/.cache.
+
+    Raises:
+      UserError: the user has no home folder.
+    """
+    try:
+        return platformdirs.user_cache_path("medgan_jax", appauthor=False)
+    except RuntimeError as error:
+        raise UserError(
+            "data.cache_dir: there is no home folder to keep decoded images in; set data.cache_dir=FOLDER, or the "
+            "variable HOME"
+        ) from error
 
 
 @contextlib.contextmanager
 def _folder(cache_dir: str | os.PathLike) -> Iterator[Path]:
     """The folder of caches, made if need be; its errors become a UserError."""
-    folder = Path(cache_dir or default_cache_dir()).expanduser()
+    folder = local_path("data.cache_dir", cache_dir or default_cache_dir())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield folder

@@ -21,6 +21,7 @@ from medgan_jax.data.classes import composed
 from medgan_jax.data.labels import match_labels, read_labels
 from medgan_jax.data.listing import choose_split, describe_counts, find_images, list_images, refuse_annotations
 from medgan_jax.errors import UserError, abbreviate
+from medgan_jax.files import expanded
 from medgan_jax.images import (
     DICOM,
     HEAD,
@@ -101,7 +102,7 @@ def open_source(data: "DataConfig") -> ImageSource:
     Raises:
       UserError: it is missing, empty, contradictory, or cannot be read.
     """
-    paths = {field: os.path.expanduser(getattr(data, field)) for field in ("path", "labels_csv")}
+    paths: dict[str, Any] = {field: expanded(getattr(data, field)) for field in ("path", "labels_csv")}
     data = dataclasses.replace(data, **paths)
     openers = {"folder": _open_folder, "csv": _open_csv, "tfds": _open_tfds, "phantom": _open_phantoms}
     source = openers[data.source](data)

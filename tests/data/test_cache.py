@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import pwd
 import resource
 import time
 import warnings
@@ -245,6 +246,15 @@ def test_a_cache_that_cannot_be_written_is_the_users_problem_and_leaves_nothing(
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"data.cache_dir=\S+file: .* set data.cache_dir=FOLDER$"):
         load(source, cache_dir=tmp_path / "file")
+
+
+def test_without_a_home_a_cache_folder_must_be_given(source, load, tmp_path, monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # a container with a bare user number
+    with pytest.raises(UserError, match="no home folder to keep decoded images in; set data.cache_dir=FOLDER"):
+        load(source, cache_dir="")
+    assert colours(load(source)) == [0, 1, 2, 3, 4, 5]
 
 
 def test_by_default_the_cache_is_in_the_users_cache_folder(source, load, tmp_path, monkeypatch):
