@@ -8,6 +8,8 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.sharding import Sharding
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from medgan_jax.errors import UserError
+from medgan_jax.files import is_local
 from medgan_jax.models.dcgan import Discriminator, Generator
 from medgan_jax.models.fastgan import FastGANGenerator
 from medgan_jax.models.projected import ProjectedDiscriminator, map_shapes
@@ -29,6 +33,9 @@ GENERATOR_FOLDER, DISCRIMINATOR_FOLDER = "generator", "discriminator"  # in a wo
 AnyGenerator = Generator | ResidualGenerator | FastGANGenerator
 AnyDiscriminator = Discriminator | ResidualDiscriminator | ProjectedDiscriminator
 
+# TensorStore takes a backslash for a slash, and writes elsewhere; names that are not UTF-8 it refuses.
+_UNUSABLE = re.compile(r"[\\\ud800-\udfff]")
+_TRIES = 20  # to read a network that a training replaces again and again
 _SAVING_REMEDY = "earlier checkpoints are untouched: make room and run the same command again"
 
 
@@ -42,11 +49,28 @@ def digest(tree: Any) -> str:
     return sha.hexdigest()[:16]
 
 
+def check_folder(name: str, folder: Path) -> None:
+    """Raises UserError where checkpoints cannot be kept in `folder`, which the user gave as `name`."""
+    if not is_local(str(folder)) or _UNUSABLE.search(str(folder.absolute())):
+        raise UserError(
+            f"{name}={folder}: checkpoints can be kept on this machine only, below names in UTF-8 without backslashes; "
+            "give another path"
+        )
+
+
+class _LiteralPath(type(epath.Path())):  # type: ignore[misc]  # etils' class of paths on this system
+    """etils globs below a path as if the path itself were a pattern, and Orbax loses arrays below `run [1]`."""
+
+    def glob(self, pattern: str) -> Iterator["_LiteralPath"]:
+        return map(type(self), Path(self).glob(pattern))
+
+
 class Checkpoints:
     """The numbered checkpoints in one folder, each a pytree of arrays and a JSON-able dictionary beside it."""
 
     def __init__(self, folder: Path, *, keep: int | None) -> None:
         """Opens `folder`, made by the first save; the `keep` latest steps stay. With None it is only read."""
+        check_folder("checkpoints", folder)
         self.folder = folder
         self._read_only = keep is None
         writes = not self._read_only
@@ -59,7 +83,7 @@ class Checkpoints:
             # Of several processes: two folders that are saved at once would wait at barriers of the same names.
             multiprocessing_options=ocp.options.MultiprocessingOptions(barrier_sync_key_prefix=folder.name),
         )
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._manager = ocp.CheckpointManager(_LiteralPath(folder.absolute()), options=options)
 
     def latest_step(self) -> int | None:
         """The newest committed step, None when there is none."""
@@ -250,6 +274,26 @@ def _has_step(folder: Path) -> bool:
 
 
 def _load(path: Path, wanted: list[str], sharding: Sharding) -> Any:
+    """Of the newest step; of the next one where a training replaces it meanwhile."""
+    for tries_left in reversed(range(_TRIES)):
+        steps = _listed(path, wanted)
+        try:
+            return _load_newest(path, wanted, sharding)
+        except (OSError, UserError):
+            if not tries_left or steps == _listed(path, wanted):
+                raise
+
+
+def _listed(path: Path, wanted: list[str]) -> set[tuple[str, int]]:
+    """The steps of the networks in a workdir or folder, by which one sees that a training has replaced any."""
+    listed = set()
+    for folder in (path, *(path / name for name in wanted)):
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            listed |= {(entry.name, entry.inode()) for entry in entries if entry.name.isdecimal()}
+    return listed
+
+
+def _load_newest(path: Path, wanted: list[str], sharding: Sharding) -> Any:
     if not path.exists():
         raise UserError(f"{path}: no such folder or file; {_remedy(wanted)}")
     if path.is_file():

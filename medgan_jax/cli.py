@@ -1,5 +1,6 @@
 """The console command `medgan`, and what its subcommands share: flags, one line for a user's error, exit codes."""
 
+import argparse
 import contextlib
 import difflib
 import importlib
@@ -21,6 +22,7 @@ from ml_collections import ConfigDict
 
 from medgan_jax.config import FIELDS, config_path, current_name, rename_former_fields
 from medgan_jax.errors import UserError, reported
+from medgan_jax.files import expanded, local_path
 
 COMMANDS = {
     "train": "train a GAN on a folder of images, or resume a run",
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         with reported():
             _configure_libraries()
-            with _explained_memory():
+            with _explained_devices():
                 code = _dispatch(argv) or 0
             if sys.stdout is not None:  # else it was closed
                 sys.stdout.flush()
@@ -172,11 +174,24 @@ def resolve_field(prefix: str, name: str, fields: Sequence[str]) -> str:
     return field
 
 
-def given(name: str, value: str | None) -> str:
-    """The value of a flag. Raises UserError where it is missing or empty, as an unset shell variable leaves it."""
+def given_path(name: str, value: str | None) -> Path:
+    """The path that a flag gives, see `local_path`.
+
+    Raises:
+      UserError: it is missing or empty, as an unset shell variable leaves it; or it is not on this machine.
+    """
     if not value:
         raise UserError(f"give --{name}=...")
-    return value
+    return local_path(f"--{name}", value)
+
+
+class PathFlag(argparse.Action):
+    """Stores the path that an argument gives, `expanded`, where it is one of this machine; an empty one as it is."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        """See `argparse.Action`."""
+        local_path(option_string or self.dest, values)
+        setattr(namespace, self.dest, expanded(values))
 
 
 def command_line() -> str:
@@ -186,17 +201,34 @@ def command_line() -> str:
 
 
 @contextlib.contextmanager
-def _explained_memory() -> Iterator[None]:
-    """Makes a UserError of the one error of XLA's that a user can mend."""
+def _explained_devices() -> Iterator[None]:
+    """Makes a UserError of what JAX raises where a device is not there or has too little memory."""
     try:
         yield
-    except RuntimeError as error:
+    except (AssertionError, RuntimeError) as error:
+        wanted = os.environ.get("JAX_PLATFORMS")
+        if wanted and "jax" in sys.modules and not _devices_found():
+            sys.modules["jax"].config.update("jax_platforms", None)  # all that there are
+            raise UserError(
+                f"JAX_PLATFORMS={wanted}: there is no such device here, but {' '.join(_devices_found())}; "
+                "unset it, or install JAX for that device (README.md)"
+            ) from error
         if not any(words in str(error) for words in ("RESOURCE_EXHAUSTED", "Out of memory")):
             raise
         reason = str(error).splitlines()[0]
         raise UserError(
             f"the device has too little memory ({reason}); lower batch_size, feature maps or image_size"
         ) from error
+
+
+def _devices_found() -> list[str]:
+    """The kinds of devices that JAX finds; none where it was asked for others."""
+    import jax
+
+    try:
+        return sorted({device.platform for device in jax.devices()})
+    except (AssertionError, RuntimeError):
+        return []
 
 
 def _is_distributed() -> bool:
@@ -208,7 +240,8 @@ def _configure_libraries() -> None:
     from medgan_jax.data.cache import default_cache_dir
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA's
-    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(default_cache_dir() / "xla"))
+    with contextlib.suppress(UserError):  # without a home folder all is compiled anew
+        os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(default_cache_dir() / "xla"))
     # Else the folder's spelling becomes part of the key.
     os.environ.setdefault("JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES", "none")
     for name in ("absl", "asyncio", "matplotlib"):
@@ -219,4 +252,5 @@ def _configure_libraries() -> None:
     ours = logging.getLogger("medgan_jax")
     if not ours.handlers:
         ours.addHandler(logging.StreamHandler())
+    ours.setLevel(logging.INFO)
     ours.propagate = False

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from medgan_jax.errors import UserError
+from medgan_jax.files import expanded, is_local
 
 
 class Rule(NamedTuple):
@@ -40,7 +41,16 @@ _NOT_NEGATIVE = Rule(lambda value: 0 <= value < math.inf, "0 or more")
 _POSITIVE = Rule(lambda value: 0 < value < math.inf, "a positive number")
 _FRACTION = Rule(lambda value: 0 <= value <= 1, "from 0 to 1")
 _BELOW_1 = Rule(lambda value: 0 <= value < 1, "at least 0 and below 1")
+_LOCAL = Rule(is_local, "a path on this machine; copy the files here, or mount them")
 _INSIDE_0_1 = Rule(lambda value: 0 < value < 1, "above 0 and below 1")
+
+
+def _value_range(text: str) -> tuple[float, float] | None:
+    try:
+        low, high = map(float, text.split(","))
+    except ValueError:
+        return None
+    return (low, high) if -math.inf < low < high < math.inf else None
 
 
 def _field(group: str, default: Any, help_text: str, *rules: Rule, may_change: bool = False, was: str = "") -> Any:
@@ -100,13 +110,34 @@ class DataConfig:
     source: str = _data("folder", "folder | csv | tfds | phantom: procedural dermoscopy, needs no files",
         _one_of("folder", "csv", "tfds", "phantom"))
     path: str = _data("", 'folder, csv: the image folder; tfds: its data_dir, "" is the usual one', may_change=True)
-    labels_csv: str = _data("", "csv: the table, `image,label` with a header or without", may_change=True, was="labels")
-    image_column: str = _data("image", "csv with a header: the column of image names")
-    label_column: str = _data("label", "csv with a header: the column of labels")
-    group_column: str = _data("", "csv with a header: the column of patients or lesions, which are held out whole")
+    labels_csv: str = _data("", "csv: the table, image,label with or without a header, or as in docs/data.md",
+        _LOCAL, may_change=True, was="labels")
+    image_column: str = _data("image",
+        "csv with a header: the column of image names; image stands for image_id, isic_id, filename and the like too")
+    label_column: str = _data("label",
+        "csv with a header: the column of labels; label stands for dx, diagnosis and the like too, and for a column "
+        "for each class, with a 1 in the rows of its images and 0 elsewhere")
+    group_column: str = _data("",
+        "csv with a header: the column of patients or lesions, which are held out whole; an image without one is alone")
+    on_missing: str = _data("refuse",
+        "refuse | skip: csv: what to do about rows without an image, and images without a row or label",
+        _one_of("refuse", "skip"), may_change=True)
     class_filter: str = _data("", 'keep only the images of this class; "" keeps all', was="label")
     tfds_name: str = _data("", "tfds: the data set's name")
-    split: str = _data("train", "tfds: the split, slices such as train[:80%] included")
+    split: str = _data("train",
+        "folders called train, test, val or such are splits: the one to read, or several joined by +; tfds: the split, "
+        "slices such as train[:80%] included")
+    include: str = _data("", "folder, csv: only images whose path below data.path matches one of these patterns, "
+        "separated by commas; * is any text, / too: *_left.png,healthy/*", may_change=True)
+    exclude: str = _data("", "the same: no images that match one: *_mask.png,masks/*", may_change=True)
+    frames: str = _data("", "of TIFF, GIF, WebP and PNG files of several pages or frames: first | all, each an image; "
+        '"" refuses them', _one_of("", "first", "all"))
+    window: str = _data("auto", "which values become black and white: auto: of samples of more than 8 bits, the range "
+        "of as many bits as the data set uses | full: that of all bits | LOW,HIGH: these two",
+        Rule(lambda value: value in ("auto", "full") or _value_range(value) is not None,
+            "auto, full, or LOW,HIGH, two numbers of which the first is smaller"))
+    fit: str = _data("crop", "how images become square: crop: the centre | pad: all, on black | stretch: all, out of "
+        "proportion", _one_of("crop", "pad", "stretch"))
     num_phantoms: int = _data(512, "phantom: how many images", _at_least(1))
     horizontal_flip: bool = _data(False, "mirror each image with probability 1/2, anew at each step")
     holdout_fraction: float = _data(0.0, "share of each class kept from training, to evaluate on", _BELOW_1)
@@ -115,7 +146,7 @@ class DataConfig:
     fold: int = _data(1, "which fold is held out, from 1 to folds", _at_least(1))
     on_bad_image: str = _data("refuse", "refuse | skip: what to do about files that cannot be read",
         _one_of("refuse", "skip"), may_change=True)
-    cache_dir: str = _data("", 'where decoded images are kept; "" is the user\'s cache folder', may_change=True)
+    cache_dir: str = _data("", 'where decoded images are kept; "" is the user\'s cache folder', _LOCAL, may_change=True)
     device_budget_mb: int = _data(2048,
         "MiB of decoded images kept on each device; more are streamed; 0: always stream",
         _NOT_NEGATIVE,
@@ -125,6 +156,10 @@ class DataConfig:
     def holds_out(self) -> bool:
         """Whether images are kept from training."""
         return bool(self.holdout_fraction or self.folds)
+
+    def value_range(self) -> tuple[float, float] | None:
+        """LOW and HIGH of `window`; None where it is auto or full."""
+        return _value_range(self.window)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,7 +223,8 @@ class Config:
         "upper bound of the average's half-life, as a share of the generator's steps so far; 0: off; 0.05 is common",
         _NOT_NEGATIVE)
     init_from: str = _optimisation("",
-        "first weights: a workdir, a folder of generator/ and discriminator/, or a PyTorch file")
+        "first weights: a workdir, a folder of generator/ and discriminator/, or a PyTorch file",
+        _LOCAL)
     seed: int = _optimisation(0, "decides weights, order of the data, latents, flips",
         Rule(lambda value: 0 <= value < 2**32, "from 0 to 4294967295"))
 
@@ -207,7 +243,7 @@ class Config:
     report_every_minutes: float = _output(10.0, "write the report anew while training; 0: only at the end",
         _NOT_NEGATIVE)
     output_prefix: str = _output("",
-        "at the end also PREFIX_loss_plot.png, _real_fake_grid.png, _metrics_report.out, and images")
+        "at the end also PREFIX_loss_plot.png, _real_fake_grid.png, _metrics_report.out, and images", _LOCAL)
 
     monitor_every_steps: int = _health(100,
         "steps between two health checks (diversity, memorization, ...); 0: no alarms", _NOT_NEGATIVE)
@@ -267,7 +303,7 @@ def config_path(name: str) -> Path:
       UserError: there is no such config.
     """
     if "/" in name or Path(name).is_file():
-        path = Path(name)
+        path = Path(expanded(name))
         known = sorted(map(str, path.parent.glob("*.py")))
     else:
         # In an installed package the folder lies within it; in a checkout, beside it.
@@ -473,6 +509,8 @@ def _conflicts(c: Config) -> Iterator[str]:
 
 
 def _data_conflicts(data: DataConfig) -> Iterator[str]:
+    if data.source != "tfds" and not is_local(data.path):  # TFDS knows other places too
+        yield f"data.path={data.path!r} must be {_LOCAL.text}"
     needed = {"folder": ("path",), "csv": ("path", "labels_csv"), "tfds": ("tfds_name",)}.get(data.source, ())
     for name in needed:
         if not getattr(data, name):
@@ -486,3 +524,5 @@ def _data_conflicts(data: DataConfig) -> Iterator[str]:
         )
     if data.group_column and data.source != "csv":
         yield f"data.group_column={data.group_column!r} needs data.source=csv"
+    if data.frames == "all" and data.source == "tfds":
+        yield "data.frames=all is for files; data.source=tfds reads the first frame of a record, with data.frames=first"

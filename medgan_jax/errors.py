@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 USAGE_ERROR = 2  # the exit code of bad input
+_LONGEST = 200  # characters of a name in a list
 
 
 class UserError(Exception):
@@ -29,8 +30,9 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def abbreviate(items: Sequence[object], limit: int = 3) -> str:
-    """Lists the first items and counts the rest: "a.jpg, b.jpg, c.jpg and 12 more"."""
-    shown = ", ".join(map(str, items[:limit]))
+    """Lists the first items and counts the rest: "a.jpg, b.jpg, c.jpg and 12 more". Overlong items are cut short."""
+    texts = map(str, items[:limit])
+    shown = ", ".join(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..." for text in texts)
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
 
 

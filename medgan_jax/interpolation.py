@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from medgan_jax.checkpoint import TrainedGenerator
 from medgan_jax.errors import UserError
+from medgan_jax.files import local_path
 from medgan_jax.movie import check_movie_path, write_movie
 from medgan_jax.progress import progress_bar
 from medgan_jax.sampling import classes_of, sample_batches, seeded_latents, truncated_variables
@@ -33,7 +34,7 @@ def movie_path(path: str | None, *, grid: bool, overwrite: bool) -> Path | None:
     for name, given in (("grid", grid), ("overwrite", overwrite)):
         if given:
             raise UserError(f"--{name}: --interpolate writes its movie only; leave out one of them")
-    movie = Path(path).expanduser()
+    movie = local_path("--interpolate", path)
     check_movie_path(movie)
     return movie
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TextIO, cast
 
 import jax
 import numpy as np
@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from medgan_jax.checkpoint import AnyGenerator, TrainedGenerator
 from medgan_jax.data.classes import class_number
 from medgan_jax.errors import UserError, naming
+from medgan_jax.files import is_litter, lock
 from medgan_jax.images import image_grid, signed_to_uint8, write_png
 from medgan_jax.models.batch_norm import estimate_statistics
 from medgan_jax.progress import progress_bar
@@ -29,6 +30,7 @@ _GRID_IMAGES = 64
 MAX_TRUNCATION = 4.0  # beyond, less than one number in 10,000 changes
 _STATISTICS_BATCHES, _STATISTICS_BATCH = 32, 16  # of truncated latents, for the batch statistics
 _OURS = re.compile(rf"\d{{6,}}\.png|{GRID}|{MANIFEST}")
+_BUSY = "{}: another process is writing images there; wait for it, or give another folder"
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
@@ -213,7 +215,7 @@ def sample_to_folder(
     with (
         naming(manifest_path),
         ThreadPoolExecutor() as pool,
-        open(manifest_path, "w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        _new_manifest(manifest_path) as file,
         progress_bar(num_images, unit="image", desc="sampling") as bar,
     ):
         manifest = csv.writer(file)
@@ -275,6 +277,7 @@ def _prepare_folder(out: Path, overwrite: bool, lead: str) -> None:
     else:
         # An earlier run may have been killed: what it was writing is in no manifest, but named as we name.
         ours |= {name for name in present if _UNFINISHED.fullmatch(name)}
+        present = {name for name in present if name in ours or not is_litter(name)}
     if not present:
         return
     if not overwrite:
@@ -286,5 +289,17 @@ def _prepare_folder(out: Path, overwrite: bool, lead: str) -> None:
             f"{out}: {len(foreign)} files there, such as {foreign[0]}, are not of an earlier run of ours; "
             "give another folder"
         )
-    for name in ours:
-        (out / name).unlink()
+    with open(out / (lead + MANIFEST), "a") as manifest:
+        lock(manifest, _BUSY.format(out))
+        for name in ours:
+            (out / name).unlink()
+
+
+def _new_manifest(path: Path) -> TextIO:
+    """Opens it for writing, locked until it is closed. Raises UserError where another process was faster."""
+    try:
+        file = open(path, "x", newline="", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+    except FileExistsError:
+        raise UserError(_BUSY.format(path.parent)) from None
+    lock(file, _BUSY.format(path.parent))
+    return file

@@ -1,5 +1,6 @@
 """Devices: one mesh axis, `data`, over which batches are divided; everything else is replicated."""
 
+import os
 from typing import Any
 
 import jax
@@ -13,6 +14,15 @@ _AXIS = "data"
 def data_mesh() -> Mesh:
     """The mesh of all devices, of all processes."""
     return jax.make_mesh((jax.device_count(),), (_AXIS,), axis_types=(AxisType.Auto,))
+
+
+def describe_devices() -> str:
+    """What computes, of all processes: "2 CPU cores", "4 x NVIDIA H100"."""
+    devices = jax.devices()
+    if devices[0].platform != "cpu":
+        return f"{len(devices)} x {devices[0].device_kind}"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} CPU core{'s' if cores != 1 else ''}" + (f" as {len(devices)} devices" if len(devices) > 1 else "")
 
 
 def local_mesh() -> Mesh:

@@ -1,7 +1,6 @@
 """The workdir of a run: the paths of its files, its lock and logs, and whether a run may go on in it."""
 
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -12,9 +11,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from medgan_jax.checkpoint import DISCRIMINATOR_FOLDER, GENERATOR_FOLDER
+from medgan_jax.checkpoint import DISCRIMINATOR_FOLDER, GENERATOR_FOLDER, check_folder
 from medgan_jax.config import Config, changed_fields
 from medgan_jax.errors import UserError, naming
+from medgan_jax.files import local_path, lock
 from medgan_jax.images import replace_file
 
 _TOKEN_TRIES = 10  # a second apart
@@ -72,14 +72,11 @@ class Workdir:
         self.check(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = open(self.lock, "a")  # noqa: SIM115
+            file = open(self.lock, "a")  # noqa: SIM115
         except OSError as error:
             raise UserError(f"--workdir={self.path}: cannot be written ({error.strerror}); give another") from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(f"--workdir={self.path}: another training is running in it") from None
+        with file:
+            lock(file, f"--workdir={self.path}: another training is running in it; stop that, or give another")
             self.check(config, dataset)
             yield
 
@@ -120,9 +117,11 @@ class Workdir:
           UserError: the path is a file, or lies in the image folder; or it holds a run with other hyperparameters or
             images.
         """
+        check_folder("--workdir", self.path)
         if config.data.source == "folder":
+            images = local_path("data.path", config.data.path).resolve()
             for field, place in (("--workdir", self.path), ("output_prefix", config.output_prefix)):
-                if place and _resolved(place).is_relative_to(_resolved(config.data.path)):
+                if place and local_path(field, place).resolve().is_relative_to(images):
                     raise UserError(
                         f"{field}={place}: lies within data.path={config.data.path}, where its pictures would be "
                         "trained on; give another"
@@ -204,10 +203,6 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
             line = json.loads(text)
             if isinstance(line, dict) and isinstance(line.get("step"), int):
                 yield line
-
-
-def _resolved(path: str | Path) -> Path:
-    return Path(path).expanduser().resolve()
 
 
 def read_json(path: Path, *, remedy: str = "restore it or give another --workdir") -> dict[str, Any]:

@@ -4,6 +4,7 @@ import functools
 import os
 import shutil
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,36 @@ def test_round_trip(tmp_path, shared):
     jax.tree.map(np.testing.assert_array_equal, restored, tree(5.0))
     assert all(leaf.sharding == shared for leaf in jax.tree.leaves(restored))
     assert checkpoints.about(5) == {"note": 5, "digest": digest(tree(5.0))}
+
+
+@pytest.mark.parametrize("name", ["run [1]", "a*b?", "-{x} %20#\n'\"", "größe 大", "n" * 200])
+def test_any_name_of_a_folder(tmp_path, shared, name):
+    checkpoints = filled(tmp_path / name, [5], keep=1)
+    restored = checkpoints.restore(5, jax.eval_shape(tree), shared)
+    jax.tree.map(np.testing.assert_array_equal, restored, tree(5.0))
+
+
+@pytest.mark.parametrize("name", ["C:\\runs", "gs:/bucket/run", "caf\udce9"])
+def test_where_no_checkpoint_can_be_is_refused(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="can be kept on this machine only, below names in UTF-8 without backslashes"):
+        Checkpoints(Path(name), keep=1)
+    assert not list(tmp_path.iterdir())
+
+
+def test_litter_among_checkpoints_counts_as_nothing(tmp_path, shared):
+    checkpoints = filled(tmp_path / "c", [5], keep=1)
+    for folder in (tmp_path / "c", tmp_path / "c/5", tmp_path / "c/5/tree"):
+        (folder / ".DS_Store").touch()
+        (folder / "Thumbs.db").touch()
+        (folder / ".ipynb_checkpoints").mkdir()
+        (folder / "__MACOSX").mkdir()
+    checkpoints = Checkpoints(tmp_path / "c", keep=1)
+    assert checkpoints.steps() == [5]
+    jax.tree.map(np.testing.assert_array_equal, checkpoints.restore(5, jax.eval_shape(tree), shared), tree(5.0))
+    checkpoints.save(6, tree(6.0), {})
+    checkpoints.close()
+    assert checkpoints.steps() == [6]
 
 
 def test_the_latest_stay(tmp_path):
@@ -172,6 +203,24 @@ def test_generator_needs_only_its_folder(run, shared, shared_network, tmp_path):
         assert loaded.digest == digest(variables)
     with pytest.raises(ValueError, match="cannot be saved with"):
         save_generator(Checkpoints(run / "generator", keep=1), 41, variables, module, 4, {"classes": ["one"]})
+
+
+@pytest.mark.parametrize("step", [40, 41])
+def test_a_step_that_a_training_replaces_while_it_is_read(run, shared, shared_network, monkeypatch, step):
+    module, variables = shared_network
+    replaced = jax.tree.map(lambda x: x + 1, variables)
+    about = Checkpoints.about
+
+    def late(self, read_step):
+        monkeypatch.undo()
+        training = Checkpoints(self.folder, keep=1)
+        save_generator(training, step, replaced, module, 4, {"classes": ["benign", "malignant"]})
+        training.close()
+        return about(self, read_step)
+
+    monkeypatch.setattr(Checkpoints, "about", late)
+    loaded = load_generator(run, shared)
+    assert (loaded.step, loaded.digest) == (step, digest(replaced))
 
 
 def test_a_discriminator_needs_only_its_folder(run, shared):

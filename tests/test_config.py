@@ -61,7 +61,15 @@ def test_defaults_are_the_published_ones():
         ("data_holdout_fraction", 1.0, "at least 0 and below 1"),
         ("data_group_column", "patient", "needs data.source=csv"),
         ("data_source", "csv", "data.labels_csv is needed"),
+        ("data_window", "4095,0", "auto, full, or LOW,HIGH, two numbers of which the first is smaller"),
+        ("data_window", "0,nan", "auto, full, or LOW,HIGH"),
+        ("data_frames", "last", "one of , first, all"),
+        ("data_fit", "squash", "one of crop, pad, stretch"),
         ("data_path", "", "data.path is needed"),
+        ("data_path", "gs://bucket/isic", "data.path='gs://bucket/isic' must be a path on this machine; copy"),
+        ("data_cache_dir", "s3://b", "data.cache_dir='s3://b' must be a path on this machine"),
+        ("init_from", "https://x.org/netG.pth", "must be a path on this machine"),
+        ("output_prefix", "a\0b", "must be a path on this machine"),
         ("augment_color", 1.1, "from 0 to 1"),
         ("augment_adaptive_target", 0.6, "none is on: set one of augment.flips"),
         ("augment", True, "must be a group of fields"),
@@ -92,6 +100,7 @@ def test_impossible_values_are_refused_in_one_line(field, value, says):
         ({"conditional": True, "data_class_filter": "malignant"}, "keeps one: leave one of them out"),
         ({"loss": "hinge", "label_flip": 0.1}, "loss=hinge has none"),
         ({"on_alarm": "stop", "monitor_every_steps": 0}, "needs monitor_every_steps above 0"),
+        ({"data_source": "tfds", "data_tfds_name": "x", "data_frames": "all"}, "data.frames=all is for files"),
     ],
 )
 def test_fields_that_contradict_each_other_are_refused(fields, says):

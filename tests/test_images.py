@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from medgan_jax import images
-from medgan_jax.images import ImageError, decode_image, image_shape, resize_crop
+from medgan_jax.images import ImageError, decode_image, inspect_image, resize
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")  # about files that are damaged on purpose
 
@@ -29,12 +29,16 @@ def encode(image, file_format, **options):
     return buffer.getvalue()
 
 
-def tiff16(samples, *, order="<", photometric=1, planar=1):
-    """A 16-bit TIFF of one strip a plane, which Pillow cannot write."""
+def tiff16(samples, *, order="<", photometric=1, planar=1, bits=16, tags=()):
+    """A TIFF of one strip a plane, which Pillow cannot write; of 12 bits, samples are packed; `tags` are more tags."""
     height, width = samples.shape[:2]
     depth = samples.shape[2] if samples.ndim == 3 else 1
     planes = [samples] if planar == 1 else list(np.moveaxis(samples, 2, 0))
     pixels = b"".join(plane.astype(f"{order}u2").tobytes() for plane in planes)
+    if bits == 12:
+        pairs = samples.reshape(-1, 2).astype(np.uint32)
+        packed = pairs[:, 0] << 12 | pairs[:, 1]
+        pixels = np.stack([packed >> 16, packed >> 8, packed], 1).astype(np.uint8).tobytes()
     starts = [8 + i * (len(pixels) // len(planes)) for i in range(len(planes))]
     lists, directory = b"", []
 
@@ -49,7 +53,7 @@ def tiff16(samples, *, order="<", photometric=1, planar=1):
 
     tag(256, width)
     tag(257, height)
-    tag(258, *[16] * depth, kind="H")
+    tag(258, *[bits] * depth, kind="H")
     tag(259, 1, kind="H")
     tag(262, photometric, kind="H")
     tag(273, *starts)
@@ -57,14 +61,17 @@ def tiff16(samples, *, order="<", photometric=1, planar=1):
     tag(278, height)
     tag(279, *[len(pixels) // len(planes)] * len(planes))
     tag(284, planar, kind="H")
+    for number, value in tags:
+        tag(number, value, kind="H")
     head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(pixels) + len(lists))
     return head + pixels + lists + struct.pack(f"{order}H", len(directory)) + b"".join(directory) + bytes(4)
 
 
-def png_header(width, height):
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
+
+def png_header(width, height):
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
 
@@ -79,11 +86,13 @@ FILES = {
     "gif": encode(GREY, "GIF", save_all=True, append_images=[Image.fromarray(255 - GREY)]),  # an animation
     "16-bit-png": encode(GREY.astype(np.uint16) * 257, "PNG"),
     "16-bit-tiff": tiff16(RGB.astype(np.uint16) * 257, photometric=2),
+    "ppm": encode(RGB, "PPM"),
+    "jpeg2000": encode(RGB, "JPEG2000"),
 }
 
 
 def test_lossless_files_decode_exactly():
-    for name in ("png", "bmp", "tiff", "tiff-lzw", "webp", "16-bit-tiff"):
+    for name in ("png", "bmp", "tiff", "tiff-lzw", "webp", "16-bit-tiff", "ppm", "jpeg2000"):
         np.testing.assert_array_equal(decode_image(FILES[name], channels=3), RGB, name)
 
 
@@ -141,6 +150,132 @@ def test_16_bit_grey_is_scaled_not_clipped():
         np.testing.assert_array_equal(decode_image(data, channels=1)[:, :, 0], GREY)
 
 
+def png16(samples, *, significant_bits=0):
+    """A PNG of 16-bit grey or colour, with a tag of how many are used."""
+    height, width = samples.shape[:2]
+    colour = 2 if samples.ndim == 3 else 0
+    rows = samples.astype(">u2").reshape(height, -1).view(np.uint8)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0))
+        + (chunk(b"sBIT", bytes([significant_bits] * (colour + 1))) if significant_bits else b"")
+        + chunk(b"IDAT", zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes()))
+        + chunk(b"IEND", b"")
+    )
+
+
+TWELVE = GREY.astype(np.uint16) * 16 + 15  # from 15 to 3759; GREY is the upper 8 of 12 bits
+PGM = {top: b"P5 40 24 %d\n" % top + TWELVE.astype(">u2").tobytes() for top in (4095, 65535)}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encode(TWELVE, "PNG"),
+        encode(TWELVE, "JPEG2000"),
+        tiff16(TWELVE, order=">"),
+        tiff16(TWELVE, bits=12),
+        PGM[4095],
+        PGM[65535],
+        tiff16(4095 - TWELVE, photometric=0),
+    ],
+    ids=["png", "jpeg2000", "tiff", "tiff-packed", "pgm", "pgm-16", "white-is-zero"],
+)
+def test_twelve_bits_of_sixteen(data):
+    np.testing.assert_array_equal(decode_image(data, channels=1, window=12)[:, :, 0], GREY)
+
+
+SIGNED = GREY.astype(np.int16) * 10 - 1200
+
+
+@pytest.mark.parametrize(
+    ("data", "low", "high", "samples"),
+    [
+        (encode(TWELVE, "PNG"), 1000, 2000, TWELVE),
+        (PGM[4095], 0, 4095, TWELVE),
+        (PGM[65535], 0, 4095, TWELVE),
+        (tiff16(TWELVE, bits=12), 100, 4000, TWELVE),
+        (tiff16(SIGNED, tags=[(339, 2)]), -1000, 1000, SIGNED),
+        (encode(SIGNED.astype(np.int32), "TIFF"), -1000, 1000, SIGNED),
+        (encode(SIGNED / np.float32(7), "TIFF"), -100.5, 60, SIGNED / np.float32(7)),
+        (encode(GREY, "PNG"), 20, 200, GREY),
+    ],
+    ids=["png", "pgm", "pgm-16", "tiff-packed", "signed", "32-bit", "float", "8-bit"],
+)
+def test_a_window_of_values_becomes_black_to_white(data, low, high, samples):
+    expected = np.rint(255 * np.clip((samples.astype(float) - low) / (high - low), 0, 1))
+    np.testing.assert_array_equal(decode_image(data, channels=1, window=(low, high))[:, :, 0], expected)
+
+
+def test_what_is_no_number_is_black():
+    samples = np.full((24, 40), np.nan, np.float32)
+    assert not decode_image(encode(samples, "TIFF"), channels=1, window=(-1, 1)).any()
+
+
+@pytest.mark.parametrize(
+    ("data", "window", "reason"),
+    [
+        (encode(GREY, "PNG"), (0, 4095), "^8 bits a sample, which data.window=0,4095 is not for$"),
+        (png16(RGB.astype(np.uint16)), 12, "16-bit colour that does not use all bits"),
+        (png16(RGB.astype(np.uint16)), (0, 4095), "16-bit colour, of which only the upper 8"),
+        (encode(TWELVE, "PNG"), None, "16 bits a sample: set data.window=full, or LOW,HIGH"),
+    ],
+)
+def test_samples_that_a_window_does_not_fit_are_refused(data, window, reason):
+    with pytest.raises(ImageError, match=reason):
+        decode_image(data, channels=1, window=window)
+
+
+@pytest.mark.parametrize(
+    ("data", "brightest", "declared"),
+    [
+        (encode(TWELVE, "PNG"), 3759, 0),
+        (png16(TWELVE // 4, significant_bits=12), 939, 12),
+        (png16(TWELVE, significant_bits=16), 3759, 0),
+        (tiff16(TWELVE // 4, tags=[(281, 4095)]), 939, 12),
+        (png16(np.repeat(TWELVE[:, :, None], 3, 2)), 3839, 0),  # of which the upper 8 bits are read
+        (PGM[65535], 3759, 0),
+        (PGM[4095], 0, 0),  # which says what is white
+        (tiff16(TWELVE, bits=12), 0, 0),
+        (encode(GREY, "PNG"), 0, 0),
+    ],
+)
+def test_the_range_of_16_bits_is_looked_for(tmp_path, data, brightest, declared):
+    (tmp_path / "image").write_bytes(data)
+    info = inspect_image(tmp_path / "image")
+    assert (info.brightest, info.declared_bits) == (brightest, declared)
+
+
+@pytest.mark.parametrize("file_format", ["TIFF", "GIF", "WEBP", "PNG"])
+def test_frames(tmp_path, file_format):
+    pages = [Image.fromarray(page) for page in (GREY, 255 - GREY, GREY // 2)]
+    data = encode(
+        pages[0],
+        file_format,
+        save_all=True,
+        append_images=pages[1:],
+        **({"lossless": True} if file_format == "WEBP" else {}),
+    )
+    (tmp_path / "image").write_bytes(data)
+    assert inspect_image(tmp_path / "image").frames == 3
+    for number, page in enumerate(pages):
+        decoded = decode_image(data, channels=1, frame=number)[:, :, 0]
+        assert np.abs(decoded.astype(int) - np.asarray(page)).max() <= 2
+    with pytest.raises(ImageError, match="^3 frames: set data.frames=first$"):
+        decode_image(data, channels=1, frame=None)
+
+
+def test_pictures_of_two_values_are_found(tmp_path):
+    mask = np.where(GREY > 100, 255, 0).astype(np.uint8)
+    pictures = {file_format: encode(mask, file_format) for file_format in ("PNG", "BMP", "TIFF", "GIF", "PPM")}
+    pictures |= {"black and white": encode(Image.fromarray(mask).convert("1"), "PNG"), "16-bit": png16(mask)}
+    pictures["rgb"] = encode(np.repeat(mask[:, :, None], 3, 2), "PNG")
+    one_value = encode(np.zeros_like(mask), "PNG")
+    for name, data in {**pictures, "three": encode(np.where(GREY > 200, 9, mask), "PNG"), "one": one_value}.items():
+        (tmp_path / "image").write_bytes(data)
+        assert inspect_image(tmp_path / "image").two_values == (name in pictures), name
+
+
 UPRIGHT = {
     1: RGB,
     2: RGB[:, ::-1],
@@ -160,16 +295,16 @@ def test_exif_orientation(tmp_path):
         data = encode(RGB, file_format, exif=exif)
         np.testing.assert_array_equal(decode_image(data, channels=3), upright)
         (tmp_path / "image").write_bytes(data)
-        assert image_shape(tmp_path / "image") == upright.shape
+        assert inspect_image(tmp_path / "image")[:3] == upright.shape
 
 
 def test_the_shape_of_a_file_is_that_of_the_decoded_image(tmp_path):
     for name, data in FILES.items():
         (tmp_path / name).write_bytes(data)
-        assert image_shape(tmp_path / name) == (24, 40, 1 if name == "16-bit-png" else 3)
+        assert inspect_image(tmp_path / name)[:3] == (24, 40, 1 if name == "16-bit-png" else 3)
     (tmp_path / "text").write_text("no image")
     with pytest.raises(ImageError, match="not an image"):
-        image_shape(tmp_path / "text")
+        inspect_image(tmp_path / "text")
 
 
 def test_damaged_exif_is_no_damaged_image():
@@ -185,12 +320,16 @@ def test_damaged_exif_is_no_damaged_image():
     [
         (b"", "^empty file$"),
         (b"hello, I am a text file", "^not an image$"),
-        (b"%PDF-1.7" + bytes(100), "^not an image$"),
+        (b"%PDF-1.7" + bytes(100), "^PDF document$"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\n", "^Git LFS pointer, run git lfs pull$"),
+        (b"\n<!DOCTYPE html><html>", "^web page saved as an image$"),
+        (b"PK\x03\x04" + bytes(40), "^zip archive$"),
+        (bytes(4) + b"ftypisom" + bytes(40), "^video$"),
         (FILES["jpeg"][:400], "^truncated$"),
         (FILES["bmp"][:1000], "^truncated$"),
         (png_header(12000, 9000), "^too large: 12000 x 9000 pixels, limit 100 megapixels$"),
         (png_header(30000, 30000), "^too large: limit 100 megapixels$"),
-        (encode(GREY.astype(np.float32), "TIFF"), "range is unknown$"),
+        (encode(GREY.astype(np.float32), "TIFF"), "range is unknown: set data.window=LOW,HIGH"),
         (tiff16(RGB.astype(np.uint16), photometric=2, planar=2), "separate colour planes$"),
     ],
 )
@@ -229,29 +368,40 @@ def test_a_jpeg_decodes_small_for_a_small_size():
     data = encode(smooth, "JPEG", quality=95, subsampling=0)
     assert decode_image(data, channels=3, min_side=64).shape == (128, 160, 3)
     assert decode_image(data, channels=3, min_side=300).shape == (512, 640, 3)
-    small = resize_crop(decode_image(data, channels=3, min_side=64), 64)
-    full = resize_crop(decode_image(data, channels=3), 64)
+    small = resize(decode_image(data, channels=3, min_side=64), 64)
+    full = resize(decode_image(data, channels=3), 64)
     assert np.abs(small.astype(int) - full).mean() < 1
 
 
 def test_resize_crop_takes_the_centre():
     image = np.zeros((10, 30, 3), np.uint8)
     image[:, 10:20] = (1, 2, 3)
-    np.testing.assert_array_equal(resize_crop(image, 10), image[:, 10:20])
-    np.testing.assert_array_equal(resize_crop(image.swapaxes(0, 1), 10), image[:, 10:20])
-    np.testing.assert_array_equal(resize_crop(image[:, :, :1], 10), image[:, 10:20, :1])
-    once = resize_crop(RGB, 12)  # as a resize and then a crop
+    np.testing.assert_array_equal(resize(image, 10), image[:, 10:20])
+    np.testing.assert_array_equal(resize(image.swapaxes(0, 1), 10), image[:, 10:20])
+    np.testing.assert_array_equal(resize(image[:, :, :1], 10), image[:, 10:20, :1])
+    once = resize(RGB, 12)  # as a resize and then a crop
     twice = np.asarray(Image.fromarray(RGB).resize((20, 12), Image.Resampling.BICUBIC))[:, 4:16]
     assert np.abs(once.astype(int) - twice).max() <= 1
 
 
+def test_resize_pads_and_stretches():
+    image = np.full((10, 30, 3), 77, np.uint8)
+    expected = np.zeros((12, 12, 3), np.uint8)
+    expected[4:8] = 77
+    np.testing.assert_array_equal(resize(image, 12, fit="pad"), expected)
+    np.testing.assert_array_equal(resize(image.swapaxes(0, 1), 12, fit="pad"), expected.swapaxes(0, 1))
+    assert resize(np.full((1, 1000, 1), 9, np.uint8), 16, fit="pad").sum() == 16 * 9
+    squeezed = np.asarray(Image.fromarray(RGB).resize((12, 12), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(resize(RGB, 12, fit="stretch"), squeezed)
+
+
 def test_resize_crop_keeps_a_plain_colour_at_any_size_and_antialiases():
     for shape in [(7, 9, 1), (100, 31, 3), (1, 5, 3)]:
-        resized = resize_crop(np.full(shape, 77, np.uint8), 16)
+        resized = resize(np.full(shape, 77, np.uint8), 16)
         assert resized.shape == (16, 16, shape[2]) and resized.dtype == np.uint8
         assert (resized == 77).all()
     checks = ((np.indices((128, 128)).sum(0) % 2) * 255).astype(np.uint8)[:, :, None]
-    assert np.abs(resize_crop(checks, 16)[2:-2, 2:-2].astype(int) - 127).max() <= 2
+    assert np.abs(resize(checks, 16)[2:-2, 2:-2].astype(int) - 127).max() <= 2
 
 
 def test_every_grey_level_survives_the_round_trips():

@@ -152,6 +152,30 @@ def test_overwrite_removes_all_of_the_earlier_run_and_nothing_else(generator, tm
     assert (tmp_path / "a/000000.png").exists() and (tmp_path / "precious.png").exists()
 
 
+def test_litter_in_the_folder_counts_as_nothing_and_stays(generator, tmp_path):
+    (tmp_path / "a/.ipynb_checkpoints").mkdir(parents=True)
+    (tmp_path / "a/Thumbs.db").write_text("x")
+    for overwrite in (False, True):
+        manifest = sample_to_folder(
+            generator, tmp_path / "a", num_images=2, seed=5, batch_size=4, mesh=data_mesh(), overwrite=overwrite
+        )
+        names = {path.name for path in manifest.parent.iterdir()}
+        assert names == {".ipynb_checkpoints", "Thumbs.db", "000000.png", "000001.png", "manifest.csv"}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_two_samplings_into_one_folder(generator, tmp_path, overwrite):
+    says = "another process is writing images there; wait" if overwrite else "holds 1 files already"
+
+    class Joined(Painter):
+        def apply(self, *arguments, **options):  # while the first one is at work
+            with pytest.raises(UserError, match=says):
+                sample(generator, tmp_path / "a", overwrite=overwrite)
+            return super().apply(*arguments, **options)
+
+    assert sample(dataclasses.replace(generator, module=Joined()), tmp_path / "a") == sample(generator, tmp_path / "b")
+
+
 def test_a_prefix_shares_its_folder(generator, tmp_path):
     plain = sample(generator, tmp_path / "plain", grid=True)
     (tmp_path / "a").mkdir()

@@ -8,7 +8,6 @@ python evaluate.py --fakes=synthetic --reals=/data/isic --data.class_filter=mali
 --data.FIELD says how to read the reals, as --config.data.FIELD does for train.py.
 """
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -57,28 +56,31 @@ def main(argv: list[str]) -> None:
     from medgan_jax.evaluation import image_sets, page
     from medgan_jax.evaluation.protocol import evaluate
     from medgan_jax.models.efficientnet_lite import load_efficientnet_lite
+    from medgan_jax.sharding import describe_devices
 
-    features = image_sets.choose_features(values.features, values.inception_weights)
+    paths = {
+        name: values[name].value and str(cli.given_path(name, values[name].value))
+        for name in ("checkpoint", "fakes", "reals", "train", "out", "inception_weights")
+    }
+    print(f"running on {describe_devices()}")
+    out = paths.pop("out")
+    features = image_sets.choose_features(values.features, paths.pop("inception_weights"))
     load_efficientnet_lite("lite1")  # which the search for copies needs: where it is missing, nothing is sampled
     sets = image_sets.choose(
-        **{name: _expanded(values[name].value) for name in ("checkpoint", "fakes", "reals", "train")},
+        **paths,
         data=values.data.to_dict(),
         num_images=values.num_images,
         seed=values.seed,
         label=values.label,
         features=features.name,
     )
-    place = Path(_expanded(values.checkpoint) or ".")
-    out = Path(_expanded(values.out) or (place if place.is_dir() else Path(".")) / "evaluation")
+    place = Path(paths["checkpoint"] or ".")
+    out = Path(out or (place if place.is_dir() else Path(".")) / "evaluation")
     page.prepare(out)
     result = evaluate(*sets, pairing=values.pairing, features=features, seed=values.seed)
     page.write(result, out)
     print(page.table(result))
     print(f"\nLook at {out / page.PAGE}; the figures are in {out / page.JSON}")
-
-
-def _expanded(path: str | None) -> str | None:
-    return path and os.path.expanduser(path)
 
 
 def _present_name(argument: str) -> str:

@@ -9,9 +9,9 @@ of each, OUT/NAME.png reals above fakes, and OUT/NAME the workdir of a training,
 
 import argparse
 import math
-import os
 from pathlib import Path
 
+from medgan_jax.cli import PathFlag
 from medgan_jax.errors import ArgumentParser, UserError
 
 _DATA_FIELDS = ("labels_csv", "image_column", "label_column", "class_filter")
@@ -19,16 +19,15 @@ _DATA_FIELDS = ("labels_csv", "image_column", "label_column", "class_filter")
 
 def main(argv: list[str]) -> int:
     """Runs the experiments that the arguments name; exit code as of `run_experiments`."""
-    path = os.path.expanduser
     parser = ArgumentParser(
         prog="medgan experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=path, required=True, help="folder of images")
-    parser.add_argument("--labels_csv", "--labels", type=path, default="", help="table of image names and labels")
+    parser.add_argument("--data", action=PathFlag, required=True, help="folder of images")
+    parser.add_argument("--labels_csv", "--labels", action=PathFlag, default="", help="table of image names and labels")
     parser.add_argument("--image_column", default="image", help="of the table, if it has a header")
     parser.add_argument("--label_column", default="label", help="of the table, if it has a header")
     parser.add_argument("--class_filter", "--label", default="", help="train on this class alone")
-    parser.add_argument("--out", type=path, default="runs/experiments", help="where everything goes")
+    parser.add_argument("--out", action=PathFlag, default="runs/experiments", help="where everything goes")
     parser.add_argument("--only", default="", help="names with commas between, such as batch_16,latent_128")
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies the epochs; 0.05 is a twentieth")
     parser.add_argument("--features", type=int, help="feature maps of both networks, in place of 64")

@@ -6,9 +6,9 @@ The file is one that `torch.load(weights_only=True)` reads and that the publishe
 strictly, spectral norm as `torch.nn.utils.spectral_norm` keeps it. PyTorch is not needed.
 """
 
-import os
 from pathlib import Path
 
+from medgan_jax.cli import PathFlag
 from medgan_jax.errors import ArgumentParser, UserError
 
 
@@ -19,9 +19,9 @@ def main(argv: list[str]) -> None:
     """
     parser = ArgumentParser(prog="medgan export-torch", description=__doc__.splitlines()[0])
     parser.add_argument(
-        "checkpoint", type=os.path.expanduser, help="a training's workdir, or a generator or discriminator folder"
+        "checkpoint", action=PathFlag, help="a training's workdir, or a generator or discriminator folder"
     )
-    parser.add_argument("--out", type=os.path.expanduser, required=True, help="file to write, such as netG.pth")
+    parser.add_argument("--out", action=PathFlag, required=True, help="file to write, such as netG.pth")
     parser.add_argument(
         "--network",
         choices=("generator", "discriminator"),

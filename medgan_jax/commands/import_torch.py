@@ -7,18 +7,19 @@ which it was distributed. PyTorch is not needed, and nothing in the file is exec
 evaluate` also take the file itself.
 """
 
-import os
 import shlex
 from pathlib import Path
 
+from medgan_jax.cli import PathFlag
 from medgan_jax.errors import ArgumentParser, UserError
+from medgan_jax.files import is_litter
 
 
 def main(argv: list[str]) -> None:
     """Imports what the command line names; UserError when the file is none of those, or the folder is not empty."""
     parser = ArgumentParser(prog="medgan import-torch", description=__doc__.splitlines()[0])
-    parser.add_argument("file", type=os.path.expanduser, help="state dict (.pth), or a .zip of one")
-    parser.add_argument("--out", type=os.path.expanduser, required=True, help="folder to make; refused if not empty")
+    parser.add_argument("file", action=PathFlag, help="state dict (.pth), or a .zip of one")
+    parser.add_argument("--out", action=PathFlag, required=True, help="folder to make; refused if not empty")
     args = parser.parse_args(argv)
 
     from medgan_jax.checkpoint import Checkpoints, save_discriminator, save_generator
@@ -28,7 +29,7 @@ def main(argv: list[str]) -> None:
     path, out = Path(args.file), Path(args.out)
     if not args.out or (out.exists() and not out.is_dir()):
         raise UserError(f"--out={args.out}: is no folder; give the name of one")
-    if out.is_dir() and any(out.iterdir()):
+    if out.is_dir() and not all(is_litter(entry.name) for entry in out.iterdir()):
         raise UserError(f"--out={args.out}: is not empty; give another folder")
     network = read_network(path)
     module, record = network.module, {"imported_from": path.name}

@@ -7,9 +7,9 @@ medgan report runs/melanoma --plots --movie=melanoma.webp
 
 import argparse
 import contextlib
-import os
 from pathlib import Path
 
+from medgan_jax.cli import PathFlag
 from medgan_jax.errors import ArgumentParser, UserError
 
 
@@ -46,11 +46,12 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     parser = ArgumentParser(
         prog="medgan report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    path = os.path.expanduser
-    parser.add_argument("workdir", type=path, help="of a training")
-    parser.add_argument("--out", type=path, help="the file to write; by default WORKDIR/report.html")
+    parser.add_argument("workdir", action=PathFlag, help="of a training")
+    parser.add_argument("--out", action=PathFlag, help="the file to write; by default WORKDIR/report.html")
     parser.add_argument("--plots", action="store_true", help="write WORKDIR/plots/*.png in place of the report")
-    parser.add_argument("--movie", type=path, help="write the pictures as a .webp, .gif or .mp4 in place of the report")
+    parser.add_argument(
+        "--movie", action=PathFlag, help="write the pictures as .webp, .gif or .mp4 in place of the report"
+    )
     parser.add_argument("--fps", type=_above_0, default=10.0, help="pictures a second of the movie")
     parser.add_argument("--serve", action="store_true", help="show the report live, to this machine's browsers only")
     parser.add_argument("--port", type=_port, default=8000, help="for --serve; 0: any that is free")

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict, config_flags
 
 from medgan_jax import cli
 from medgan_jax.errors import UserError
+from medgan_jax.files import local_path
 
 
 def main(argv: list[str]) -> None:
@@ -56,24 +57,25 @@ def main(argv: list[str]) -> None:
     from medgan_jax.checkpoint import load_generator
     from medgan_jax.interpolation import movie_path, write_walk
     from medgan_jax.sampling import check_truncation, load_latents, sample_to_folder
-    from medgan_jax.sharding import check_batch_size, data_mesh, replicated
+    from medgan_jax.sharding import check_batch_size, data_mesh, describe_devices, replicated
 
     movie = movie_path(values.interpolate, grid=values.grid, overwrite=values.overwrite)
     if movie and values.out is not None:
         raise UserError(f"--out={values.out}: --interpolate writes its movie only; leave out one of them")
     num_images, seed, prefix, image_size = values.num_images, values.seed, "", None
     if config is None:
-        checkpoint = Path(cli.given("checkpoint", values.checkpoint)).expanduser()
-        out = Path() if movie else Path(cli.given("out", values.out)).expanduser()
+        checkpoint = cli.given_path("checkpoint", values.checkpoint)
+        out = Path() if movie else cli.given_path("out", values.out)
     else:
         from medgan_jax.compat.medimagegan.control_file import check_sampling
 
         control = check_sampling(values.config, checkpoint=values.checkpoint, out=values.out)
-        checkpoint, out = Path(control.path).expanduser(), Path(control.out).expanduser()
+        checkpoint, out = local_path("path", control.path), local_path("out", control.out)
         num_images = control.quantity if num_images is None and not movie else num_images
         seed = control.seed if seed is None else seed
         prefix, image_size = control.run, control.image_size
     mesh = data_mesh()
+    print(f"running on {describe_devices()}")
     check_batch_size(values.batch_size, mesh)
     generator = load_generator(checkpoint, replicated(mesh))
     if image_size not in (None, generator.module.image_size):
@@ -81,7 +83,9 @@ def main(argv: list[str]) -> None:
             f"image_size={image_size} in the control file, but the images of {checkpoint} have "
             f"{generator.module.image_size} px: correct image_size, or give another path"
         )
-    latents = load_latents(Path(values.latents), generator.latent_dim) if values.latents else None
+    latents = None
+    if values.latents:
+        latents = load_latents(cli.given_path("latents", values.latents), generator.latent_dim)
     check_truncation(values.truncation, latents)
     what = {
         "num_images": num_images, "seed": seed or 0, "batch_size": values.batch_size, "latents": latents,

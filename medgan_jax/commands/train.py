@@ -8,8 +8,6 @@ medgan train --config=small64 ...                               the same, with a
 Set any field of the config with --config.FIELD=VALUE.
 """
 
-from pathlib import Path
-
 from absl import flags
 from ml_collections import config_flags
 
@@ -52,7 +50,7 @@ def main(argv: list[str]) -> int:
         raise UserError("--config: is for sampling; run sample.py, or medgan sample, with it")
 
     config = parse_config(values.config)
-    workdir = Path(cli.given("workdir", values.workdir or config.output_prefix)).expanduser()
+    workdir = cli.given_path("workdir", values.workdir or config.output_prefix)
 
     from medgan_jax.distributed import find_cluster, joined
     from medgan_jax.training.seeds import train_seeds

@@ -19,6 +19,7 @@ from medgan_jax.data.cache import CachedImages, content_ids, load_cached
 from medgan_jax.data.classes import check_labels
 from medgan_jax.data.sources import ImageSource, of_class, open_source
 from medgan_jax.data.split import hold_out, hold_out_fold
+from medgan_jax.data.survey import survey
 from medgan_jax.errors import UserError, naming
 from medgan_jax.sharding import replicated, sharded
 
@@ -49,6 +50,7 @@ def load_dataset(
     source = open_source(dataclasses.replace(data, class_filter="") if data.folds else data)
     if conditional:
         check_labels(source.labels, source.root)
+    source = survey(source, data, image_size=image_size, progress=progress)
     if not data.holds_out():
         return load(source), None
     ids = content_ids(source, **options)

@@ -1,13 +1,13 @@
 """Decoded images on disk: each image is decoded once, then read from a uint8 memory map.
 
 A cache is two files, named by what the pixels depend on: the content of the image files, in order, the size, the
-channels, and the versions of the code that makes pixels. So a changed, added or renamed file never meets a stale
-cache, and a folder that moved finds its old one. Nothing else refers to a cache: delete any at any time.
+channels, the recipe of the source, and the versions of the code that makes pixels. So a changed, added or renamed file
+never meets a stale cache, and a folder that moved finds its old one. Nothing else refers to a cache: delete any at any
+time.
 """
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import json
 import logging
@@ -15,7 +15,7 @@ import os
 import secrets
 import time
 import warnings
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -25,14 +25,18 @@ import numpy as np
 import platformdirs
 
 from medgan_jax import images
-from medgan_jax.data.sources import ImageSource
+from medgan_jax.data.classes import composed
+from medgan_jax.data.sources import FileSource, ImageSource, inspect_file
 from medgan_jax.errors import UserError, abbreviate, reason_of
+from medgan_jax.files import local_path
 from medgan_jax.progress import progress_bar
 
 _FORMAT = 1  # of the cache's files
+_MEMO_FORMAT = 2
 _RACY_NS = 2_000_000_000  # a file this young can change again and keep its time stamps
 _UNREADABLE = "unreadable"
 _ABANDONED_S = 24 * 3600  # a temporary file that nobody has written to for so long
+_CHECKED_SIZE = 64  # px, at which an image is decoded to see whether it can be
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -76,7 +80,7 @@ def load_cached(
         written.
     """
     ids = content_ids(source, cache_dir=cache_dir, progress=progress)
-    recipe = [_FORMAT, images.VERSION, image_size, channels]
+    recipe = [_FORMAT, images.VERSION, image_size, channels, *source.recipe()]
     with _folder(cache_dir) as folder:
         path = folder / f"{_digest([*recipe, ids])}.uint8"
         bad = _read_index(path, len(source), image_size, channels)
@@ -90,10 +94,31 @@ def load_cached(
     return CachedImages(
         images=np.memmap(path, np.uint8, "r", shape=(len(kept), image_size, image_size, channels)),
         names=readable.names,
-        labels=readable.labels,
+        labels=readable.labels and tuple(map(composed, readable.labels)),
         groups=readable.groups,
         digest=_digest([*recipe, [ids[index] for index in kept], readable.labels]),
     )
+
+
+def readable_images(
+    source: ImageSource, *, on_bad_image: str = "refuse", setting: str = "data.on_bad_image"
+) -> ImageSource:
+    """Decodes each image of a source once, and returns the source without those that cannot be read; keeps no pixels.
+
+    Args:
+      source: the images.
+      on_bad_image: what to do about images that cannot be read: "refuse", or "skip" and log them.
+      setting: for messages: what `on_bad_image` is called.
+
+    Raises:
+      UserError: images cannot be read, and are not to be skipped or are all there is.
+    """
+    decoded = _decode(source, _CHECKED_SIZE, 3, progress=True)
+    bad = {index: image for index, image in enumerate(decoded) if isinstance(image, str)}
+    _check_bad(bad, source, on_bad_image, setting)
+    if bad:
+        logging.getLogger(__name__).warning("%s; they are left out", _describe(bad, source))
+    return source.select([index for index in range(len(source)) if index not in bad])
 
 
 def content_ids(source: ImageSource, *, cache_dir: str | os.PathLike = "", progress: bool = True) -> list[str]:
@@ -105,20 +130,55 @@ def content_ids(source: ImageSource, *, cache_dir: str | os.PathLike = "", progr
       UserError: there is no folder for the cache, and none can be made.
     """
     with _folder(cache_dir) as folder:
-        memo_path = folder / f"files-{_digest(os.path.abspath(source.root))}.json"
-        ids = source.content_ids(functools.partial(_digest_files, memo_path=memo_path, progress=progress))
-    return [f"{_UNREADABLE} {name}" if id == _UNREADABLE else id for id, name in zip(ids, source.names, strict=True)]
+        memo_path = _memo_path(folder, source)
+        ids = source.content_ids(
+            lambda paths: [digest for digest, _ in _examine_files(paths, memo_path=memo_path, progress=progress)]
+        )
+    return [
+        f"{_UNREADABLE} {name}" if id.startswith(_UNREADABLE) else id
+        for id, name in zip(ids, source.names, strict=True)
+    ]
+
+
+def inspect_files(
+    source: FileSource, *, cache_dir: str | os.PathLike = "", progress: bool = True
+) -> list[images.ImageInfo | None]:
+    """What the header of each image file says; None where it cannot be read, of which decoding will say more.
+
+    Files that have not changed since the last time are not read again.
+
+    Raises:
+      UserError: there is no folder for the cache, and none can be made.
+    """
+    with _folder(cache_dir) as folder:
+        paths = [source.path(index) for index in range(len(source))]
+        examined = _examine_files(paths, memo_path=_memo_path(folder, source), progress=progress)
+    return [images.ImageInfo(*info) if info else None for _, info in examined]
+
+
+def _memo_path(folder: Path, source: ImageSource) -> Path:
+    return folder / f"files-{_digest([_MEMO_FORMAT, os.path.abspath(source.root)])}.json"
 
 
 def default_cache_dir() -> Path:
-    """The folder of this package in the user's cache folder; on Linux that is $XDG_CACHE_HOME or else ~/.cache."""
-    return platformdirs.user_cache_path("medgan_jax", appauthor=False)
+    """The folder of this package in the user's cache folder; on Linux that is $XDG_CACHE_HOME or else ~/.cache.
+
+    Raises:
+      UserError: the user has no home folder.
+    """
+    try:
+        return platformdirs.user_cache_path("medgan_jax", appauthor=False)
+    except RuntimeError as error:
+        raise UserError(
+            "data.cache_dir: there is no home folder to keep decoded images in; set data.cache_dir=FOLDER, or the "
+            "variable HOME"
+        ) from error
 
 
 @contextlib.contextmanager
 def _folder(cache_dir: str | os.PathLike) -> Iterator[Path]:
     """The folder of caches, made if need be; its errors become a UserError."""
-    folder = Path(cache_dir or default_cache_dir()).expanduser()
+    folder = local_path("data.cache_dir", cache_dir or default_cache_dir())
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
@@ -134,7 +194,10 @@ def _digest(value: Any) -> str:
 
 
 def _describe(bad: dict[int, str], source: ImageSource) -> str:
-    listing = [f"{source.names[index]} ({reason})" for index, reason in bad.items()]
+    names = defaultdict(list)
+    for index, reason in bad.items():
+        names[reason].append(source.names[index])
+    listing = [f"{abbreviate(those, limit=8)} ({reason})" for reason, those in names.items()]
     return f"{len(bad)} of {len(source)} images in {source.root} cannot be read: {abbreviate(listing, limit=20)}"
 
 
@@ -153,6 +216,36 @@ def _write(
     path: Path, source: ImageSource, image_size: int, channels: int, on_bad_image: str, progress: bool
 ) -> dict[int, str]:
     """Decodes all images into a cache; returns those left out, and why."""
+    for abandoned in path.parent.glob("*.tmp"):  # of a process that was killed
+        with contextlib.suppress(OSError):  # another process may be faster
+            if time.time() - abandoned.stat().st_mtime > _ABANDONED_S:
+                abandoned.unlink()
+    bad: dict[int, str] = {}
+    temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            for index, image in enumerate(_decode(source, image_size, channels, progress)):
+                if isinstance(image, str):
+                    bad[index] = image
+                else:
+                    file.write(image.tobytes())
+        _check_bad(bad, source, on_bad_image, "data.on_bad_image")
+        images.replace_file(path.with_suffix(".json"), json.dumps({"bad": bad}).encode())
+        os.replace(temporary, path)  # last: a cache without pixels is none
+    finally:
+        temporary.unlink(missing_ok=True)
+    return bad
+
+
+def _check_bad(bad: dict[int, str], source: ImageSource, on_bad_image: str, setting: str) -> None:
+    if len(bad) == len(source):
+        raise UserError(f"{_describe(bad, source)}; mend them, or give other images")
+    if bad and on_bad_image == "refuse":
+        raise UserError(f"{_describe(bad, source)}; mend or remove them, or set {setting}=skip")
+
+
+def _decode(source: ImageSource, image_size: int, channels: int, progress: bool) -> Iterator[np.ndarray | str]:
+    """The images, uint8 (image_size, image_size, channels), in order; why not for those that cannot be read."""
 
     def decode(index: int) -> np.ndarray | str:
         try:
@@ -162,29 +255,9 @@ def _write(
         except OSError as error:
             return reason_of(error)
 
-    for abandoned in path.parent.glob("*.tmp"):  # of a process that was killed
-        with contextlib.suppress(OSError):  # another process may be faster
-            if time.time() - abandoned.stat().st_mtime > _ABANDONED_S:
-                abandoned.unlink()
-    bad: dict[int, str] = {}
-    temporary = path.with_name(f"{secrets.token_hex(8)}.tmp")
-    try:
-        with open(temporary, "xb") as file, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"PIL\.")  # whatever is wrong with an image is said below
-            for index, image in enumerate(_map_threaded(decode, range(len(source)), "decoding images", progress)):
-                if isinstance(image, str):
-                    bad[index] = image
-                else:
-                    file.write(image.tobytes())
-        if len(bad) == len(source):
-            raise UserError(f"{_describe(bad, source)}; mend them, or give other images")
-        if bad and on_bad_image == "refuse":
-            raise UserError(f"{_describe(bad, source)}; mend or remove them, or set data.on_bad_image=skip")
-        images.replace_file(path.with_suffix(".json"), json.dumps({"bad": bad}).encode())
-        os.replace(temporary, path)  # last: a cache without pixels is none
-    finally:
-        temporary.unlink(missing_ok=True)
-    return bad
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # whatever is wrong with an image is said elsewhere
+        yield from _map_threaded(decode, range(len(source)), "decoding images", progress)
 
 
 def _map_threaded(
@@ -207,11 +280,11 @@ def _map_threaded(
             bar.update(1)
 
 
-def _digest_files(paths: Sequence[Path], *, memo_path: Path, progress: bool) -> list[str]:
-    """Digests files by content; those whose stat is as it was last time are not read again.
+def _examine_files(paths: Sequence[Path], *, memo_path: Path, progress: bool) -> list[tuple[str, Sequence[Any] | None]]:
+    """Digests files by content, and reads their headers; those whose stat is as it was last time are not read again.
 
     As in git's index, a file that changed within the clock's grain is not remembered: it could change once more
-    and look the same.
+    and look the same. A header that could not be read is tried again: a decoder may have been installed.
     """
     try:
         memo = dict(json.loads(memo_path.read_text()))
@@ -219,17 +292,25 @@ def _digest_files(paths: Sequence[Path], *, memo_path: Path, progress: bool) -> 
         memo = {}
     now = time.time_ns()
     stamps = {path: _stamp(path) for path in paths}
-    changed = [path for path, stamp in stamps.items() if stamp is None or memo.get(str(path), [None])[0] != stamp]
-    if not changed:
-        return [memo[str(path)][1] for path in paths]
-    digests = dict(zip(changed, _map_threaded(_digest_file, changed, "reading files", progress), strict=True))
-    for path, digest in digests.items():
+    known: dict[Path, tuple[str, Sequence[Any] | None]] = {}
+    for path, stamp in stamps.items():
+        before, *entry = memo.get(str(path), [None])
+        if stamp and before == stamp:
+            known[path] = (entry[0], entry[1])
+
+    def examine(path: Path) -> tuple[str, Sequence[Any] | None]:
+        return _examine_file(path, known[path][0] if path in known else None)
+
+    lacking = [path for path in stamps if path not in known or not known[path][1]]
+    examined = known | dict(zip(lacking, _map_threaded(examine, lacking, "reading files", progress), strict=True))
+    for path in lacking:
         stamp = stamps[path]
-        if digest != _UNREADABLE and stamp and now - max(stamp[1:3]) > _RACY_NS:
-            memo[str(path)] = [stamp, digest]
-    with contextlib.suppress(OSError):  # the memo only saves time
-        images.replace_file(memo_path, json.dumps(memo).encode())
-    return [digests.get(path) or memo[str(path)][1] for path in paths]
+        if examined[path][0] != _UNREADABLE and stamp and now - max(stamp[1:3]) > _RACY_NS:
+            memo[str(path)] = [stamp, *examined[path]]
+    if lacking:
+        with contextlib.suppress(OSError):  # the memo only saves time
+            images.replace_file(memo_path, json.dumps(memo).encode())
+    return [examined[path] for path in paths]
 
 
 def _stamp(path: Path) -> list[int] | None:
@@ -240,9 +321,14 @@ def _stamp(path: Path) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _digest_file(path: Path) -> str:
+def _examine_file(path: Path, digest: str | None) -> tuple[str, images.ImageInfo | None]:
+    """Digest, unless it is known, and header of a file."""
     try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        if digest is None:
+            with open(path, "rb") as file:
+                digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        with contextlib.suppress(images.ImageError):  # of which decoding will say more
+            return digest, inspect_file(path)
     except OSError:
-        return _UNREADABLE
+        return _UNREADABLE, None
+    return digest, None

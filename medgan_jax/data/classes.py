@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,12 @@ import numpy as np
 from medgan_jax.errors import UserError, abbreviate
 
 _SHOWN = 8  # names in a message
+_MANY = 20  # more classes than this need several images each
+
+
+def composed(name: str) -> str:
+    """A class's name in composed Unicode (NFC), by which names are compared: systems and editors differ in it."""
+    return unicodedata.normalize("NFC", name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +54,7 @@ def check_labels(labels: Sequence[str] | None, place: str) -> tuple[str, ...]:
     """The sorted names of the classes in `labels`, those of the images to train on; `place` is for messages.
 
     Raises:
-      UserError: there are fewer than two classes.
+      UserError: there are fewer than two classes, or so many that the labels are something else, such as ages.
     """
     if labels is None:
         raise UserError(
@@ -59,6 +66,11 @@ def check_labels(labels: Sequence[str] | None, place: str) -> tuple[str, ...]:
         raise UserError(
             f"conditional=True learns several classes, and all {len(labels)} images of {place} are {names[0]!r}; add "
             "another class, or set conditional=False"
+        )
+    if len(names) > max(_MANY, len(labels) // 2):
+        raise UserError(
+            f"conditional=True learns classes, and the {len(labels)} images of {place} have {len(names)} labels: "
+            f"{abbreviate(names)}; give labels that images share (data.label_column), or set conditional=False"
         )
     return names
 
@@ -93,11 +105,12 @@ def class_number(label: str, names: Sequence[str]) -> int:
         raise UserError(
             f"--label={label}: the checkpoint has no classes, as its training was not conditional; leave --label out"
         )
-    if label not in names:
+    composed_names = [composed(name) for name in names]
+    if composed(label) not in composed_names:
         near = difflib.get_close_matches(label, names, n=1)
         hint = f"did you mean {near[0]}?" if near else "give one of them"
         raise UserError(f"--label={label}: the classes of the checkpoint are {abbreviate(names, _SHOWN)}; {hint}")
-    return names.index(label)
+    return composed_names.index(composed(label))
 
 
 def in_proportion(number: int, counts: Sequence[int]) -> np.ndarray:

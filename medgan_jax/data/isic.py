@@ -10,6 +10,15 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+if __name__ == "__main__":
+    # Scripts run `python -m medgan_jax.data.isic`. The command lies above this layer, so it is imported then alone; and
+    # before the class below, which TFDS lets nobody define twice.
+    import sys
+
+    from medgan_jax import cli
+
+    cli.main(["isic", *sys.argv[1:]])
+
 YEARS = ("2016", "2017", "2018", "2019", "2020")
 
 

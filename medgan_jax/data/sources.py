@@ -7,23 +7,39 @@ import abc
 import dataclasses
 import difflib
 import hashlib
+import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from medgan_jax.data import phantom
+from medgan_jax.data.classes import composed
 from medgan_jax.data.labels import match_labels, read_labels
-from medgan_jax.errors import UserError, abbreviate, reason_of
-from medgan_jax.images import ImageError, convert_channels, decode_image, resize_crop
+from medgan_jax.data.listing import choose_split, describe_counts, find_images, list_images, refuse_annotations
+from medgan_jax.errors import UserError, abbreviate
+from medgan_jax.files import expanded
+from medgan_jax.images import (
+    DICOM,
+    HEAD,
+    ImageError,
+    ImageInfo,
+    convert_channels,
+    decode_image,
+    inspect_image,
+    recognise,
+    resize,
+)
 
 if TYPE_CHECKING:
     from medgan_jax.config import DataConfig
 
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif"})
+__all__ = ["FileSource", "ImageSource", "PhantomSource", "TfdsSource", "list_images", "open_source"]
+
+Window = str | tuple[float, float]  # "auto", "full", or the values that become black and white
 PHANTOM_SEED = 0  # the phantoms are one fixed data set, whatever the seed of the training
 
 
@@ -36,7 +52,9 @@ class ImageSource(abc.ABC):
       names: what a person calls each image: its path below `root`, or its place among the records.
       labels: the class of each image; None if the set is unlabelled.
       groups: the patient or lesion that each image shows; None where that is unknown.
-      numbers: of each image among the records or phantoms; None for files.
+      numbers: of each image among the records or phantoms; of files, the frame, or None where all are the first.
+      window: which samples become black and white, as data.window says.
+      fit: how images become square, as data.fit says.
     """
 
     root: str
@@ -44,6 +62,8 @@ class ImageSource(abc.ABC):
     labels: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
     numbers: tuple[int, ...] | None = None
+    window: Window = "auto"
+    fit: str = "crop"
 
     def __len__(self) -> int:
         """The number of images."""
@@ -66,6 +86,11 @@ class ImageSource(abc.ABC):
           OSError: its bytes cannot be read.
         """
 
+    def recipe(self) -> list[str]:
+        """What changes pixels beside content, size and channels; empty where all is as it was in older caches."""
+        recipe = [] if self.fit == "crop" else [f"fit={self.fit}"]
+        return recipe if isinstance(self.window, str) else [*recipe, f"window={self.window}"]
+
     @abc.abstractmethod
     def content_ids(self, digest_files: Callable[[Sequence[Path]], list[str]]) -> list[str]:
         """What each image is made from: equal ids promise equal pixels, wherever the files lie."""
@@ -77,7 +102,7 @@ def open_source(data: "DataConfig") -> ImageSource:
     Raises:
       UserError: it is missing, empty, contradictory, or cannot be read.
     """
-    paths = {field: os.path.expanduser(getattr(data, field)) for field in ("path", "labels_csv")}
+    paths: dict[str, Any] = {field: expanded(getattr(data, field)) for field in ("path", "labels_csv")}
     data = dataclasses.replace(data, **paths)
     openers = {"folder": _open_folder, "csv": _open_csv, "tfds": _open_tfds, "phantom": _open_phantoms}
     return of_class(openers[data.source](data), data.class_filter)
@@ -96,87 +121,152 @@ def of_class(source: ImageSource, label: str) -> ImageSource:
             f"data.class_filter={label!r}, but the images of {source.root} have no labels: leave it empty, sort them "
             "into a folder per class, or use data.source=csv"
         )
-    if label not in source.labels:
-        counts = ", ".join(f"{name} ({count})" for name, count in sorted(Counter(source.labels).items()))
-        raise UserError(f"data.class_filter={label!r} is not a label of {source.root}; there are: {counts}")
-    return source.select([index for index, name in enumerate(source.labels) if name == label])
+    names = [composed(name) for name in source.labels]
+    if composed(label) not in names:
+        counts = [f"{name} ({count})" for name, count in sorted(Counter(names).items())]
+        raise UserError(
+            f"data.class_filter={label!r} is not a label of {source.root}; there are: {abbreviate(counts, 8)}"
+        )
+    return source.select([index for index, name in enumerate(names) if name == composed(label)])
 
 
+@dataclasses.dataclass(frozen=True)
 class FileSource(ImageSource):
-    """Image files below the folder `root`."""
+    """Image files below the folder `root`.
+
+    Attributes:
+      bits: how many of 16 bits the samples of the data set use, see `decode_image`.
+      left_out: what else lies in the folder, for messages.
+    """
+
+    bits: int = 16
+    left_out: str = ""
+
+    def path(self, index: int) -> Path:
+        """The file of an image."""
+        return Path(self.root, self.names[index])
 
     def read(self, index: int, image_size: int, channels: int) -> np.ndarray:
         """See `ImageSource`."""
-        data = Path(self.root, self.names[index]).read_bytes()
-        return resize_crop(decode_image(data, channels=channels, min_side=image_size), image_size)
+        image = decode_file(
+            self.path(index).read_bytes(),
+            channels=channels,
+            min_side=image_size,
+            window=self.window,
+            bits=self.bits,
+            frame=self.numbers[index] if self.numbers else 0,
+        )
+        return resize(image, image_size, fit=self.fit)
+
+    def recipe(self) -> list[str]:
+        """See `ImageSource`."""
+        recipe = super().recipe()
+        return recipe if self.bits == 16 else [*recipe, f"bits={self.bits}"]
 
     def content_ids(self, digest_files: Callable[[Sequence[Path]], list[str]]) -> list[str]:
         """See `ImageSource`."""
-        return digest_files([Path(self.root, name) for name in self.names])
+        digests = digest_files([Path(self.root, name) for name in self.names])
+        if not self.numbers:
+            return digests
+        return [f"{digest} {frame}" for digest, frame in zip(digests, self.numbers, strict=True)]
+
+
+def decode_file(
+    data: bytes, *, channels: int, min_side: int | None, window: Window, bits: int, frame: int
+) -> np.ndarray:
+    """Decodes an image file of any kind: uint8, (height, width, channels).
+
+    Args:
+      data: the file.
+      channels: 1 (grey) or 3 (RGB).
+      min_side: the size that it will be resized to, see `decode_image`.
+      window: as data.window says: of DICOM files "auto" is their own.
+      bits: how many of 16 bits the samples of the data set use.
+      frame: which one of a file of several, from 0.
+
+    Raises:
+      ImageError: its bytes are not a usable image.
+    """
+    if recognise(data[:HEAD]) == DICOM:
+        raise ImageError(DICOM)
+    return decode_image(
+        data, channels=channels, min_side=min_side, window=bits if isinstance(window, str) else window, frame=frame
+    )
+
+
+def inspect_file(path: str | os.PathLike) -> ImageInfo:
+    """Reads the header of an image file of any kind.
+
+    Raises:
+      ImageError: it is not an image.
+      OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        if recognise(file.read(HEAD)) == DICOM:
+            raise ImageError(DICOM)
+    return inspect_image(path)
 
 
 def _open_folder(data: "DataConfig") -> FileSource:
     """A flat folder of images, or a subfolder for each class, as torchvision's ImageFolder has it."""
-    names = list_images(data.path)
-    flat = [name for name in names if "/" not in name]
+    found, left_out = _find(data)
+    names, inside, of_other_splits = choose_split(found, data.split, folder=data.path)
+    flat = [name for name in inside if "/" not in name]
     if flat and len(flat) < len(names):
         raise UserError(
             f"data.path={data.path} holds images ({abbreviate(flat)}) beside folders of images, so their classes "
             "are unclear: move the loose images into a class folder, or elsewhere"
         )
-    return FileSource(data.path, tuple(names), None if flat else tuple(name.split("/")[0] for name in names))
-
-
-def list_images(folder: str, field: str = "data.path") -> list[str]:
-    """Lists the image files anywhere below a folder, by extension, as sorted relative paths; hidden ones are left out.
-
-    Raises:
-      UserError: the folder is missing, empty, not a folder, or cannot be read.
-    """
-    if not folder:
-        raise UserError(f"{field} is empty: give the folder of images")
-    try:
-        names = sorted(os.path.relpath(path, folder).replace(os.sep, "/") for path in _walk(folder, frozenset()))
-    except OSError as error:
-        raise UserError(f"{field}={folder}: {reason_of(error)} ({error.filename}); give a folder of images") from error
-    if not names:
-        suffixes = " ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
-        raise UserError(f"{field}={folder} holds no images: there is no file ending in {suffixes}")
-    return names
-
-
-def _walk(folder: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[str]:
-    status = os.stat(folder)
-    identity = (status.st_dev, status.st_ino)
-    if identity in ancestors:  # a link to a folder above
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if os.path.isdir(entry.path):
-                yield from _walk(entry.path, ancestors | {identity})
-            elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                yield entry.path
+    labels = None if flat else tuple(name.split("/")[0] for name in inside)
+    left_out.update(of_other_splits)
+    return _file_source(data, names, labels, None, left_out)
 
 
 def _open_csv(data: "DataConfig") -> FileSource:
     """A folder of images, and a table that labels each of them."""
-    names = list_images(data.path)
+    found, left_out = _find(data)
+    columns = {field: getattr(data, field) for field in ("image_column", "label_column", "group_column")}
+    table = read_labels(data.labels_csv, **columns)
+    rows = match_labels(found, table, folder=data.path, table_path=data.labels_csv, on_missing=data.on_missing)
+    groups = None
+    if data.group_column:
+        groups = tuple(row.group or name for name, row in rows.items())
+        if alone := [name for name, row in rows.items() if not row.group]:
+            logging.getLogger(__name__).warning(
+                "%s: %d of %d images have no %s, and each is a group of its own: %s",
+                data.labels_csv, len(alone), len(rows), data.group_column, abbreviate(alone),
+            )  # fmt: skip
+    names, _, of_other_splits = choose_split(list(rows), data.split, folder=data.path)
+    left_out.update(of_other_splits)
+    source = _file_source(data, list(rows), tuple(row.label for row in rows.values()), groups, left_out)
+    chosen = set(names)
+    return source.select([index for index, name in enumerate(rows) if name in chosen])
 
-    def column(field: str, *, needs_header: bool) -> tuple[str, ...]:
-        table = read_labels(
-            data.labels_csv,
-            image_column=data.image_column,
-            label_column=getattr(data, field),
-            field=field,
-            needs_header=needs_header,
-        )
-        return tuple(match_labels(names, table, folder=data.path, table_path=data.labels_csv))
 
-    # Without a header the second column holds the labels, whatever is asked for.
-    groups = column("group_column", needs_header=True) if data.group_column else None
-    return FileSource(data.path, tuple(names), column("label_column", needs_header=False), groups)
+def _find(data: "DataConfig") -> tuple[list[str], Counter[str]]:
+    """The images that `find_images` gives, where none is a mask of another or all were asked for by pattern."""
+    found, left_out = find_images(data.path, include=data.include, exclude=data.exclude)
+    if not data.include:
+        refuse_annotations(found, folder=data.path)
+    return found, left_out
+
+
+def _file_source(
+    data: "DataConfig",
+    names: Sequence[str],
+    labels: tuple[str, ...] | None,
+    groups: tuple[str, ...] | None,
+    left_out: Counter[str],
+) -> FileSource:
+    return FileSource(
+        data.path,
+        tuple(names),
+        labels,
+        groups,
+        window=data.value_range() or data.window,
+        fit=data.fit,
+        left_out=describe_counts(left_out),
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -188,6 +278,7 @@ class TfdsSource(ImageSource):
     feature: str  # the one that holds the image
     shards: tuple[Path, ...]
     split: str
+    frame: int | None  # of records of several; None refuses them
 
     def read(self, index: int, image_size: int, channels: int) -> np.ndarray:
         """See `ImageSource`."""
@@ -196,8 +287,9 @@ class TfdsSource(ImageSource):
         except (RuntimeError, ValueError) as error:
             raise ImageError("damaged record") from error
         if isinstance(image, bytes):
-            image = decode_image(image, channels=channels, min_side=image_size)
-        return resize_crop(convert_channels(np.asarray(image), channels), image_size)
+            window = {"full": 16, "auto": None}[self.window] if isinstance(self.window, str) else self.window
+            image = decode_image(image, channels=channels, min_side=image_size, window=window, frame=self.frame)
+        return resize(convert_channels(np.asarray(image), channels), image_size, fit=self.fit)
 
     def content_ids(self, digest_files: Callable[[Sequence[Path]], list[str]]) -> list[str]:
         """See `ImageSource`."""
@@ -254,6 +346,9 @@ def _open_tfds(data: "DataConfig") -> TfdsSource:
         feature=image,
         shards=tuple(Path(shard) for shard in shards),
         split=data.split,
+        frame=0 if data.frames == "first" else None,
+        window=data.value_range() or data.window,
+        fit=data.fit,
     )
 
 

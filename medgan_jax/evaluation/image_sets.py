@@ -1,6 +1,5 @@
 """Sets of images to compare: sampled, read from a folder, or decoded as for training."""
 
-import contextlib
 import dataclasses
 import functools
 import importlib
@@ -17,11 +16,11 @@ from jax.sharding import Mesh
 from medgan_jax.checkpoint import TrainedGenerator, load_generator
 from medgan_jax.config import DataConfig, current_name, parse_data
 from medgan_jax.data.batches import load_dataset
-from medgan_jax.data.cache import load_cached
-from medgan_jax.data.classes import in_proportion
+from medgan_jax.data.cache import inspect_files, load_cached
+from medgan_jax.data.classes import composed, in_proportion
 from medgan_jax.data.sources import FileSource, list_images, open_source
+from medgan_jax.data.survey import survey
 from medgan_jax.errors import UserError, abbreviate
-from medgan_jax.images import ImageError, image_shape
 from medgan_jax.metrics.distribution.features import (
     PIXELS,
     PYRAMID,
@@ -106,6 +105,7 @@ def choose(
         raise UserError(
             f"--label={label}: is for --checkpoint; all --fakes are taken, and data.class_filter chooses reals"
         )
+    label = label and composed(label)
     generator = training = train_set = None
     through = ""
     if fakes:
@@ -222,6 +222,7 @@ def _counts(classes: Sequence[str], reals: ImageSet) -> list[int]:
             f"{abbreviate(classes, 8)} is unknown; give --label=CLASS, or reals with labels (data.source=csv, or a "
             "folder per class)"
         )
+    classes = [composed(name) for name in classes]
     counts = Counter(reals.labels)
     if unknown := sorted(set(counts) - set(classes)):
         raise UserError(
@@ -277,7 +278,7 @@ def sampled(
     images = np.concatenate(parts)
     if not labels_of:
         return ImageSet(title, images)
-    labels = tuple(generator.classes[i] for i in labels_of(np.arange(number)))
+    labels = tuple(composed(generator.classes[i]) for i in labels_of(np.arange(number)))
     return ImageSet(title if label is None else f"{title}, {label}", images, labels)
 
 
@@ -291,7 +292,7 @@ def from_folder(folder: str, *, field: str, data: Mapping[str, Any]) -> ImageSet
     if Path(folder, MANIFEST).exists():
         names = [name for name in names if name != GRID]
     source = FileSource(folder, tuple(names))
-    shapes = _shapes(source)
+    shapes = _shapes(source, data["cache_dir"])
     if not shapes:
         raise UserError(f"{field}={folder}: none of its {len(names)} images can be read; mend them, or give another")
     if len(shapes) > 1:
@@ -302,8 +303,15 @@ def from_folder(folder: str, *, field: str, data: Mapping[str, Any]) -> ImageSet
         raise UserError(
             f"{field}={folder}: holds images of {width} x {height} px; give square ones of {MIN_SIZE} px or more"
         )
+    reading = {name: data[name] for name in ("cache_dir", "on_bad_image", "window", "frames")}
+    how = parse_data({**dataclasses.asdict(DataConfig()), **reading, "path": folder, "include": "*"})
+    source = dataclasses.replace(source, window=how.value_range() or how.window)
     cached = load_cached(
-        source, image_size=height, channels=channels, cache_dir=data["cache_dir"], on_bad_image=data["on_bad_image"]
+        survey(source, how, image_size=height),
+        image_size=height,
+        channels=channels,
+        cache_dir=how.cache_dir,
+        on_bad_image=how.on_bad_image,
     )
     return ImageSet(folder, cached.images)
 
@@ -316,10 +324,10 @@ def _given(
     `convert` says whether colour may become grey and the other way round, as in training.
     """
     parsed = parse_data({**data, "path": path or data["path"]})
-    source = open_source(parsed)
-    if isinstance(source, FileSource):
-        _check_like(source, like, field, convert)
     size, channels = like.images.shape[2:]
+    source = survey(open_source(parsed), parsed, image_size=size)
+    if isinstance(source, FileSource):
+        _check_like(source, like, field, convert, parsed.cache_dir)
     cached = load_cached(
         source, image_size=size, channels=channels, cache_dir=parsed.cache_dir, on_bad_image=parsed.on_bad_image
     )
@@ -360,19 +368,15 @@ def _title(data: DataConfig) -> str:
     return place + (f", {data.class_filter}" if data.class_filter else "")
 
 
-def _shapes(source: FileSource) -> Counter[tuple[int, int, int]]:
+def _shapes(source: FileSource, cache_dir: str) -> Counter[tuple[int, int, int]]:
     """How many files have which height, width and channels; files that cannot be read are left to decoding."""
-    shapes: Counter[tuple[int, int, int]] = Counter()
-    for name in source.names:
-        with contextlib.suppress(ImageError, OSError):
-            shapes[image_shape(Path(source.root, name))] += 1
-    return shapes
+    return Counter(info[:3] for info in inspect_files(source, cache_dir=cache_dir) if info)
 
 
-def _check_like(source: FileSource, like: ImageSet, field: str, convert: bool) -> None:
+def _check_like(source: FileSource, like: ImageSet, field: str, convert: bool, cache_dir: str) -> None:
     """Raises UserError where files are smaller than the images of `like`, or have other channels."""
     ours = like.images.shape[1:]
-    for theirs in sorted(_shapes(source)):
+    for theirs in sorted(_shapes(source, cache_dir)):
         if min(theirs[:2]) < ours[0]:
             fault = "enlarged ones would be compared for their blur"
         elif theirs[2] != ours[2] and not convert:

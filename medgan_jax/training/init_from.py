@@ -1,6 +1,5 @@
 """Initial weights from another training, the usual remedy for tiny data sets (Wang et al. 2018, arXiv:1805.01677)."""
 
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -10,13 +9,14 @@ from jax.sharding import Sharding
 
 from medgan_jax.checkpoint import TrainedGenerator, load_networks
 from medgan_jax.errors import UserError
+from medgan_jax.files import local_path
 from medgan_jax.models.spectral_norm import power_iteration
 from medgan_jax.training.state import GANState, NetworkState
 
 
 def check_exists(path: str) -> None:
     """Raises UserError where nothing is at `path`; called before the images are decoded, which takes longer."""
-    if not Path(path).expanduser().exists():
+    if not local_path("init_from", path).exists():
         raise UserError(
             f"init_from={path}: no such folder or file; give a workdir, a folder with generator/ or discriminator/, "
             "or a PyTorch state dict (.pth)"
@@ -41,7 +41,7 @@ def load(state: GANState, path: str, sharding: Sharding) -> tuple[GANState, list
     Raises:
       UserError: `path` cannot be read, or no layer has the shape of one of ours.
     """
-    networks = load_networks(Path(path).expanduser(), sharding)
+    networks = load_networks(local_path("init_from", path), sharding)
     trained = {"gen" if isinstance(network, TrainedGenerator) else "dis": network for network in networks}
     lines, any_copied = [], False
     for name, title in (("gen", "generator"), ("dis", "discriminator")):

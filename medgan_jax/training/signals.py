@@ -1,12 +1,18 @@
-"""Handling of SIGINT and SIGTERM during a run."""
+"""Handling of the signals that ask a run to stop."""
 
 import signal
 from types import FrameType
 from typing import Self
 
+# Of Ctrl-C, of a terminal that is gone, and of schedulers: a notice before the end (Slurm, SGE), processor time.
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+
 
 class Signals:
-    """Handles SIGINT and SIGTERM within `with`: they interrupt at once, or are noted while `postpone` holds."""
+    """Handles signals within `with`: they interrupt at once, or are noted while `postpone` holds.
+
+    Those that are ignored stay so, as SIGHUP under nohup.
+    """
 
     def __init__(self) -> None:
         """Installs no handler yet."""
@@ -28,7 +34,8 @@ class Signals:
 
     def __enter__(self) -> Self:
         """Installs the handlers."""
-        self._previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        heard = [number for number in ASKING if signal.getsignal(number) != signal.SIG_IGN]
+        self._previous = {number: signal.signal(number, self._handle) for number in heard}
         return self
 
     def __exit__(self, *exception: object) -> None:

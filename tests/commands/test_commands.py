@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from medgan_jax.checkpoint import Checkpoints, load_generator
 from medgan_jax.commands import evaluate, sample, train
 from medgan_jax.config import parse_config
+from medgan_jax.data.phantom import phantom_image
 from medgan_jax.errors import UserError
 from medgan_jax.images import write_png
 from medgan_jax.sampling import sample_to_folder
@@ -116,6 +118,8 @@ def test_a_users_error_is_one_line_and_exit_code_2(run):
         ([SNGAN, "--workdir=W", "--seeds=0"], {}, "seeds.*0"),
         ([SNGAN, "--workdir=W"], {"image_size": 100, "data.path": "x"}, "image_size=100"),
         ([SNGAN, "--workdir=W"], {"data.path": "no/such/folder"}, "data.path.*no/such/folder"),
+        ([SNGAN, "--workdir=gs://bucket/run"], {"data.source": "phantom"}, "--workdir=gs://bucket/run: is no path on"),
+        ([SNGAN, "--workdir=W\\\\runs"], {"data.source": "phantom"}, "without backslashes; give another path"),
         ([SNGAN, "--workdir=pyproject.toml"], {"data.source": "phantom"}, "pyproject.toml: is a file"),
     ],
 )
@@ -159,6 +163,10 @@ class Bomb:
         (sample, ["--checkpoint=D/x", "--out=D/y", "--num_images=0"], "num_images"),
         (sample, ["--checkpoint=", "--out=D/y"], "give --checkpoint"),
         (sample, ["--checkpoint=D/x", "--out=D/y", "--interpolate=a.gif"], "leave out one of them"),
+        (sample, ["--checkpoint=s3://b/x", "--out=D/y"], "--checkpoint=s3://b/x: is no path on this machine"),
+        (sample, ["--checkpoint=D/x", "--out=gs://b/y"], "--out=gs://b/y: is no path on this machine"),
+        (sample, ["--checkpoint=D/x", "--interpolate=gs://b/y.gif"], "--interpolate=gs://b/y.gif: is no path"),
+        (evaluate, ["--fakes=D", "--reals=https://x.org/a"], "--reals=https://x.org/a: is no path on this machine"),
         (evaluate, [], "--checkpoint.*--fakes"),
         (evaluate, ["--checkpoint=D/none"], "no such folder"),
         (evaluate, ["--fakes=D/none", "--reals=D"], "--fakes.*no such"),
@@ -213,7 +221,8 @@ def test_train_then_sample(run, trained, tmp_path, capsys):
     names = {path.name for path in (tmp_path / "images").iterdir()}
     assert names == {f"{i:06d}.png" for i in range(5)} | {"grid.png", "manifest.csv"}
     sample.main([checkpoint, f"--interpolate={tmp_path}/a.webp", "--num_images=2"])
-    assert capsys.readouterr().out == f"wrote {tmp_path}/a.webp\n"
+    device, done = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"running on \d+ CPU cores? as 2 devices", device) and done == f"wrote {tmp_path}/a.webp"
     with pytest.raises(UserError, match="latent_dim: 8 -> 9"):
         train.main([SNGAN, f"--workdir={tmp_path}/run", *overrides(TINY | HUNDRED_STEPS | {"latent_dim": 9})])
     for path in [*(tmp_path / "run/checkpoints").rglob("*"), *(tmp_path / "run/generator/100/tree").rglob("*")]:
@@ -226,17 +235,29 @@ def test_train_then_sample(run, trained, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_conditional_run_is_sampled_and_evaluated_by_class(tmp_path):
-    fields = TINY | {"conditional": True, "num_steps": 1}
+    """Seven classes from a table with a column for each, called as classes may be called."""
+    classes = ["AKIEC", "BCC", "BKL", "- blue/n\xe9vus", "1.0", "MEL", "VASC"]
+    (tmp_path / "images").mkdir()
+    for i in range(44):
+        write_png(tmp_path / f"images/{i}.png", phantom_image(i, seed=0, image_size=16))
+    rows = [",".join([str(i), *(str(float(i % 7 == n)) for n in range(7))]) for i in range(44)]
+    (tmp_path / "truth.csv").write_text("\n".join([",".join(["image", *classes]), *rows]))
+    data = {"data.source": "csv", "data.path": tmp_path / "images", "data.labels_csv": tmp_path / "truth.csv"}
+    fields = TINY | {"conditional": True, "num_steps": 1} | data
     assert train.main([SNGAN, f"--workdir={tmp_path}/run", *overrides(fields)]) == 0
     checkpoint, place = f"--checkpoint={tmp_path}/run", f"--out={tmp_path}/out"
-    sample.main([checkpoint, f"--out={tmp_path}/images", "--num_images=2", "--label=malignant", "--truncation=0.5"])
-    assert (tmp_path / "images/manifest.csv").read_text().count(",malignant,0.5\n") == 2
-    with pytest.raises(UserError, match="are benign, malignant; did you mean mal"):
-        sample.main([checkpoint, place, "--label=malign"])
+    sample.main([checkpoint, f"--out={tmp_path}/images7", "--num_images=7"])
+    assert [line.split(",")[-2] for line in (tmp_path / "images7/manifest.csv").read_text().splitlines()[1:]] == sorted(
+        classes
+    )
+    sample.main([checkpoint, f"--out={tmp_path}/two", "--num_images=2", f"--label={classes[3]}", "--truncation=0.5"])
+    assert (tmp_path / "two/manifest.csv").read_text().count(f",{classes[3]},0.5\n") == 2
+    with pytest.raises(UserError, match="AKIEC, BCC, BKL, MEL, VASC; did you mean VASC"):
+        sample.main([checkpoint, place, "--label=VASCULAR"])
     with pytest.raises(UserError, match="--truncation=nan: must be above 0"):
         sample.main([checkpoint, place, "--truncation=nan"])
-    evaluate.main([checkpoint, place, "--label=malignant", "--features=pyramid"])
-    assert "malignant" in json.dumps(json.loads((tmp_path / "out/evaluation.json").read_text())["protocol"])
+    evaluate.main([checkpoint, place, f"--label={classes[3]}", "--features=pyramid"])
+    assert classes[3] in str(json.loads((tmp_path / "out/evaluation.json").read_text())["protocol"])
 
 
 @pytest.mark.slow

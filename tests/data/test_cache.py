@@ -5,6 +5,7 @@ import dataclasses
 import io
 import json
 import os
+import pwd
 import resource
 import time
 import warnings
@@ -94,6 +95,16 @@ def test_size_and_channels_have_caches_of_their_own(source, load):
         assert len(source.reads) == 3 * 6
 
 
+def test_what_changes_pixels_has_a_cache_of_its_own_and_defaults_that_of_older_versions(source, load):
+    digest = load(source).digest
+    changed = [{"fit": "pad"}, {"fit": "stretch"}, {"window": (0.0, 200.0)}, {"window": (0.0, 100.0)}, {"bits": 12}]
+    digests = {load(dataclasses.replace(source, **fields)).digest for fields in changed}
+    assert len(digests) == len(changed) and digest not in digests
+    for same in ({"window": "full"}, {"left_out": "3 .txt"}):
+        assert load(dataclasses.replace(source, **same)).digest == digest
+    assert len(source.reads) == 6 * (1 + len(changed))
+
+
 def test_the_digest_identifies_pixels_order_and_labels(source, load):
     digest = load(source).digest
     assert load(source.select([5, 4, 3, 2, 1, 0])).digest != digest
@@ -168,7 +179,7 @@ def test_bad_images_may_be_skipped(source, load, caplog):
     for _ in range(2):  # decoded, then found
         caplog.clear()
         kept = load(source, on_bad_image="skip")
-        assert "2 of 6 images" in caplog.text and "1.png (empty file), 4.png (empty file)" in caplog.text
+        assert "2 of 6 images" in caplog.text and "1.png, 4.png (empty file)" in caplog.text
         assert colours(kept) == [0, 2, 3, 5]
         assert kept.names == ("0.png", "2.png", "3.png", "5.png")
         assert kept.labels == ("benign", "benign", "malignant", "malignant")
@@ -235,6 +246,15 @@ def test_a_cache_that_cannot_be_written_is_the_users_problem_and_leaves_nothing(
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"data.cache_dir=\S+file: .* set data.cache_dir=FOLDER$"):
         load(source, cache_dir=tmp_path / "file")
+
+
+def test_without_a_home_a_cache_folder_must_be_given(source, load, tmp_path, monkeypatch):
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)  # a container with a bare user number
+    with pytest.raises(UserError, match="no home folder to keep decoded images in; set data.cache_dir=FOLDER"):
+        load(source, cache_dir="")
+    assert colours(load(source)) == [0, 1, 2, 3, 4, 5]
 
 
 def test_by_default_the_cache_is_in_the_users_cache_folder(source, load, tmp_path, monkeypatch):

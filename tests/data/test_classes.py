@@ -36,6 +36,11 @@ def test_what_cannot_be_learned_by_class_is_refused():
     for labels, held_out, says in [
         (None, None, "the images of lesions have no labels"),
         (("mole",) * 3, None, "all 3 images of lesions are 'mole'"),
+        (
+            tuple(f"{age}.5" for age in range(300)),
+            None,
+            "the 300 .* have 300 labels: 0.5, 1.5, 10.5 and 297 more; give",
+        ),
         (("mole", "scar"), ("mole", "wart"), "images of 'wart' are held out of lesions, and none are left to train on"),
     ]:
         with pytest.raises(UserError, match=f"^conditional=True.*{says}"):
@@ -44,6 +49,8 @@ def test_what_cannot_be_learned_by_class_is_refused():
 
 def test_the_class_that_a_flag_names():
     assert class_number("malignant", ("benign", "malignant")) == 1
+    for names in (("mole", "n\xe9vus"), ("mole", "ne\u0301vus")):
+        assert class_number("n\xe9vus", names) == class_number("ne\u0301vus", names) == 1
     with pytest.raises(UserError, match="^--label=malign: .* are benign, malignant; did you mean malignant?"):
         class_number("malign", ("benign", "malignant"))
     with pytest.raises(UserError, match="are benign, malignant; give one of them"):

@@ -1,6 +1,7 @@
 """`medgan isic`: a folder and a table become a TFDS data set, which is read back, every record of it."""
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from PIL import Image
 from medgan_jax.commands import isic
 from medgan_jax.data.sources import open_source
 from medgan_jax.errors import UserError
-from medgan_jax.images import decode_image, resize_crop
+from medgan_jax.images import decode_image, resize
 
 COUNT = 30
 
@@ -44,7 +45,7 @@ def test_every_record_comes_back(downloads, prepared, tiny_config):
     read = {source.read(index, 8, 3).tobytes(): source.labels[index] for index in range(COUNT)}
     expected = {}
     for index, path in enumerate(sorted((downloads / "images").iterdir())):
-        pixels = resize_crop(decode_image(path.read_bytes(), channels=3, min_side=8), 8)
+        pixels = resize(decode_image(path.read_bytes(), channels=3, min_side=8), 8)
         expected[pixels.tobytes()] = "malignant" if index % 5 == 0 else "benign"
     assert len(expected) == COUNT and read == expected
 
@@ -59,8 +60,19 @@ def test_records_carry_file_names_and_bytes(downloads, prepared):
     assert record["image"] == (downloads / "images" / record["name"].decode()).read_bytes()
 
 
+@pytest.fixture(scope="module")
+def run_python(command_environment):
+    def call(*arguments):
+        root = Path(isic.__file__).parents[2]
+        return subprocess.run(
+            [sys.executable, *arguments], cwd=root, env=command_environment, capture_output=True, text=True
+        )
+
+    return call
+
+
 @pytest.mark.slow
-def test_a_process_without_the_builder_reads_it_without_tensorflow(prepared):
+def test_a_process_without_the_builder_reads_it_without_tensorflow(prepared, run_python):
     code = (
         "import sys\n"
         "from configs import default\n"
@@ -71,25 +83,46 @@ def test_a_process_without_the_builder_reads_it_without_tensorflow(prepared):
         "print(len(open_source(parse_config(c).data)))\n"
         "print('tensorflow' in sys.modules, 'medgan_jax.data.isic' in sys.modules)\n"
     )
-    root = Path(isic.__file__).parents[2]
-    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
+    done = run_python("-c", code)
     assert done.stdout.split() == ["6", "False", "False"]
 
 
-def test_the_columns_of_later_years(downloads, tmp_path, tiny_config, capsys):
-    table = tmp_path / "truth.csv"
-    rows = [f"ISIC_{index:07d},{float(index < 3)},0.0\n" for index in range(COUNT)]
-    table.write_text("image_id,melanoma,seborrheic_keratosis\n" + "".join(rows))
-    command = [f"--images={downloads}/images", f"--labels={table}", f"--out={tmp_path}/tfds", "--year=2017"]
-    with pytest.raises(UserError, match="set --image_column and --label_column to two of image_id, melanoma"):
-        isic.main(command)
-    isic.main([*command, "--image_column=image_id", "--label_column=melanoma"])
-    shown = capsys.readouterr().out
-    assert f"{COUNT} images in" in shown and "--config.data.tfds_name=isic/2017" in shown
-    config = tiny_config(
-        data_source="tfds", data_tfds_name="isic/2017", data_path=f"{tmp_path}/tfds", data_class_filter="1.0"
-    )
-    assert len(open_source(config.data)) == 3
+@pytest.fixture(scope="module")
+def later_year(tmp_path_factory):
+    """Six images, the last without a row, one cut short, one with superpixels; and a table, with a row too many."""
+    folder = tmp_path_factory.mktemp("later")
+    (folder / "images").mkdir()
+    for index in range(6):
+        Image.effect_noise((64, 64), 50).save(folder / "images" / f"ISIC_{index}.jpg")
+    Image.new("L", (64, 64)).save(folder / "images/ISIC_0_superpixels.png")
+    os.truncate(folder / "images/ISIC_4.jpg", 900)
+    rows = [f"ISIC_{index},{float(index % 2 == 0)},{float(index % 2)}\n" for index in (0, 1, 2, 3, 4, 7)]
+    (folder / "truth.csv").write_text("image,MEL,NV\n" + "".join(rows))
+    return [f"--images={folder}/images", f"--labels={folder}/truth.csv", "--year=2018"]
+
+
+@pytest.mark.slow
+def test_what_is_damaged_or_unmatched_is_skipped_when_asked(later_year, tmp_path, tiny_config, run_python):
+    """By the name of the module too, which scripts call."""
+    skip = ["--on_missing=skip", "--on_bad_image=skip"]
+    done = run_python("-m", "medgan_jax.data.isic", *later_year, *skip, f"--out={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    for said in ("left out: 1 files *_superpixels.png\n", "\n4 images in", "--config.data.tfds_name=isic/2018"):
+        assert said in done.stdout
+    for said in ("labels by the 1 in the columns MEL, NV", "images: ISIC_7;", "ISIC_5.jpg;", "ISIC_4.jpg (truncated);"):
+        assert said in done.stderr
+    source = open_source(tiny_config(data_source="tfds", data_tfds_name="isic/2018", data_path=str(tmp_path)).data)
+    assert sorted(source.labels) == ["MEL", "MEL", "NV", "NV"]
+
+
+def test_what_is_damaged_or_unmatched_is_refused(later_year, tmp_path):
+    for options, message in [
+        ([], "truth.csv names 1 of 6 images that are not in .*: ISIC_7; .* or set --on_missing=skip$"),
+        (["--on_missing=skip"], r"1 of 5 images .*: ISIC_4.jpg \(truncated\); .* or set --on_bad_image=skip$"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            isic.main([*later_year, *options, f"--out={tmp_path}"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_cannot_be_prepared_is_refused_before_anything_is_written(downloads, prepared, tmp_path):

@@ -171,24 +171,35 @@ class StopAtMetrics(Callback):
         return Stop()
 
 
-@pytest.mark.parametrize("end", ["error", "signal"])
+@pytest.mark.parametrize("end", ["error", "SIGTERM", "SIGHUP", "SIGUSR1"])
 def test_what_was_trained_is_saved_when_a_run_ends_early(config, whole, tmp_path, capsys, end):
     def fail(run, state):
         raise ValueError("a fault of the callback")
 
     def terminate(run, state):
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.Signals[end])
 
     if end == "error":  # right after the checkpoint of step 4, which is on its way to the disk
         with pytest.raises(ValueError, match="a fault of the callback"):
             train(config(), tmp_path / "run", callbacks=[At(5, fail)])
     else:
-        assert train(config(), tmp_path / "run", callbacks=[At(5, terminate)]) == 128 + signal.SIGTERM
+        assert train(config(), tmp_path / "run", callbacks=[At(5, terminate)]) == 128 + signal.Signals[end]
         assert "stopped at step 5 of 8, saved" in capsys.readouterr().out
     step = 4 if end == "error" else 5
     assert int(final_state(tmp_path / "run", config()).step) == generator_of(tmp_path / "run").step == step
     train(config(), tmp_path / "run")
     assert_same(final_state(tmp_path / "run", config()), whole)
+
+
+def test_a_signal_that_is_ignored_stays_so(config, tmp_path):
+    """As SIGHUP under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        hang_up = At(5, lambda run, state: os.kill(os.getpid(), signal.SIGHUP))
+        assert train(config(), tmp_path / "run", callbacks=[hang_up]) == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_callback_can_stop_a_run(config, tmp_path, capsys):

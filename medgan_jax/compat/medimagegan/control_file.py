@@ -188,7 +188,7 @@ def _training_config(values: Mapping[str, Any], config: ConfigDict, *, wasserste
         config.loss = "wgan-gp"
     rate = values["learning_rate"]
     config.lr_gen, config.lr_dis = (_BASE_RATE, _BASE_RATE * rate) if rate >= 1 else (rate, rate)
-    config.output_prefix = os.path.join(os.path.expanduser(values["out"]), values["run"])
+    config.output_prefix = os.path.join(values["out"], values["run"])
     return config
 
 

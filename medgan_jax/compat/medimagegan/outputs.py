@@ -1,6 +1,5 @@
 """The files that MedImageGAN leaves after a training: a loss plot, reals beside fakes, a report, and images."""
 
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from medgan_jax.compat.medimagegan.published import num_fakes, published_report,
 from medgan_jax.config import Config
 from medgan_jax.distributed import from_leader, is_leader
 from medgan_jax.errors import UserError
+from medgan_jax.files import local_path
 from medgan_jax.images import image_grid, replace_file, write_png
 from medgan_jax.report import plots
 from medgan_jax.training.callbacks import Callback
@@ -114,7 +114,7 @@ def _title(step: int) -> str:
 
 
 def _path(prefix: str, name: str) -> Path:
-    return Path(os.path.expanduser(f"{prefix}_{name}"))
+    return local_path("output_prefix", f"{prefix}_{name}")
 
 
 def _image_path(prefix: str, epoch: int, number: int) -> Path:

@@ -1,0 +1,138 @@
+"""What lies in a folder of images, by the headers of its files: said in a line, or refused."""
+
+import dataclasses
+import logging
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from medgan_jax.data.cache import inspect_files
+from medgan_jax.data.sources import FileSource, ImageSource
+from medgan_jax.errors import UserError, abbreviate
+from medgan_jax.images import ImageInfo
+
+if TYPE_CHECKING:
+    from medgan_jax.config import DataConfig
+
+_BITS = (8, 10, 12, 14, 16)  # of detectors
+_SHOWN = 8  # names in a message
+_LARGE = 8  # an image is small among others whose sides are so many times as long
+
+
+def survey(source: ImageSource, data: "DataConfig", *, image_size: int, progress: bool = True) -> ImageSource:
+    """Looks at the headers of a source of files before any is decoded, and settles how they are to be read.
+
+    A line says what there is; a warning names small images among large ones. The window of 16-bit samples is that of
+    the whole source, so that its images stay comparable. Other sources are returned as they are.
+
+    Args:
+      source: the images.
+      data: its "include", "frames", "window" and "cache_dir".
+      image_size: that the images will have.
+      progress: whether to log and to show progress.
+
+    Returns:
+      The source, with its window, and an image for each frame if all are wanted.
+
+    Raises:
+      UserError: there are files of several frames, and data.frames is empty; or pictures of two values, as masks are,
+        among others.
+    """
+    if not isinstance(source, FileSource):
+        return source
+    infos = inspect_files(source, cache_dir=data.cache_dir, progress=progress)
+    log = logging.getLogger(__name__)
+    if progress:
+        log.info("%s", _summary(source, infos))
+    _refuse_masks(source, infos, data.include)
+    bits, why = _bits(infos) if data.window == "auto" else (16, "")
+    if progress and why:
+        log.info("%s", why)
+    if progress and (small := _small(source, infos, image_size)):
+        log.warning("%s", small)
+    return dataclasses.replace(_with_frames(source, infos, data.frames), bits=bits)
+
+
+def _summary(source: FileSource, infos: Sequence[ImageInfo | None]) -> str:
+    """One line: images, classes, sizes, kinds, and what else lies in the folder."""
+    known = [info for info in infos if info]
+    parts = [f"{len(source)} images in {source.root}"]
+    if source.labels:
+        classes = [f"{name} {count}" for name, count in sorted(Counter(source.labels).items())]
+        parts.append(f"classes {abbreviate(classes, _SHOWN)}")
+    if known:
+        sizes = sorted({(info.width, info.height) for info in known}, key=lambda size: size[0] * size[1])
+        ends = dict.fromkeys((sizes[0], sizes[-1]))
+        parts.append(" to ".join(f"{width} x {height}" for width, height in ends) + " px")
+        kinds = Counter(info.kind for info in known)
+        parts.append(abbreviate([f"{kind} {count}" for kind, count in kinds.most_common()], _SHOWN))
+    if len(known) < len(infos):
+        parts.append(f"{len(infos) - len(known)} unreadable")
+    if source.left_out:
+        parts.append(f"left out: {source.left_out}")
+    return "; ".join(parts)
+
+
+def _refuse_masks(source: FileSource, infos: Sequence[ImageInfo | None], include: str) -> None:
+    found = [name for name, info in zip(source.names, infos, strict=True) if info and info.two_values]
+    if not found or include:
+        return
+    if len(found) == len(infos):
+        logging.getLogger(__name__).warning(
+            "all %d images in %s have just two values, as masks have; if they are masks, give the folder of images",
+            len(found),
+            source.root,
+        )
+        return
+    raise UserError(
+        f"{len(found)} of {len(infos)} images in {source.root} have just two values, as masks have: "
+        f"{abbreviate(found)}; leave them out with data.exclude=PATTERNS, or, if they are to be trained on, say "
+        "which images are: data.include='*' for all"
+    )
+
+
+def _with_frames(source: FileSource, infos: Sequence[ImageInfo | None], frames: str) -> FileSource:
+    """The source with each frame as an image of its file's name, label and group, where "all" are wanted."""
+    numbers = [info.frames if info else 1 for info in infos]
+    several = [f"{name} ({number})" for name, number in zip(source.names, numbers, strict=True) if number > 1]
+    if not several or frames == "first":
+        return source
+    if not frames:
+        raise UserError(
+            f"{len(several)} of {len(numbers)} images in {source.root} have several pages or frames: "
+            f"{abbreviate(several)}; set data.frames=first, or all, which makes each an image"
+        )
+    source = source.select([index for index, number in enumerate(numbers) for _ in range(number)])
+    return dataclasses.replace(source, numbers=tuple(frame for number in numbers for frame in range(number)))
+
+
+def _bits(infos: Sequence[ImageInfo | None]) -> tuple[int, str]:
+    """How many of 16 bits the samples use, and a line that says why."""
+    deep = [info for info in infos if info and info.brightest]
+    if not deep:
+        return 16, ""
+    brightest = max(info.brightest for info in deep)
+    declared = max(info.declared_bits for info in deep)
+    bits = max(declared, next(bits for bits in _BITS if brightest < 2**bits))
+    tag = f", and a tag declares {declared} bits" if declared else ""
+    return bits, (
+        f"data.window=auto: the largest value of {len(deep)} images of 16 bits is {brightest}{tag}, so 0 to "
+        f"{2**bits - 1} ({bits} bits) become black to white"
+    )
+
+
+def _small(source: FileSource, infos: Sequence[ImageInfo | None], image_size: int) -> str:
+    """A line about images that are much smaller than the others, or than they will be."""
+    known = [(name, info) for name, info in zip(source.names, infos, strict=True) if info]
+    if not known:
+        return ""
+    median = statistics.median(min(info.height, info.width) for _, info in known)
+    limit = max(image_size / 2, median / _LARGE)
+    small = [f"{name} ({info.width} x {info.height} px)" for name, info in known if min(info[:2]) < limit]
+    if not small:
+        return ""
+    return (
+        f"{len(small)} of {len(known)} images in {source.root} are small beside image_size={image_size} or the others, "
+        f"whose median side is {median:g} px: {abbreviate(small)}; data.exclude=PATTERNS leaves images out"
+    )
