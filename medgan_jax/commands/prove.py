@@ -9,8 +9,6 @@ this one, so that no held-out image reaches any of them. Stopped, the same comma
 """
 
 import contextlib
-import os
-from pathlib import Path
 from typing import Any
 
 from absl import flags
@@ -74,8 +72,8 @@ def main(argv: list[str]) -> int:
         steps=values.steps,
         ratios=_ratios(values.ratios),
     )
-    out = Path(cli.given("out", values.out)).expanduser()
-    generators = Path(os.path.expanduser(values.generators)) if values.generators else None
+    out = cli.given_path("out", values.out)
+    generators = cli.given_path("generators", values.generators) if values.generators else None
     code, verdict = prove(parse_config(values.config), out, settings, generators=generators, command=cli.command_line())
     if verdict is not None:
         print(table(verdict))

@@ -147,7 +147,9 @@ def _fold_data(config: Config, folds: int, fold: int) -> Config:
 def _divided(config: Config, folds: int, fold: int) -> tuple[CachedImages, CachedImages]:
     """The images to train on, and those held out."""
     data = _fold_data(config, folds, fold).data
-    training, held_out = load_dataset(data, image_size=config.image_size, channels=config.channels)
+    training, held_out = load_dataset(
+        data, image_size=config.image_size, channels=config.channels, progress=fold == 1
+    )  # what lies there is said once
     assert held_out is not None
     return training, held_out
 
@@ -237,7 +239,7 @@ def _fakes(
 
 def _check_saw(generator: TrainedGenerator, config: Config, place: Path) -> None:
     """Raises UserError where the generator was trained on other images than its fold leaves."""
-    training, _ = load_dataset(config.data, image_size=config.image_size, channels=config.channels)
+    training, _ = load_dataset(config.data, image_size=config.image_size, channels=config.channels, progress=False)
     if generator.about.get("data_digest") != training.digest:
         raise UserError(
             f"{place}: was not trained on exactly the images that data.fold={config.data.fold} of "

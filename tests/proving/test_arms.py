@@ -12,7 +12,7 @@ SYNTHETIC = np.arange(48) >= 16
 def drawn(arm):
     """Of each class, the probabilities that a real and that a fake is drawn."""
     shares = plan(arm, LABELS, SYNTHETIC, 2).shares
-    return [[shares[(LABELS == label) & (SYNTHETIC == side)].sum() for side in (False, True)] for label in (0, 1)]
+    return [[shares[(label == LABELS) & (side == SYNTHETIC)].sum() for side in (False, True)] for label in (0, 1)]
 
 
 @pytest.mark.parametrize(
