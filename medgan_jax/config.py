@@ -111,7 +111,9 @@ class DataConfig:
     labels_csv: str = _data("", "csv: the table, `image,label` with a header or without", may_change=True, was="labels")
     image_column: str = _data("image", "csv with a header: the column of image names")
     label_column: str = _data("label", "csv with a header: the column of labels")
-    group_column: str = _data("", "csv with a header: the column of patients or lesions, which are held out whole")
+    group_column: str = _data("",
+        "csv with a header: the column of patients or lesions, which are held out whole; of DICOM files "
+        "without it, Patient ID")
     class_filter: str = _data("", 'keep only the images of this class; "" keeps all', was="label")
     tfds_name: str = _data("", "tfds: the data set's name")
     split: str = _data("train",
@@ -120,10 +122,11 @@ class DataConfig:
     include: str = _data("", "folder, csv: only images whose path below data.path matches one of these patterns, "
         "separated by commas; * is any text, / too: *_left.png,healthy/*", may_change=True)
     exclude: str = _data("", "the same: no images that match one: *_mask.png,masks/*", may_change=True)
-    frames: str = _data("", "of TIFF, GIF, WebP and PNG files of several pages or frames: first | all, each an image; "
-        '"" refuses them', _one_of("", "first", "all"))
+    frames: str = _data("", "of TIFF, GIF, WebP, PNG and DICOM files of several pages or frames: first | all, each an "
+        'image; "" refuses them', _one_of("", "first", "all"))
     window: str = _data("auto", "which values become black and white: auto: of samples of more than 8 bits, the range "
-        "of as many bits as the data set uses | full: that of all bits | LOW,HIGH: these two",
+        "of as many bits as the data set uses, of DICOM the window of the file | full: that of all bits | LOW,HIGH: "
+        "these two, of DICOM after the modality LUT",
         Rule(lambda value: value in ("auto", "full") or _value_range(value) is not None,
             "auto, full, or LOW,HIGH, two numbers of which the first is smaller"))
     fit: str = _data("crop", "how images become square: crop: the centre | pad: all, on black | stretch: all, out of "

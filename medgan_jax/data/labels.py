@@ -18,6 +18,7 @@ def read_labels(
     prefix: str = "data.",
     field: str = "label_column",
     needs_header: bool = False,
+    quote: bool = True,
 ) -> dict[str, str]:
     """Labels by image name, in the order of a table: comma, semicolon or tab separated text.
 
@@ -31,6 +32,7 @@ def read_labels(
       prefix: for messages: "data." for fields of the config, "--" for the flags of a command.
       field: for messages: the setting that `label_column` comes from.
       needs_header: whether to refuse a table without a header.
+      quote: whether messages may quote rows: those about DICOM files may name patients.
 
     Raises:
       UserError: the table is missing or malformed, lacks a column or a header that it needs, or gives an image two
@@ -82,11 +84,12 @@ def read_labels(
     for number, row in rows:
         if len(row) != len(header) or not row[image_at] or not row[label_at]:
             raise UserError(
-                f"{place}: row {number} should have {len(header)} columns, image and label filled in, but is "
-                f"{delimiter.join(row)!r}"
+                f"{place}: row {number} should have {len(header)} columns, image and label filled in"
+                + (f", but is {delimiter.join(row)!r}" if quote else "")
             )
         if labels.setdefault(row[image_at], row[label_at]) != row[label_at]:
-            raise UserError(f"{place} gives two labels to {row[image_at]}, the second in row {number}; keep one")
+            image = row[image_at] if quote else "one image"
+            raise UserError(f"{place} gives two labels to {image}, the second in row {number}; keep one")
     return labels
 
 
