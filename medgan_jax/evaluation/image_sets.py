@@ -18,7 +18,7 @@ from medgan_jax.config import DataConfig, current_name, parse_data
 from medgan_jax.data.batches import load_dataset
 from medgan_jax.data.cache import inspect_files, load_cached
 from medgan_jax.data.classes import composed, in_proportion
-from medgan_jax.data.sources import FileSource, list_images, open_source
+from medgan_jax.data.sources import FileSource, file_source, list_images, open_source
 from medgan_jax.data.survey import survey
 from medgan_jax.errors import UserError, abbreviate
 from medgan_jax.metrics.distribution.features import (
@@ -286,7 +286,7 @@ def from_folder(folder: str, *, field: str, data: Mapping[str, Any]) -> ImageSet
     names = list_images(folder, field)
     if Path(folder, MANIFEST).exists():
         names = [name for name in names if name != GRID]
-    source = FileSource(folder, tuple(names))
+    source = file_source(folder, names)
     shapes = _shapes(source, data["cache_dir"])
     if not shapes:
         raise UserError(f"{field}={folder}: none of its {len(names)} images can be read; mend them, or give another")
