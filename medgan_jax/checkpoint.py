@@ -21,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Sharding
+from orbax.checkpoint._src.serialization import tensorstore_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from medgan_jax.errors import UserError
@@ -36,6 +37,9 @@ AnyDiscriminator = Discriminator | ResidualDiscriminator | ProjectedDiscriminato
 
 # TensorStore takes a backslash for a slash, and writes elsewhere; names that are not UTF-8 it refuses.
 _UNUSABLE = re.compile(r"[\\\ud800-\udfff]")
+# TensorStore locks the files that it writes, and a disk of NFS or Lustre may have no locks. Orbax has no option for it.
+tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT["file_io_locking"] = {"mode": "lockfile"}
+
 _TRIES = 20  # to read a network that a training replaces again and again
 _SAVING_REMEDY = "earlier checkpoints are untouched: make room and run the same command again"
 
