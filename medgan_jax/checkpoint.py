@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import logging
 import os
 import re
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from jax.sharding import Sharding
+from orbax.checkpoint._src.serialization import tensorstore_utils
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from medgan_jax.errors import UserError
@@ -35,6 +37,9 @@ AnyDiscriminator = Discriminator | ResidualDiscriminator | ProjectedDiscriminato
 
 # TensorStore takes a backslash for a slash, and writes elsewhere; names that are not UTF-8 it refuses.
 _UNUSABLE = re.compile(r"[\\\ud800-\udfff]")
+# TensorStore locks the files that it writes, and a disk of NFS or Lustre may have no locks. Orbax has no option for it.
+tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT["file_io_locking"] = {"mode": "lockfile"}
+
 _TRIES = 20  # to read a network that a training replaces again and again
 _SAVING_REMEDY = "earlier checkpoints are untouched: make room and run the same command again"
 
@@ -265,7 +270,11 @@ def load_networks(path: Path, sharding: Sharding) -> list[TrainedGenerator | Tra
     Raises UserError when nothing is there, or it is damaged.
     """
     folders = [path / name for name in _MODULES if (path / name).is_dir() and _has_step(path / name)]
-    return [_load(folder, list(_MODULES), sharding) for folder in folders or [path]]
+    networks = [_load(folder, list(_MODULES), sharding) for folder in folders or [path]]
+    if path.is_file() and isinstance(networks[0], TrainedGenerator):
+        with contextlib.suppress(UserError):  # most files hold one network
+            networks.append(load_discriminator(path, sharding))
+    return networks
 
 
 def _has_step(folder: Path) -> bool:
@@ -342,14 +351,17 @@ def _load_step(checkpoints: Checkpoints, step: int, name: str, about: dict[str, 
 
 def _load_file(path: Path, wanted: list[str], sharding: Sharding) -> Any:
     try:  # the one place outside `compat` and `commands` that needs it: all else works without that folder
-        from medgan_jax.compat.torch.convert import read_network
+        from medgan_jax.compat.torch.convert import described, read_network
     except ModuleNotFoundError as error:
         raise UserError(f"{path}: is a file, and reading one needs medgan_jax/compat; {_remedy(wanted)}") from error
 
-    found = read_network(path)
+    kinds = {GENERATOR_FOLDER: Generator, DISCRIMINATOR_FOLDER: Discriminator}
+    found = read_network(path, kinds=tuple(kinds[name] for name in wanted))
     name = GENERATOR_FOLDER if isinstance(found.module, Generator) else DISCRIMINATOR_FOLDER
     if name not in wanted:
         raise UserError(f"{path}: holds a {name} and no {wanted[0]}; {_remedy(wanted)}")
+    if found.key:
+        logging.getLogger(__name__).warning("%s: its %s is taken, %s", path, found.key, described(found.module))
     variables, about = jax.device_put(found.variables, sharding), {"imported_from": path.name}
     if isinstance(found.module, Generator):
         return TrainedGenerator(found.module, variables, found.inputs, 0, about, digest(found.variables))
@@ -358,4 +370,4 @@ def _load_file(path: Path, wanted: list[str], sharding: Sharding) -> Any:
 
 def _remedy(wanted: list[str]) -> str:
     start = "a training's workdir with a saved step, " if GENERATOR_FOLDER in wanted else ""
-    return f"give {start}a {' or '.join(wanted)} folder, or a PyTorch state dict (.pth)"
+    return f"give {start}a {' or '.join(wanted)} folder, or a PyTorch state dict (.pth, .safetensors)"

@@ -118,7 +118,8 @@ class DataConfig:
         "csv with a header: the column of labels; label stands for dx, diagnosis and the like too, and for a column "
         "for each class, with a 1 in the rows of its images and 0 elsewhere")
     group_column: str = _data("",
-        "csv with a header: the column of patients or lesions, which are held out whole; an image without one is alone")
+        "csv with a header: the column of patients or lesions, which are held out whole; an image without one is "
+        "alone; of DICOM files without such a column, Patient ID")
     on_missing: str = _data("refuse",
         "refuse | skip: csv: what to do about rows without an image, and images without a row or label",
         _one_of("refuse", "skip"), may_change=True)
@@ -130,10 +131,11 @@ class DataConfig:
     include: str = _data("", "folder, csv: only images whose path below data.path matches one of these patterns, "
         "separated by commas; * is any text, / too: *_left.png,healthy/*", may_change=True)
     exclude: str = _data("", "the same: no images that match one: *_mask.png,masks/*", may_change=True)
-    frames: str = _data("", "of TIFF, GIF, WebP and PNG files of several pages or frames: first | all, each an image; "
-        '"" refuses them', _one_of("", "first", "all"))
+    frames: str = _data("", "of TIFF, GIF, WebP, PNG and DICOM files of several pages or frames: first | all, each an "
+        'image; "" refuses them', _one_of("", "first", "all"))
     window: str = _data("auto", "which values become black and white: auto: of samples of more than 8 bits, the range "
-        "of as many bits as the data set uses | full: that of all bits | LOW,HIGH: these two",
+        "of as many bits as the data set uses, of DICOM the window of the file | full: that of all bits | LOW,HIGH: "
+        "these two, of DICOM after the modality LUT",
         Rule(lambda value: value in ("auto", "full") or _value_range(value) is not None,
             "auto, full, or LOW,HIGH, two numbers of which the first is smaller"))
     fit: str = _data("crop", "how images become square: crop: the centre | pad: all, on black | stretch: all, out of "

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import errno
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -40,6 +41,38 @@ def quoted(text: str) -> str:
     """Text from a file, such as the name of an array, for a message: in quotes, escaped, at most 64 characters."""
     shown = repr(text[:80])
     return shown if len(shown) <= 64 else f"{shown[:60]}...'"
+
+
+_GET_ITSELF = "download the file itself: its server may ask to log in or to confirm first"
+
+
+def stand_in(data: bytes) -> str | None:
+    """What a file is that was fetched in place of another: a pointer, a web page, a server's words. None for others.
+
+    Args:
+      data: the whole file, of pixels or weights by its name.
+
+    Returns:
+      What it is and what to do, to follow the file's name and "is": "a Git LFS pointer; run git lfs pull ...".
+    """
+    start = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, not the file itself; run git lfs pull in its repository, or download the file itself"
+    if start.startswith((b"/annex/objects/", b"../.git/annex/")):
+        return "a git-annex pointer, not the file itself; run git annex get in its repository"
+    if start.startswith(b"<") and (b"<html" in start or start.startswith(b"<!doctype html")):
+        return f"a web page (HTML), not the file itself; {_GET_ITSELF}"
+    try:
+        text = data.decode() if 0 < len(data) < 2**16 else ""
+    except UnicodeDecodeError:
+        return None
+    if not text.strip() or not all(character.isprintable() or character.isspace() for character in text):
+        return None
+    kind = "a text"
+    with contextlib.suppress(ValueError, RecursionError):
+        json.loads(text)
+        kind = "a JSON text"
+    return f"{'an XML text' if start.startswith(b'<') else kind}, {quoted(text.strip())}; {_GET_ITSELF}"
 
 
 def reason_of(error: OSError) -> str:

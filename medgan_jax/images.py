@@ -37,6 +37,7 @@ _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
 _OF_FRAMES = ("TIFF", "GIF", "WEBP", "PNG")  # a JPEG of several pictures is a photograph and its by-products
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
+    (128, b"DICM", DICOM),  # first: its preamble may be that of a TIFF
     (0, b"\xff\xd8\xff", IMAGE),
     (0, b"\x89PNG\r\n\x1a\n", IMAGE),
     (0, b"GIF8", IMAGE),
@@ -45,7 +46,6 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (8, b"WEBP", IMAGE),
     (4, b"jP  \r\n\x87\n", IMAGE),  # JPEG 2000, and its codestream
     (0, b"\xff\x4f\xff\x51", IMAGE),
-    (128, b"DICM", DICOM),
     (0, b"version https://git-lfs", "Git LFS pointer"),
     (0, b"%PDF", "PDF document"),
     (0, b"PK\x03\x04", "zip archive"),
@@ -69,6 +69,11 @@ _PATTERNS = (
     (rb"P[1-6]\s+[#\d]", IMAGE),  # PBM, PGM, PPM
     (rb"BM.{4}\0{4}.{4}[\x0c\x28\x6c\x7c]\0{3}", IMAGE),
     (rb"(?i)(\xef\xbb\xbf)?\s*(<!doctype html|<html|<head)", "web page"),
+    # DICOM without its preamble: an element of group 2 or 8, then its type, or an even length below 256.
+    (
+        rb"([\x02\x08]\0[\0-\x23]\0|\0[\x02\x08]\0[\0-\x23])(UL|UI|CS|OB|SH|DA|[\0-\xff]\0\0\0|\0\0\0[\0-\xff])",
+        DICOM,
+    ),
 )
 
 _REMEDIES = {
@@ -95,6 +100,7 @@ class ImageInfo(NamedTuple):
       brightest: the largest value of 16-bit samples, where the format does not say which value is white; else 0.
       declared_bits: how many of these 16 bits a tag declares to be used; 0 where none does.
       two_values: whether all pixels have one of just two colours. Of JPEG, never.
+      values: the least and greatest of a DICOM file's values, where it does not say which are black and white.
     """
 
     height: int
@@ -105,6 +111,7 @@ class ImageInfo(NamedTuple):
     brightest: int = 0
     declared_bits: int = 0
     two_values: bool = False
+    values: tuple[float, float] | None = None
 
 
 def recognise(head: bytes) -> str:

@@ -15,9 +15,11 @@ from jax.sharding import Mesh
 
 from medgan_jax.checkpoint import AnyGenerator, TrainedGenerator
 from medgan_jax.data.classes import class_number
+from medgan_jax.data.dicom import import_pydicom
+from medgan_jax.data.dicom_writer import SOP_CLASSES, encode_dicom
 from medgan_jax.errors import UserError, naming
 from medgan_jax.files import is_litter, lock
-from medgan_jax.images import image_grid, signed_to_uint8, write_png
+from medgan_jax.images import image_grid, replace_file, signed_to_uint8, write_png
 from medgan_jax.models.batch_norm import estimate_statistics
 from medgan_jax.progress import progress_bar
 from medgan_jax.rng import RngStream, rng_key
@@ -25,11 +27,12 @@ from medgan_jax.sharding import sharded
 
 MANIFEST = "manifest.csv"
 GRID = "grid.png"
+FORMATS = ("png", *SOP_CLASSES)
 _DEFAULT_IMAGES = 64
 _GRID_IMAGES = 64
 MAX_TRUNCATION = 4.0  # beyond, less than one number in 10,000 changes
 _STATISTICS_BATCHES, _STATISTICS_BATCH = 32, 16  # of truncated latents, for the batch statistics
-_OURS = re.compile(rf"\d{{6,}}\.png|{GRID}|{MANIFEST}")
+_OURS = re.compile(rf"\d{{6,}}\.(png|dcm)|{GRID}|{MANIFEST}")
 _BUSY = "{}: another process is writing images there; wait for it, or give another folder"
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
@@ -164,8 +167,9 @@ def sample_to_folder(
     prefix: str = "",
     label: str | None = None,
     truncation: float | None = None,
+    format: str = "png",
 ) -> Path:
-    """Writes PNG files 000000.png, 000001.png, ... and manifest.csv with the origin of each.
+    """Writes files 000000.png, 000001.png, ... and manifest.csv with the origin of each.
 
     Args:
       generator: what to sample from.
@@ -181,14 +185,15 @@ def sample_to_folder(
       label: the class of all images; None for all that the generator has learned, image i of class i modulo their
         number. The latents are the same either way.
       truncation: of the latents, see `seeded_latents`; goes with a seed.
+      format: one of `FORMATS`; DICOM files end in .dcm.
 
     Returns:
       The path of the manifest.
 
     Raises:
-      UserError: the generator has not learned the class; there are fewer latents than images asked for; or `out` is
-        a file, or holds anything (with `prefix`, anything named as ours) and `overwrite` is off, or holds such files
-        without a manifest.
+      UserError: the generator has not learned the class; there are fewer latents than images asked for; `format` needs
+        pydicom, which is not installed; or `out` is a file, or holds anything (with `prefix`, anything named as ours)
+        and `overwrite` is off, or holds such files without a manifest.
     """
     lead = f"{prefix}_" if prefix else ""
     manifest_path = out / (lead + MANIFEST)
@@ -197,14 +202,27 @@ def sample_to_folder(
     if latents is not None and num_images > len(latents):
         raise UserError(f"--num_images={num_images}, but --latents has {len(latents)} rows")
     labels_of = classes_of(generator, label)
+    if format != "png":
+        import_pydicom()
     _prepare_folder(out, overwrite, lead)
     latents_of = functools.partial(seeded_latents, seed, latent_dim=generator.latent_dim, truncation=truncation)
     if latents is not None:
         latents_of = functools.partial(np.take, latents, axis=0, mode="clip")
 
+    source = "" if latents is not None else seed
+
     def origin(index: int) -> tuple:
         of_class = generator.classes[labels_of(np.array([index]))[0]] if labels_of else ""
-        return "" if latents is not None else seed, index, generator.step, generator.digest, of_class, truncation
+        return source, index, generator.step, generator.digest, of_class, truncation
+
+    def write(index: int, image: np.ndarray) -> str:
+        name = f"{lead}{index:06d}.{'png' if format == 'png' else 'dcm'}"
+        if format == "png":
+            write_png(out / name, image)
+        else:
+            series = (generator.digest, source, label, truncation)
+            replace_file(out / name, encode_dicom(image, kind=format, origin=series, index=index))
+        return name
 
     batches = sample_batches(
         generator.module, truncated_variables(generator, truncation), latents_of, num_images,
@@ -221,8 +239,7 @@ def sample_to_folder(
         manifest = csv.writer(file)
         manifest.writerow(("file", "seed", "index", "step", "digest", "label", "truncation"))
         for batch in batches:
-            names = [f"{lead}{done + i:06d}.png" for i in range(len(batch))]
-            for name, _ in zip(names, pool.map(write_png, [out / name for name in names], batch), strict=True):
+            for name in pool.map(write, range(done, done + len(batch)), batch):
                 manifest.writerow((name, *origin(done)))  # only of an image that is on the disk
                 done += 1
             if grid:
@@ -251,14 +268,15 @@ def load_latents(path: Path, latent_dim: int) -> np.ndarray:
         latents = np.load(path, allow_pickle=False)
     except OSError as error:
         raise UserError(f"--latents={path}: cannot be read ({error})") from error
-    except (ValueError, EOFError) as error:  # whose text advises to allow files that run code
+    except (
+        Exception
+    ) as error:  # on damaged bytes NumPy raises nearly anything, and advises to allow files that run code
         raise UserError(f"--latents={path}: not a .npy file of numbers; save an array with numpy.save") from error
     if not isinstance(latents, np.ndarray):
         raise UserError(f"--latents={path}: an archive of arrays; save one array with numpy.save")
     if latents.ndim != 2 or latents.shape[1] != latent_dim or not len(latents):
         raise UserError(f"--latents={path}: shape {latents.shape}, but this generator takes (N, {latent_dim})")
-    real = np.issubdtype(latents.dtype, np.floating) or np.issubdtype(latents.dtype, np.integer)
-    if not real or not np.all(np.abs(latents) <= np.finfo(np.float32).max):
+    if latents.dtype.kind not in "fiu" or not np.all(np.abs(latents) <= np.finfo(np.float32).max):
         raise UserError(f"--latents={path}: must hold finite real numbers; it is of type {latents.dtype}")
     return latents.astype(np.float32)
 

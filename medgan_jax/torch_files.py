@@ -1,4 +1,4 @@
-"""Reads the tensors of PyTorch's files without PyTorch, and the arrays of NumPy's `.npz` files.
+"""Reads the tensors of PyTorch's files without PyTorch, of `.safetensors`, and the arrays of NumPy's `.npz` files.
 
 `torch.save` writes a pickle, which describes the tensors, and their numbers ("storages"), since PyTorch 1.6 within a
 zip archive. A pickle is a program: it names functions, and Python's unpickler calls them. Here it finds only those of
@@ -13,14 +13,17 @@ import pickle
 import pickletools
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import ml_dtypes
 import numpy as np
+import safetensors
 
-from medgan_jax.errors import UserError, quoted, reason_of
+from medgan_jax.errors import UserError, abbreviate, quoted, reason_of, stand_in
+
+Content = TypeVar("Content")
 
 MAX_BYTES = 2 * 2**30  # of a file and of all its arrays; the largest published classifiers take a quarter
 MAX_RATIO = 100  # of what comes out of a file to its size
@@ -29,7 +32,12 @@ MAX_DIMENSIONS = 16
 
 _MAGIC, _PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the format before 1.6
 _ZIP_MARKS = (b"PK\x03\x04", b"PK\x05\x06")  # the second of an empty archive
-_WRAPPERS = ("state_dict", "model")
+_WEIGHTS = (".pth", ".pt", ".ckpt", ".bin", ".safetensors")  # how their files are called
+_OTHERS = {  # files that are often given in their place, by how they begin
+    b"\x1f\x8b": "a gzip archive", b"BZh": "a bzip2 archive", b"\xfd7zXZ": "an xz archive",
+    b"\x28\xb5\x2f\xfd": "a zstd archive", b"7z\xbc\xaf": "a 7z archive", b"Rar!": "a RAR archive",
+    b"\x89HDF": "an HDF5 file, as Keras writes it",
+}  # fmt: skip
 _BIG_ENDIAN = "its numbers are not little-endian", "save it again on another machine"
 _COPY_AGAIN = "copy or download it again"
 _SAVE_STATE = "save the state dict alone, torch.save(model.state_dict(), file), and give that file"
@@ -42,24 +50,31 @@ class _Refused(Exception):
         super().__init__(f"{reason}; {remedy}")
 
 
-def read_state_dict(path: Path) -> dict[str, np.ndarray]:
-    """Reads a state dict that `torch.save` wrote: name to array, contiguous and of its own memory.
+def read_state_dicts(path: Path) -> dict[str, dict[str, np.ndarray]]:
+    """Reads all state dicts of a file that `torch.save` wrote: of each, name to array.
 
-    In the zip format (PyTorch 1.6 and later) or the one before it, and either as the file itself or as the one member,
-    `.pth` or `.pt`, of a zip archive. A state dict under the key `state_dict` or `model` of a checkpoint is found.
-    Types stay, but bfloat16 becomes float32. Nothing in the file is executed. Raises UserError when it cannot be read,
-    is larger than `MAX_BYTES`, damaged, or holds anything but a dict of tensors.
+    In the zip format (PyTorch 1.6 and later) or the one before it; or `.safetensors`; either as the file itself or as
+    the one file of weights in a zip archive. Arrays are contiguous and of their own memory. Types stay, but bfloat16
+    becomes float32. Nothing in the file is executed.
+
+    Returns:
+      State dicts by their key: "" where the file itself is one, else where it lies in the checkpoint, such as "netG" or
+      "ema.shadow". What an optimizer keeps is left out.
+
+    Raises:
+      UserError: it cannot be read, is larger than `MAX_BYTES`, damaged, holds no dict of tensors, or other objects.
     """
-    return _read(path, _state_dict)
+    return _read(path, _state_dicts)
 
 
 def read_arrays(path: Path, *, remedy: str = "") -> dict[str, np.ndarray]:
-    """Reads an `.npz` file of numbers, or a state dict; which it is, the content says. See `read_state_dict`.
+    """Reads an `.npz` file of numbers, or a state dict; which it is, the content says. See `read_state_dicts`.
 
-    `remedy` says what else to give; an error ends in it.
+    Of several state dicts it is that under the key `state_dict` or `model`. `remedy` says what else to give; an error
+    ends in it.
     """
     try:
-        return _read(path, lambda data: _npz(data) if _is_npz(data) else _state_dict(data))
+        return _read(path, lambda data: _npz(data) if _is_npz(data) else _one(_state_dicts(data)))
     except UserError as error:
         raise UserError(f"{error}, or {remedy}" if remedy else str(error)) from error
 
@@ -81,7 +96,7 @@ def checked_array(
     return array
 
 
-def _read(path: Path, parse: Callable[[bytes], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _read(path: Path, parse: Callable[[bytes], Content]) -> Content:
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -93,11 +108,33 @@ def _read(path: Path, parse: Callable[[bytes], dict[str, np.ndarray]]) -> dict[s
             raise _Refused(f"of {size:,} bytes, limit {MAX_BYTES:,}", _SAVE_STATE)
         if not data:
             raise _Refused("empty file")
+        _check_kind(data)
         return parse(data)
     except _Refused as refused:
         raise UserError(f"{path}: {refused}") from refused
     except Exception as error:  # on damaged bytes pickle, zipfile and NumPy raise nearly anything
         raise UserError(f"{path}: damaged, incomplete, or not only tensors; {_COPY_AGAIN}") from error
+
+
+def _check_kind(data: bytes) -> None:
+    """Raises _Refused where the file is of another kind, which it then says."""
+    if data[:99].lstrip().startswith(b"{") and b'"weight_map"' in data[:MAX_PICKLE_BYTES]:
+        raise _Refused("is the index of a network in several files", "save it in one file, and give that")
+    if found := stand_in(data):
+        raise _Refused(*f"is {found}".split("; ", 1))
+    kind = next((name for start, name in _OTHERS.items() if data.startswith(start)), None)
+    if kind or data[257:262] == b"ustar":
+        remedy = "unpack it and give the file within" if "HDF5" not in (kind or "") else _SAVE_STATE
+        raise _Refused(f"is {kind or 'a tar archive'}", remedy)
+
+
+def _one(found: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The only state dict, or that under one of the usual keys."""
+    if len(found) > 1:
+        found = {key: found[key] for key in ("state_dict", "model") if key in found} or found
+        if len(found) > 1 and "state_dict" not in found:
+            raise _Refused(f"holds the state dicts {abbreviate([quoted(key) for key in found])}", _SAVE_STATE)
+    return next(iter(found.values()))
 
 
 def _is_npz(data: bytes) -> bool:
@@ -116,25 +153,49 @@ def _npz(data: bytes) -> dict[str, np.ndarray]:
     return {name: np.array(array, array.dtype.newbyteorder("="), order="C") for name, array in arrays.items()}
 
 
-def _state_dict(data: bytes, *, nested: bool = False) -> dict[str, np.ndarray]:
+def _state_dicts(data: bytes, *, nested: bool = False) -> dict[str, dict[str, np.ndarray]]:
     """The arrays of a file in any of its forms; `nested`: it was itself within an archive."""
+    if data[8:9] == b"{":  # after the length of the header
+        return _safetensors(data)
     if not data.startswith(_ZIP_MARKS):
-        return _state_dict_before_1_6(data)
+        return _state_dicts_before_1_6(data)
     archive = _archive(data)
     names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
     roots = [name.removesuffix("/data.pkl") for name in names if name.split("/")[1:] == ["data.pkl"]]
     if len(roots) == 1:
         if f"{roots[0]}/byteorder" in names and _record(archive, f"{roots[0]}/byteorder") != b"little":
             raise _Refused(*_BIG_ENDIAN)
-        tensors = _tensors(_unpickled(io.BytesIO(_record(archive, f"{roots[0]}/data.pkl")), {}), len(data))
-        keys = {tensor.storage.key for tensor in tensors.values()}
-        return _arrays(tensors, {key: _record(archive, f"{roots[0]}/data/{key}") for key in keys})
-    if not nested and len(names) == 1 and names[0].endswith((".pth", ".pt")):
-        return _state_dict(_record(archive, names[0]), nested=True)
-    raise _Refused("an archive, but neither of PyTorch nor of a single .pth file", "unpack it and give the right file")
+        content = _unpickled(io.BytesIO(_record(archive, f"{roots[0]}/data.pkl")), {})
+        found = _tensors(content, len(data))
+        keys = {tensor.storage.key for tensors in found.values() for tensor in tensors.values()}
+        return _arrays(found, {key: _record(archive, f"{roots[0]}/data/{key}") for key in keys})
+    weights = [name for name in names if name.endswith(_WEIGHTS)]
+    if not nested and len(weights) == 1:
+        return _state_dicts(_record(archive, weights[0]), nested=True)
+    holds = abbreviate([quoted(name) for name in weights or names], 2) or "nothing"
+    raise _Refused(
+        f"is an archive, but neither of PyTorch nor of a single .pth file: it holds {holds}",
+        "unpack it and give the right file",
+    )
 
 
-def _state_dict_before_1_6(data: bytes) -> dict[str, np.ndarray]:
+def _safetensors(data: bytes) -> dict[str, dict[str, np.ndarray]]:
+    try:
+        views = safetensors.deserialize(data)
+    except safetensors.SafetensorError as error:
+        raise _Refused(f"no whole .safetensors file ({' '.join(str(error).split())[:80]})") from error
+    arrays = {}
+    for name, view in sorted(views, key=lambda item: item[0]):  # they come in no order
+        if view["dtype"] not in _SAFETENSORS:
+            raise _Refused(f"its entry {quoted(name)} is of the type {view['dtype']}", "save it as float32")
+        dtype = _DTYPES[_SAFETENSORS[view["dtype"]]]
+        arrays[name] = _native(np.frombuffer(view["data"], dtype).reshape(view["shape"]))
+    if not arrays:
+        raise _Refused("holds no tensors", _SAVE_STATE)
+    return {"": arrays}
+
+
+def _state_dicts_before_1_6(data: bytes) -> dict[str, dict[str, np.ndarray]]:
     """The arrays of a file in which five pickles and the storages follow each other."""
     file = io.BytesIO(data)
     try:
@@ -146,14 +207,14 @@ def _state_dict_before_1_6(data: bytes) -> dict[str, np.ndarray]:
     if not _unpickled(file, {})["little_endian"]:
         raise _Refused(*_BIG_ENDIAN)
     declared: dict[str, _Storage] = {}
-    tensors = _tensors(_unpickled(file, declared), len(data))
+    found = _tensors(_unpickled(file, declared), len(data))
     stored = {}
     for key in _unpickled(file, {}):
         (length,) = struct.unpack("<q", file.read(8))
         if length != declared[key].length:
             raise _Refused(f"storage {quoted(key)} is not of the size declared")
         stored[key] = file.read(declared[key].num_bytes)
-    return _arrays(tensors, stored)
+    return _arrays(found, stored)
 
 
 def _archive(data: bytes) -> zipfile.ZipFile:
@@ -200,36 +261,61 @@ class _Tensor(NamedTuple):
     stride: tuple[int, ...]
 
 
-def _tensors(content: Any, file_size: int) -> dict[str, _Tensor]:
-    """The state dict in what was unpickled."""
-    if isinstance(content, dict) and not any(isinstance(value, _Tensor) for value in content.values()):
-        content = next((content[key] for key in _WRAPPERS if isinstance(content.get(key), dict)), content)
-    if not isinstance(content, dict) or not content:
+def _tensors(content: Any, file_size: int) -> dict[str, dict[str, _Tensor]]:
+    """The state dicts in what was unpickled, by their keys."""
+    if not isinstance(content, dict):
         raise _Refused("holds no state dict", _SAVE_STATE)
-    for name, value in content.items():
-        if not isinstance(name, str) or not isinstance(value, _Tensor):
-            raise _Refused(f"its entry {quoted(str(name))} is no tensor", _SAVE_STATE)
-    _check_unfolded(sum(math.prod(tensor.size) * tensor.dtype.itemsize for tensor in content.values()), file_size)
-    return content
+    found = dict(_dicts_of_tensors(content, (), set()))
+    if not found:
+        raise _Refused("holds no state dict", _SAVE_STATE)
+    for tensors in found.values():
+        for name, value in tensors.items():
+            if not isinstance(name, str) or not isinstance(value, _Tensor):
+                raise _Refused(f"its entry {quoted(str(name))} is no tensor", _SAVE_STATE)
+    views = [tensor for tensors in found.values() for tensor in tensors.values()]
+    _check_unfolded(sum(math.prod(tensor.size) * tensor.dtype.itemsize for tensor in views), file_size)
+    return found
 
 
-def _arrays(tensors: dict[str, _Tensor], stored: dict[str, bytes]) -> dict[str, np.ndarray]:
+def _dicts_of_tensors(content: dict, path: tuple[str, ...], seen: set[int]) -> Iterator[tuple[str, dict]]:
+    """Dicts with tensors and no such dict among their values: beside one, a tensor is no weight, but fixed noise."""
+    if id(content) in seen or "param_groups" in content:  # the latter of an optimizer
+        return
+    seen.add(id(content))  # a pickle may have a dict hold itself
+    inner = [
+        item
+        for key, value in content.items()
+        if isinstance(value, dict)
+        for item in _dicts_of_tensors(value, (*path, str(key)), seen)
+    ]
+    if not inner and any(isinstance(value, _Tensor) for value in content.values()):
+        yield ".".join(path), content
+    yield from inner
+
+
+def _arrays(found: dict[str, dict[str, _Tensor]], stored: dict[str, bytes]) -> dict[str, dict[str, np.ndarray]]:
     """Copies the tensors from the bytes of their storages, by key."""
-    arrays = {}
-    for name, (storage, dtype, offset, size, stride) in tensors.items():
-        data = stored.get(storage.key, b"")
-        if len(data) != storage.num_bytes:
-            raise _Refused(f"the storage of {quoted(name)} is incomplete, or not of the size declared")
-        flat = np.frombuffer(data, dtype, len(data) // dtype.itemsize)
-        steps = [step * dtype.itemsize for step in stride]
-        view = flat[:0].reshape(size) if 0 in size else np.lib.stride_tricks.as_strided(flat[offset:], size, steps)
-        array = np.array(view, dtype.newbyteorder("="), order="C")
-        if dtype == _DTYPES["bfloat16"]:
-            array = array.astype(np.float32)
-        elif dtype.kind == "b":
-            array = np.asarray(array.view(np.uint8) != 0)  # a damaged file may hold other bytes than 0 and 1
-        arrays[name] = array
-    return arrays
+    return {key: {name: _copied(name, tensors[name], stored) for name in tensors} for key, tensors in found.items()}
+
+
+def _copied(name: str, tensor: _Tensor, stored: dict[str, bytes]) -> np.ndarray:
+    storage, dtype, offset, size, stride = tensor
+    data = stored.get(storage.key, b"")
+    if len(data) != storage.num_bytes:
+        raise _Refused(f"the storage of {quoted(name)} is incomplete, or not of the size declared")
+    flat = np.frombuffer(data, dtype, len(data) // dtype.itemsize)
+    steps = [step * dtype.itemsize for step in stride]
+    return _native(flat[:0].reshape(size) if 0 in size else np.lib.stride_tricks.as_strided(flat[offset:], size, steps))
+
+
+def _native(view: np.ndarray) -> np.ndarray:
+    """A copy in the machine's byte order, bfloat16 as float32."""
+    array = np.array(view, view.dtype.newbyteorder("="), order="C")
+    if view.dtype == _DTYPES["bfloat16"]:
+        return array.astype(np.float32)
+    if view.dtype.kind == "b":
+        return np.asarray(array.view(np.uint8) != 0)  # a damaged file may hold other bytes than 0 and 1
+    return array
 
 
 class _Dict(dict):
@@ -275,7 +361,17 @@ _STORAGES = {
     "Double": "float64", "Float": "float32", "Half": "float16", "BFloat16": "bfloat16", "Long": "int64",
     "Int": "int32", "Short": "int16", "Char": "int8", "Byte": "uint8", "Bool": "bool", "Untyped": "uint8",
 }  # fmt: skip
+_SAFETENSORS = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
+    "I16": "int16", "I8": "int8", "U64": "uint64", "U32": "uint32", "U16": "uint16", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+_LEFT_OUT = (  # what trainings keep beside weights, and what it is made of; none of it is made here
+    "argparse.Namespace", "torch.device", "numpy.dtype", "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar", "numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
+    "numpy.ndarray", "_codecs.encode", "pathlib.PosixPath", "pathlib.WindowsPath",
+)  # fmt: skip
 _GLOBALS: dict[str, np.dtype | Callable] = {
+    **dict.fromkeys(_LEFT_OUT, lambda *_: None),
     **{f"torch.{name}": dtype for name, dtype in _DTYPES.items()},
     **{f"torch.{name}Storage": _DTYPES[dtype] for name, dtype in _STORAGES.items()},
     "torch.storage.UntypedStorage": _DTYPES["uint8"],
@@ -317,10 +413,12 @@ _INSTRUCTIONS = {
     "BINFLOAT", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING", "EMPTY_DICT", "EMPTY_LIST",
     "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "BINPUT",
     "LONG_BINPUT", "MEMOIZE", "BINGET", "LONG_BINGET", "GLOBAL", "STACK_GLOBAL", "BINPERSID", "REDUCE", "BUILD",
+    "NEWOBJ",
 }  # fmt: skip
 _REPLACED = {
     "EMPTY_DICT": b"ccollections\nOrderedDict\n)R",  # a `_Dict`
     "BUILD": b"0",  # POP: nothing that a pickle names or makes gets attributes
+    "NEWOBJ": b"R",  # what `find_class` gives is called, and has no classes
     "FRAME": b"",  # its length would be wrong now
 }
 

@@ -312,7 +312,7 @@ def test_what_holds_no_generator_is_refused(tmp_path, shared):
         ("missing", "no such folder"),
         ("training", "holds no generator"),
         ("training/generator", "holds no generator"),
-        ("file", "no file of PyTorch"),
+        ("file", "is a text, 'hello'; "),
     ):
         with pytest.raises(UserError, match=f"^{tmp_path / name}: .*{says}"):
             load_generator(tmp_path / name, shared)

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from PIL import Image
 
 from medgan_jax.checkpoint import TrainedGenerator
+from medgan_jax.data.dicom import decode_dicom
 from medgan_jax.errors import UserError
 from medgan_jax.models.batch_norm import estimate_statistics
 from medgan_jax.models.dcgan import Generator
@@ -127,6 +128,17 @@ def test_grey_images_are_grey_files(generator, tmp_path):
     for name in ("000000.png", "grid.png"):
         with Image.open(tmp_path / "a" / name) as image:
             assert image.mode == "L"
+
+
+@pytest.mark.parametrize("format", ["dicom", "dicom-dermoscopic"])
+def test_dicom_files_hold_the_pixels_of_the_png_files(format, generator, tmp_path):
+    sample(generator, tmp_path / "a")
+    expected = pixels(tmp_path / "a")
+    files = sample(generator, tmp_path / "a", format=format, overwrite=True)
+    assert sample(generator, tmp_path / "b", format=format, batch_size=2) == files
+    assert column(tmp_path / "a", "file") == [f"{i:06d}.dcm" for i in range(7)] == sorted(set(files) - {"manifest.csv"})
+    images = [decode_dicom(files[f"{i:06d}.dcm"], channels=3) for i in range(7)]
+    np.testing.assert_array_equal(images, expected)
 
 
 def test_a_folder_in_use_is_refused(generator, tmp_path):

@@ -2,8 +2,9 @@
 
     medgan export-torch runs/melanoma --out=netG.pth
 
-The file is one that `torch.load(weights_only=True)` reads and that the published classes of DCGAN and SNGAN load
-strictly, spectral norm as `torch.nn.utils.spectral_norm` keeps it. PyTorch is not needed.
+The file is one that `torch.load(weights_only=True)` reads, or `safetensors.torch.load_file` where its name ends in
+.safetensors, and that the published classes of DCGAN and SNGAN load strictly, spectral norm as
+`torch.nn.utils.spectral_norm` keeps it. PyTorch is not needed.
 """
 
 from pathlib import Path
@@ -21,7 +22,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "checkpoint", action=PathFlag, help="a training's workdir, or a generator or discriminator folder"
     )
-    parser.add_argument("--out", action=PathFlag, required=True, help="file to write, such as netG.pth")
+    parser.add_argument("--out", action=PathFlag, required=True, help="file to write: netG.pth or netG.safetensors")
     parser.add_argument(
         "--network",
         choices=("generator", "discriminator"),
@@ -31,7 +32,7 @@ def main(argv: list[str]) -> None:
 
     from medgan_jax.checkpoint import TrainedGenerator, load_discriminator, load_generator, load_networks
     from medgan_jax.compat.torch.convert import to_state_dict
-    from medgan_jax.compat.torch.write import write_state_dict
+    from medgan_jax.compat.torch.write import is_safetensors, write_state_dict
     from medgan_jax.sharding import data_mesh, replicated
 
     out = Path(args.out)
@@ -55,4 +56,5 @@ def main(argv: list[str]) -> None:
     write_state_dict(out, state)
     kind = "generator" if isinstance(network, TrainedGenerator) else "discriminator"
     print(f"wrote {args.out}: the {kind} of step {network.step}; in PyTorch:")
-    print(f"  {kind}.load_state_dict(torch.load({args.out!r}, weights_only=True))")
+    read = "safetensors.torch.load_file({!r})" if is_safetensors(out) else "torch.load({!r}, weights_only=True)"
+    print(f"  {kind}.load_state_dict({read.format(args.out)})")

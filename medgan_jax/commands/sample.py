@@ -1,8 +1,9 @@
-"""Samples images from a trained generator: PNG files, and manifest.csv with the origin of each.
+"""Samples images from a trained generator: PNG or DICOM files, and manifest.csv with the origin of each.
 
 python sample.py --checkpoint=runs/melanoma --num_images=1000 --out=synthetic --seed=0
 python sample.py --config=configs/control_file.py:generate.yaml   a control file of MedImageGAN, as it is
 python sample.py --checkpoint=runs/lesions --label=malignant --out=synthetic   of one class; without, all in turn
+python sample.py --checkpoint=runs/melanoma --format=dicom --out=synthetic     marked as synthetic, of no patient
 python sample.py --checkpoint=runs/melanoma --interpolate=walk.mp4 --num_images=8   a movie from image to image
 
 Image i depends on the generator, the seed, the class and i alone, whatever the batch size and number of devices.
@@ -48,6 +49,13 @@ def main(argv: list[str]) -> None:
         "cut off the latents' tails there, such as 1 or 2; with batch normalisation changes little",
         **define,
     )
+    flags.DEFINE_enum(
+        "format",
+        "png",
+        ["png", "dicom", "dicom-dermoscopic"],
+        "of the images; dicom: Secondary Capture, dicom-dermoscopic: Dermoscopic Photography; needs pydicom",
+        **define,
+    )
     flags.DEFINE_string(
         "interpolate", None, "a .webp, .gif or .mp4 file in place of --out: each image turns into the next", **define
     )
@@ -62,6 +70,10 @@ def main(argv: list[str]) -> None:
     movie = movie_path(values.interpolate, grid=values.grid, overwrite=values.overwrite)
     if movie and values.out is not None:
         raise UserError(f"--out={values.out}: --interpolate writes its movie only; leave out one of them")
+    if movie and values.format != "png":
+        raise UserError(
+            f"--format={values.format}: is of images, and --interpolate writes a movie; leave out one of them"
+        )
     num_images, seed, prefix, image_size = values.num_images, values.seed, "", None
     if config is None:
         checkpoint = cli.given_path("checkpoint", values.checkpoint)
@@ -95,5 +107,7 @@ def main(argv: list[str]) -> None:
         write_walk(generator, movie, **what)
         print(f"wrote {movie}")
         return
-    manifest = sample_to_folder(generator, out, **what, grid=values.grid, overwrite=values.overwrite, prefix=prefix)
+    manifest = sample_to_folder(
+        generator, out, **what, grid=values.grid, overwrite=values.overwrite, prefix=prefix, format=values.format
+    )
     print(f"wrote the images that {manifest} names{', and a grid of them' if values.grid else ''}")

@@ -198,7 +198,8 @@ def _describe(bad: dict[int, str], source: ImageSource) -> str:
     for index, reason in bad.items():
         names[reason].append(source.names[index])
     listing = [f"{abbreviate(those, limit=8)} ({reason})" for reason, those in names.items()]
-    return f"{len(bad)} of {len(source)} images in {source.root} cannot be read: {abbreviate(listing, limit=20)}"
+    which = f", which python -m medgan_jax.data.dicom {source.root} NAME finds" if source.files else ""
+    return f"{len(bad)} of {len(source)} images in {source.root} cannot be read: {abbreviate(listing, limit=20)}{which}"
 
 
 def _read_index(path: Path, number: int, image_size: int, channels: int) -> dict[int, str] | None:
@@ -292,9 +293,10 @@ def _examine_files(paths: Sequence[Path], *, memo_path: Path, progress: bool) ->
         memo = {}
     now = time.time_ns()
     stamps = {path: _stamp(path) for path in paths}
+    keys = {path: _digest(str(path)) for path in paths}  # a path may name a patient
     known: dict[Path, tuple[str, Sequence[Any] | None]] = {}
     for path, stamp in stamps.items():
-        before, *entry = memo.get(str(path), [None])
+        before, *entry = memo.get(keys[path], [None])
         if stamp and before == stamp:
             known[path] = (entry[0], entry[1])
 
@@ -306,7 +308,7 @@ def _examine_files(paths: Sequence[Path], *, memo_path: Path, progress: bool) ->
     for path in lacking:
         stamp = stamps[path]
         if examined[path][0] != _UNREADABLE and stamp and now - max(stamp[1:3]) > _RACY_NS:
-            memo[str(path)] = [stamp, *examined[path]]
+            memo[keys[path]] = [stamp, *examined[path]]
     if lacking:
         with contextlib.suppress(OSError):  # the memo only saves time
             images.replace_file(memo_path, json.dumps(memo).encode())

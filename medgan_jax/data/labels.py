@@ -47,7 +47,13 @@ class Row(NamedTuple):
 
 
 def read_labels(
-    path: str, *, image_column: str, label_column: str, group_column: str = "", prefix: str = "data."
+    path: str,
+    *,
+    image_column: str,
+    label_column: str,
+    group_column: str = "",
+    prefix: str = "data.",
+    quote: bool = True,
 ) -> dict[str, Row]:
     """The rows of a table by image name, in its order: comma, semicolon or tab separated, UTF-8 or UTF-16.
 
@@ -68,6 +74,7 @@ def read_labels(
       label_column: the column of labels, where there is a header.
       group_column: the column of patients or lesions; "" for none.
       prefix: for messages: "data." for fields of the config, "--" for the flags of a command.
+      quote: whether messages may quote rows: those about DICOM files may name patients.
 
     Raises:
       UserError: the table is missing or malformed, lacks a column or a header that it needs, or gives an image two
@@ -78,7 +85,7 @@ def read_labels(
     if not path:
         raise UserError(f"{setting} is empty: give the table of labels")
     (_, header), *rows = cells = _read_cells(path, place)
-    table = _Table(place, prefix, header, rows)
+    table = _Table(place, prefix, header, rows, quote)
     image_at = table.find("image_column", image_column, _IMAGE_COLUMNS)
     if image_at is None:
         if group_column:
@@ -91,7 +98,7 @@ def read_labels(
                 f"{place} has neither a column {image_column!r} nor just two columns, image and label: set "
                 f"{prefix}image_column and {prefix}label_column to two of {table.columns}"
             )
-        table = _Table(place, prefix, ["image", "label"], cells)
+        table = _Table(place, prefix, ["image", "label"], cells, quote)
         image_at, image_column, label_column = 0, "image", "label"
     table.check_filled(image_at)
     group_at = table.find("group_column", group_column) if group_column else None
@@ -107,11 +114,11 @@ def read_labels(
         if not label:
             continue
         if "\n" in label:
-            raise UserError(f"{place}: row {number} has a label of several lines, {quoted(label)}; close its quotes")
+            shown = f", {quoted(label)}" if quote else ""
+            raise UserError(f"{place}: row {number} has a label of several lines{shown}; close its quotes")
         if difference := _differ(found.setdefault(row[image_at], Row(label, group)), Row(label, group)):
-            raise UserError(
-                f"{place} gives two {difference} to {abbreviate([row[image_at]])}, the second in row {number}; keep one"
-            )
+            image = abbreviate([row[image_at]]) if quote else "one image"
+            raise UserError(f"{place} gives two {difference} to {image}, the second in row {number}; keep one")
     return found
 
 
@@ -121,12 +128,13 @@ def _differ(one: Row, other: Row) -> str:
 
 
 class _Table(NamedTuple):
-    """A table: its place and the prefix of settings for messages, the names of its columns, and its numbered rows."""
+    """Names of columns and numbered rows; for messages a table's place, the prefix of settings, whether to quote."""
 
     place: str
     prefix: str
     header: list[str]
     rows: list[tuple[int, list[str]]]
+    quote: bool
 
     @property
     def columns(self) -> str:
@@ -152,8 +160,8 @@ class _Table(NamedTuple):
         for number, row in self.rows:
             if len(row) != len(self.header) or not row[image_at]:
                 raise UserError(
-                    f"{self.place}: row {number} should have {len(self.header)} columns, that of the image filled in, "
-                    f"but is {quoted(','.join(row))}"
+                    f"{self.place}: row {number} should have {len(self.header)} columns, that of the image filled in"
+                    + (f", but is {quoted(','.join(row))}" if self.quote else "")
                 )
 
     def labels(self, label_column: str, taken: set[int | None]) -> tuple[list[str], str]:
@@ -260,22 +268,22 @@ def match_labels(
       UserError: table and folder do not match one to one, or where that is skipped, not at all; or a row fits several
         files, or rows of different labels the same file.
     """
-    files = _spellings(names)
+    files = spellings(names)
     logger = logging.getLogger(__name__)
     skipping = f", or set {prefix}on_missing=skip" if on_missing == "refuse" else ""
     found: dict[str, Row] = {}
     missing = []
     for image, row in table.items():
-        fitting = _fitting(image, files)
-        if not fitting:
+        candidates = fitting(image, files)
+        if not candidates:
             missing.append(image)
             continue
-        if len(fitting) > 1:
+        if len(candidates) > 1:
             raise UserError(
-                f"{table_path}: {abbreviate([image])} fits several files in {folder}: {abbreviate(sorted(fitting))}; "
-                "name files by path and extension"
+                f"{table_path}: {abbreviate([image])} fits several files in {folder}: "
+                f"{abbreviate(sorted(candidates))}; name files by path and extension"
             )
-        (name,) = fitting
+        (name,) = candidates
         if difference := _differ(found.setdefault(name, row), row):
             raise UserError(f"{table_path} gives two {difference} to {name} in {folder}; keep one")
     if missing:
@@ -297,7 +305,7 @@ def match_labels(
     return {name: found[name] for name in names if name in found}
 
 
-def _spellings(names: Sequence[str]) -> dict[tuple[str, str], set[str]]:
+def spellings(names: Sequence[str]) -> dict[tuple[str, str], set[str]]:
     """Files by what a table may call them, and by how close that is."""
     files = defaultdict(set)
     for name in names:
@@ -314,7 +322,7 @@ def _spellings(names: Sequence[str]) -> dict[tuple[str, str], set[str]]:
     return files
 
 
-def _fitting(image: str, files: dict[tuple[str, str], set[str]]) -> set[str]:
+def fitting(image: str, files: dict[tuple[str, str], set[str]]) -> set[str]:
     """The files that a table may mean by `image`: those of the closest spelling that there is."""
     folded = _folded(image)
     stem, extension = os.path.splitext(folded)

@@ -5,7 +5,7 @@ import fnmatch
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from medgan_jax.errors import UserError, abbreviate, reason_of
 from medgan_jax.images import DICOM, HEAD, IMAGE, recognise
@@ -111,10 +111,12 @@ def _other_kind(path: str) -> str:
     if os.path.isfile(path):  # and not a pipe, which would keep us waiting
         with contextlib.suppress(OSError), open(path, "rb") as file:
             kind = recognise(file.read(HEAD))
+    if kind == DICOM and name.upper() == "DICOMDIR":  # the table of contents of a medium
+        return "DICOMDIR"
     return "" if kind in (IMAGE, DICOM) else kind or suffix or "without extension"
 
 
-def refuse_annotations(names: Sequence[str], *, folder: str) -> None:
+def refuse_annotations(names: Sequence[str], *, folder: str, shown: Callable[[str], str] = str) -> None:
     """Refuses masks, superpixels and other annotations that lie among images.
 
     They are known by their names: "x_mask" where there is an image "x" too, all of a folder such as "masks" beside
@@ -123,6 +125,7 @@ def refuse_annotations(names: Sequence[str], *, folder: str) -> None:
     Args:
       names: paths of images below `folder`.
       folder: for messages.
+      shown: what a message calls a file.
 
     Raises:
       UserError: there are any.
@@ -149,9 +152,10 @@ def refuse_annotations(names: Sequence[str], *, folder: str) -> None:
             found[name] = f"*{of}{suffix}" if match[1] else f"*{of}*{suffix}"
     if found:
         patterns = ",".join(dict.fromkeys(found.values()))
+        listing = abbreviate([shown(name) for name in found])
         raise UserError(
             f"data.path={folder}: {len(found)} of {len(names)} images are masks or annotations of others by their "
-            f"names ({abbreviate(list(found))}); leave them out with data.exclude='{patterns}', or, if they are to be "
+            f"names ({listing}); leave them out with data.exclude='{patterns}', or, if they are to be "
             "trained on, say which images are: data.include='*' for all"
         )
 

@@ -4,22 +4,30 @@ Each is an `ImageSource`, opened by `open_source`. Opening lists and labels the 
 """
 
 import abc
+import contextlib
 import dataclasses
 import difflib
 import hashlib
 import logging
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from medgan_jax.data import phantom
+from medgan_jax.data import dicom, phantom
 from medgan_jax.data.classes import composed
-from medgan_jax.data.labels import match_labels, read_labels
-from medgan_jax.data.listing import choose_split, describe_counts, find_images, list_images, refuse_annotations
+from medgan_jax.data.labels import Row, fitting, match_labels, read_labels, spellings
+from medgan_jax.data.listing import (
+    IMAGE_SUFFIXES,
+    choose_split,
+    describe_counts,
+    find_images,
+    list_images,
+    refuse_annotations,
+)
 from medgan_jax.errors import UserError, abbreviate
 from medgan_jax.files import expanded
 from medgan_jax.images import (
@@ -37,7 +45,7 @@ from medgan_jax.images import (
 if TYPE_CHECKING:
     from medgan_jax.config import DataConfig
 
-__all__ = ["FileSource", "ImageSource", "PhantomSource", "TfdsSource", "list_images", "open_source"]
+__all__ = ["FileSource", "ImageSource", "PhantomSource", "TfdsSource", "file_source", "list_images", "open_source"]
 
 Window = str | tuple[float, float]  # "auto", "full", or the values that become black and white
 PHANTOM_SEED = 0  # the phantoms are one fixed data set, whatever the seed of the training
@@ -53,6 +61,7 @@ class ImageSource(abc.ABC):
       labels: the class of each image; None if the set is unlabelled.
       groups: the patient or lesion that each image shows; None where that is unknown.
       numbers: of each image among the records or phantoms; of files, the frame, or None where all are the first.
+      files: of DICOM files, the paths below `root`, whose digests are the names; None elsewhere.
       window: which samples become black and white, as data.window says.
       fit: how images become square, as data.fit says.
     """
@@ -62,6 +71,7 @@ class ImageSource(abc.ABC):
     labels: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
     numbers: tuple[int, ...] | None = None
+    files: tuple[str, ...] | None = None
     window: Window = "auto"
     fit: str = "crop"
 
@@ -71,7 +81,7 @@ class ImageSource(abc.ABC):
 
     def select(self, indices: Sequence[int]) -> Self:
         """Some of the images, in the order of `indices`."""
-        columns = {name: getattr(self, name) for name in ("names", "labels", "groups", "numbers")}
+        columns = {name: getattr(self, name) for name in ("names", "labels", "groups", "numbers", "files")}
         kept: dict[str, Any] = {
             name: tuple(column[index] for index in indices) for name, column in columns.items() if column
         }
@@ -136,15 +146,17 @@ class FileSource(ImageSource):
 
     Attributes:
       bits: how many of 16 bits the samples of the data set use, see `decode_image`.
+      values: the range of values of DICOM files that do not say what is to be shown, see `decode_dicom`.
       left_out: what else lies in the folder, for messages.
     """
 
     bits: int = 16
+    values: tuple[float, float] | None = None
     left_out: str = ""
 
     def path(self, index: int) -> Path:
         """The file of an image."""
-        return Path(self.root, self.names[index])
+        return Path(self.root, (self.files or self.names)[index])
 
     def read(self, index: int, image_size: int, channels: int) -> np.ndarray:
         """See `ImageSource`."""
@@ -154,6 +166,7 @@ class FileSource(ImageSource):
             min_side=image_size,
             window=self.window,
             bits=self.bits,
+            values=self.values,
             frame=self.numbers[index] if self.numbers else 0,
         )
         return resize(image, image_size, fit=self.fit)
@@ -161,18 +174,27 @@ class FileSource(ImageSource):
     def recipe(self) -> list[str]:
         """See `ImageSource`."""
         recipe = super().recipe()
+        if self.files:
+            recipe += [f"dicom {dicom.VERSION}", f"window={self.window}", f"values={self.values}"]
         return recipe if self.bits == 16 else [*recipe, f"bits={self.bits}"]
 
     def content_ids(self, digest_files: Callable[[Sequence[Path]], list[str]]) -> list[str]:
         """See `ImageSource`."""
-        digests = digest_files([Path(self.root, name) for name in self.names])
+        digests = digest_files([self.path(index) for index in range(len(self))])
         if not self.numbers:
             return digests
         return [f"{digest} {frame}" for digest, frame in zip(digests, self.numbers, strict=True)]
 
 
 def decode_file(
-    data: bytes, *, channels: int, min_side: int | None, window: Window, bits: int, frame: int
+    data: bytes,
+    *,
+    channels: int,
+    min_side: int | None,
+    window: Window,
+    bits: int,
+    values: tuple[float, float] | None,
+    frame: int,
 ) -> np.ndarray:
     """Decodes an image file of any kind: uint8, (height, width, channels).
 
@@ -182,13 +204,14 @@ def decode_file(
       min_side: the size that it will be resized to, see `decode_image`.
       window: as data.window says: of DICOM files "auto" is their own.
       bits: how many of 16 bits the samples of the data set use.
+      values: of DICOM files, what to show where they do not say.
       frame: which one of a file of several, from 0.
 
     Raises:
       ImageError: its bytes are not a usable image.
     """
     if recognise(data[:HEAD]) == DICOM:
-        raise ImageError(DICOM)
+        return dicom.decode_dicom(data, channels=channels, window=window, otherwise=values, frame=frame)
     return decode_image(
         data, channels=channels, min_side=min_side, window=bits if isinstance(window, str) else window, frame=frame
     )
@@ -202,67 +225,143 @@ def inspect_file(path: str | os.PathLike) -> ImageInfo:
       OSError: it cannot be read.
     """
     with open(path, "rb") as file:
-        if recognise(file.read(HEAD)) == DICOM:
-            raise ImageError(DICOM)
+        head = file.read(HEAD)
+        if recognise(head) == DICOM:
+            return dicom.inspect_dicom(head + file.read())
     return inspect_image(path)
 
 
 def _open_folder(data: "DataConfig") -> FileSource:
-    """A flat folder of images, or a subfolder for each class, as torchvision's ImageFolder has it."""
+    """A flat folder of images, or a subfolder for each class, as torchvision's ImageFolder has it.
+
+    Of DICOM files, folders may also be called as their patients.
+    """
     found, left_out = _find(data)
     names, inside, of_other_splits = choose_split(found, data.split, folder=data.path)
-    flat = [name for name in inside if "/" not in name]
+    source = file_source(data.path, names)
+    folders = [name.partition("/")[0] if "/" in name else "" for name in inside]
+    identities = _identities(source)
+    if _are_patients(folders, identities):
+        logging.getLogger(__name__).warning("folders in %s are called as patients, so they are no classes", data.path)
+        folders = [""] * len(names)
+    flat = [name for name, folder in zip(source.names, folders, strict=True) if not folder]
     if flat and len(flat) < len(names):
         raise UserError(
             f"data.path={data.path} holds images ({abbreviate(flat)}) beside folders of images, so their classes "
             "are unclear: move the loose images into a class folder, or elsewhere"
         )
-    labels = None if flat else tuple(name.split("/")[0] for name in inside)
+    labels = None if flat else tuple(folders)
     left_out.update(of_other_splits)
-    return _file_source(data, names, labels, None, left_out)
+    return _with_settings(source, data, labels, _patients(source, identities), left_out)
 
 
 def _open_csv(data: "DataConfig") -> FileSource:
     """A folder of images, and a table that labels each of them."""
     found, left_out = _find(data)
+    source = file_source(data.path, found)
+    identities = _identities(source)
     columns = {field: getattr(data, field) for field in ("image_column", "label_column", "group_column")}
-    table = read_labels(data.labels_csv, **columns)
-    rows = match_labels(found, table, folder=data.path, table_path=data.labels_csv, on_missing=data.on_missing)
-    groups = None
+    table = read_labels(data.labels_csv, quote=not source.files, **columns)
+    if source.files:
+        table = _by_public_name(table, source, identities, data.labels_csv)
+    rows = match_labels(source.names, table, folder=data.path, table_path=data.labels_csv, on_missing=data.on_missing)
+    groups = _patients(source, identities)
     if data.group_column:
-        groups = tuple(row.group or name for name, row in rows.items())
+        public = dicom.public_name if source.files else str
+        groups = tuple(public(rows[name].group) if name in rows and rows[name].group else name for name in source.names)
         if alone := [name for name, row in rows.items() if not row.group]:
             logging.getLogger(__name__).warning(
                 "%s: %d of %d images have no %s, and each is a group of its own: %s",
                 data.labels_csv, len(alone), len(rows), data.group_column, abbreviate(alone),
             )  # fmt: skip
-    names, _, of_other_splits = choose_split(list(rows), data.split, folder=data.path)
+    chosen, _, of_other_splits = choose_split(
+        [path for path, name in zip(found, source.names, strict=True) if name in rows], data.split, folder=data.path
+    )
     left_out.update(of_other_splits)
-    source = _file_source(data, list(rows), tuple(row.label for row in rows.values()), groups, left_out)
-    chosen = set(names)
-    return source.select([index for index, name in enumerate(rows) if name in chosen])
+    labels = tuple(rows[name].label if name in rows else "" for name in source.names)
+    source = _with_settings(source, data, labels, groups, left_out)
+    of_split = set(chosen)
+    return source.select([index for index, path in enumerate(found) if path in of_split])
 
 
 def _find(data: "DataConfig") -> tuple[list[str], Counter[str]]:
     """The images that `find_images` gives, where none is a mask of another or all were asked for by pattern."""
     found, left_out = find_images(data.path, include=data.include, exclude=data.exclude)
     if not data.include:
-        refuse_annotations(found, folder=data.path)
+        shown = dicom.public_name if _holds_dicom(data.path, found) else str
+        refuse_annotations(found, folder=data.path, shown=shown)
     return found, left_out
 
 
-def _file_source(
+def file_source(folder: str, names: Sequence[str]) -> FileSource:
+    """The files `names` below a folder; where there are DICOM files among them, they are called by digests."""
+    if _holds_dicom(folder, names):
+        return FileSource(folder, tuple(map(dicom.public_name, names)), files=tuple(names))
+    return FileSource(folder, tuple(names))
+
+
+def _holds_dicom(folder: str, names: Sequence[str]) -> bool:
+    """Whether there are DICOM files among those that have no extension of images."""
+    others = (name for name in names if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES)
+    return any(_is_dicom(Path(folder, name)) for name in others)
+
+
+def _is_dicom(path: Path) -> bool:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return recognise(file.read(HEAD)) == DICOM
+    return False
+
+
+def _identities(source: FileSource) -> list[dicom.Identity]:
+    """Whose images DICOM files hold; empty for other files."""
+    return [dicom.read_identity(source.path(index)) for index in range(len(source))] if source.files else []
+
+
+def _patients(source: FileSource, identities: Sequence[dicom.Identity]) -> tuple[str, ...] | None:
+    """A digest for the patient of each DICOM file, or where there is no Patient ID, for the file."""
+    named = zip(source.names, identities, strict=True) if identities else ()
+    return tuple(dicom.public_name(who.patient) if who.patient else name for name, who in named) or None
+
+
+def _are_patients(folders: Sequence[str], identities: Sequence[dicom.Identity]) -> bool:
+    """Whether a folder has the name of the patient of a DICOM file in it, or the Patient ID."""
+    pairs = [(dicom.words(folder), who.words) for folder, who in zip(folders, identities, strict=False)]
+    return any(called and called <= patient for called, patient in pairs)
+
+
+def _by_public_name(
+    table: dict[str, Row], source: FileSource, identities: Sequence[dicom.Identity], place: str
+) -> dict[str, Row]:
+    """A table of DICOM files, by SOP Instance UID or file name, as one of their public names.
+
+    Rows that fit no file, or several, get names that fit none.
+    """
+    files = source.files or ()
+    public = dict(zip(files, source.names, strict=True))
+    by_instance: dict[str, set[str]] = defaultdict(set)
+    for name, identity in zip(source.names, identities, strict=True):
+        by_instance[identity.instance].add(name)
+    spelled = spellings(files)
+    renamed: dict[str, Row] = {}
+    for number, (image, row) in enumerate(table.items(), 1):
+        names = by_instance.get(image) or {public[file] for file in fitting(image, spelled)}
+        name = next(iter(names)) if len(names) == 1 else f"image {number} of the table"
+        if renamed.setdefault(name, row) != row:
+            raise UserError(f"{place} says two things about the file {name}; keep one")
+    return renamed
+
+
+def _with_settings(
+    source: FileSource,
     data: "DataConfig",
-    names: Sequence[str],
     labels: tuple[str, ...] | None,
     groups: tuple[str, ...] | None,
     left_out: Counter[str],
 ) -> FileSource:
-    return FileSource(
-        data.path,
-        tuple(names),
-        labels,
-        groups,
+    return dataclasses.replace(
+        source,
+        labels=labels,
+        groups=groups,
         window=data.value_range() or data.window,
         fit=data.fit,
         left_out=describe_counts(left_out),

@@ -47,11 +47,13 @@ def survey(source: ImageSource, data: "DataConfig", *, image_size: int, progress
         log.info("%s", _summary(source, infos))
     _refuse_masks(source, infos, data.include)
     bits, why = _bits(infos) if data.window == "auto" else (16, "")
-    if progress and why:
-        log.info("%s", why)
-    if progress and (small := _small(source, infos, image_size)):
-        log.warning("%s", small)
-    return dataclasses.replace(_with_frames(source, infos, data.frames), bits=bits)
+    values, why_values = _values(infos) if data.window == "auto" else (None, "")
+    if progress:
+        for line in filter(None, (why, why_values)):
+            log.info("%s", line)
+        if small := _small(source, infos, image_size):
+            log.warning("%s", small)
+    return dataclasses.replace(_with_frames(source, infos, data.frames), bits=bits, values=values)
 
 
 def _summary(source: FileSource, infos: Sequence[ImageInfo | None]) -> str:
@@ -119,6 +121,18 @@ def _bits(infos: Sequence[ImageInfo | None]) -> tuple[int, str]:
     return bits, (
         f"data.window=auto: the largest value of {len(deep)} images of 16 bits is {brightest}{tag}, so 0 to "
         f"{2**bits - 1} ({bits} bits) become black to white"
+    )
+
+
+def _values(infos: Sequence[ImageInfo | None]) -> tuple[tuple[float, float] | None, str]:
+    """The range of values of DICOM files that do not say what is to be shown, and a line about it."""
+    ranges = [info.values for info in infos if info and info.values]
+    if not ranges:
+        return None, ""
+    low, high = min(low for low, _ in ranges), max(high for _, high in ranges)
+    return (low, high), (
+        f"data.window=auto: {len(ranges)} DICOM files have no window; their values, {low:g} to {high:g}, become black "
+        "to white"
     )
 
 

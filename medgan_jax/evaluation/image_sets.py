@@ -18,7 +18,7 @@ from medgan_jax.config import DataConfig, current_name, parse_data
 from medgan_jax.data.batches import load_dataset
 from medgan_jax.data.cache import inspect_files, load_cached
 from medgan_jax.data.classes import composed, in_proportion
-from medgan_jax.data.sources import FileSource, list_images, open_source
+from medgan_jax.data.sources import FileSource, file_source, list_images, open_source
 from medgan_jax.data.survey import survey
 from medgan_jax.errors import UserError, abbreviate
 from medgan_jax.metrics.distribution.features import (
@@ -141,6 +141,8 @@ def choose(
         read = functools.partial(_given, data=data, like=like, label=label, convert=generator is not None)
         real_set = read(reals, field="--reals")
         train_set = read(train, field="--train") if train else None
+        if fakes:
+            found, real_set, train_set = _of_equal_channels(found, real_set, train_set)
     else:
         none = f": the training of {checkpoint} held none out (data.holdout_fraction)" if training else ""
         raise UserError(f"give --reals=..., the real images to compare with{none}")
@@ -291,7 +293,7 @@ def from_folder(folder: str, *, field: str, data: Mapping[str, Any]) -> ImageSet
     names = list_images(folder, field)
     if Path(folder, MANIFEST).exists():
         names = [name for name in names if name != GRID]
-    source = FileSource(folder, tuple(names))
+    source = file_source(folder, names)
     shapes = _shapes(source, data["cache_dir"])
     if not shapes:
         raise UserError(f"{field}={folder}: none of its {len(names)} images can be read; mend them, or give another")
@@ -321,13 +323,16 @@ def _given(
 ) -> ImageSet:
     """Decodes a data set as training does, to the size and channels of `like`, and takes the class `label` of it.
 
-    `convert` says whether colour may become grey and the other way round, as in training.
+    `convert` says whether colour may become grey and the other way round, as in training; else the channels are those
+    of the files, colour where any has them.
     """
     parsed = parse_data({**data, "path": path or data["path"]})
     size, channels = like.images.shape[2:]
     source = survey(open_source(parsed), parsed, image_size=size)
     if isinstance(source, FileSource):
-        _check_like(source, like, field, convert, parsed.cache_dir)
+        shapes = _shapes(source, parsed.cache_dir)
+        _check_large_enough(shapes, source, like, field)
+        channels = channels if convert else max((shape[2] for shape in shapes), default=channels)
     cached = load_cached(
         source, image_size=size, channels=channels, cache_dir=parsed.cache_dir, on_bad_image=parsed.on_bad_image
     )
@@ -373,19 +378,33 @@ def _shapes(source: FileSource, cache_dir: str) -> Counter[tuple[int, int, int]]
     return Counter(info[:3] for info in inspect_files(source, cache_dir=cache_dir) if info)
 
 
-def _check_like(source: FileSource, like: ImageSet, field: str, convert: bool, cache_dir: str) -> None:
-    """Raises UserError where files are smaller than the images of `like`, or have other channels."""
-    ours = like.images.shape[1:]
-    for theirs in sorted(_shapes(source, cache_dir)):
-        if min(theirs[:2]) < ours[0]:
-            fault = "enlarged ones would be compared for their blur"
-        elif theirs[2] != ours[2] and not convert:
-            fault = "compare colour with colour, and grey with grey"
-        else:
-            continue
-        raise UserError(
-            f"{field}={source.root}: has images of {_spoken(theirs)}, and {like.title} of {_spoken(ours)}: {fault}"
-        )
+def _check_large_enough(shapes: Counter[tuple[int, int, int]], source: FileSource, like: ImageSet, field: str) -> None:
+    """Raises UserError where files are smaller than the images of `like`."""
+    for theirs in sorted(shapes):
+        if min(theirs[:2]) < like.images.shape[1]:
+            raise UserError(
+                f"{field}={source.root}: has images of {_spoken(theirs)}, and {like.title} of "
+                f"{_spoken(like.images.shape[1:])}: enlarged ones would be compared for their blur"
+            )
+
+
+def _of_equal_channels(*sets: ImageSet | None) -> tuple[Any, ...]:
+    """The sets, each grey where one of them is: one stored as colour becomes grey, if all its channels are equal.
+
+    Raises:
+      UserError: a set is grey, and another has colours.
+    """
+    given = [images for images in sets if images]
+    grey = next((images for images in given if images.images.shape[3] == 1), None)
+    if grey is None:
+        return sets
+    for other in given:
+        if not all((image == image[..., :1]).all() for image in other.images):
+            raise UserError(
+                f"{other.title}: has images in colour, and {grey.title} has grey ones: compare colour with colour, and "
+                "grey with grey"
+            )
+    return tuple(images and dataclasses.replace(images, images=images.images[..., :1]) for images in sets)
 
 
 def _spoken(shape: tuple[Any, ...]) -> str:

@@ -41,24 +41,28 @@ _INITIAL_SCALE = {"transposed": 1, "nearest": 2 / 3, "bilinear": 4 / 3}
 
 
 class _Convolution(nn.Module):
-    """A bias-free 4x4 convolution: `kind` is "expand" (1x1 to 4x4), "up", "down" or "collapse" (4x4 to 1x1)."""
+    """A 4x4 convolution: `kind` is "expand" (1x1 to 4x4), "up", "down", "collapse" (4x4 to 1x1); "pointwise" is 1x1."""
 
     kind: str
     features: int
     spectral_norm: bool = False
     dtype: jnp.dtype = jnp.float32
     upsample: str = "transposed"  # of kind "up", see `upsampling_kernel`
+    bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, training: bool) -> jax.Array:
-        size = UPSAMPLING_SIZES[self.upsample]
+        size = 1 if self.kind == "pointwise" else UPSAMPLING_SIZES[self.upsample]
         shape = (size, size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.normal(0.02 * _INITIAL_SCALE[self.upsample]), shape)
-        weights = upsampling_kernel(kernel, self.upsample)
+        weights = kernel if self.kind == "pointwise" else upsampling_kernel(kernel, self.upsample)
         x = self._convolve(x.astype(self.dtype), weights.astype(self.dtype))
         if self.spectral_norm:
             # The layer is linear: dividing its output by sigma is cheaper than dividing its kernel.
             x = (x / SpectralNorm(name="spectral_norm")(kernel, training=training)).astype(self.dtype)
+        if self.bias:
+            bias = self.param("bias", nn.initializers.zeros, x.shape[-1:])
+            x += bias.astype(self.dtype).reshape(*[1] * (x.ndim - 1), -1)
         return x
 
     def _convolve(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -71,6 +75,8 @@ class _Convolution(nn.Module):
                 return downsampling_convolution(x, kernel)
             case "collapse":
                 return jnp.einsum("nhwc,hwcf->nf", x, kernel)
+            case "pointwise":
+                return x @ kernel[0, 0]
         raise ValueError(f"unknown kind of convolution: {self.kind!r}")
 
 
@@ -83,6 +89,8 @@ class Generator(nn.Module):
     dtype: jnp.dtype = jnp.float32
     upsample: str = "transposed"  # or "nearest", "bilinear": see `ops.upsample.upsampling_kernel`
     num_classes: int = 0
+    bias: bool = False  # of the last layer, which no batch norm follows; this and `pointwise` are of others' networks
+    pointwise: bool = False  # the last layer is 1x1, at full resolution
 
     @nn.compact
     def __call__(self, latents: jax.Array, labels: jax.Array | None = None, *, training: bool) -> jax.Array:
@@ -97,7 +105,7 @@ class Generator(nn.Module):
           (N, image_size, image_size, channels) float32 in [-1, 1].
         """
         check_labels(labels, self.num_classes)
-        steps = doublings(self.image_size)
+        steps = doublings(self.image_size) + self.pointwise
         x = latents
         for i in range(steps + 1):
             width = self.features * 2 ** (steps - i)
@@ -105,7 +113,14 @@ class Generator(nn.Module):
             upsample = self.upsample if i else "transposed"
             x = _Convolution(kind, width, dtype=self.dtype, upsample=upsample, name=f"conv_{i}")(x, training=training)
             x = nn.relu(BatchNorm(self.num_classes, name=f"norm_{i}")(x, labels, training=training))
-        last = _Convolution("up", self.channels, dtype=self.dtype, upsample=self.upsample, name=f"conv_{steps + 1}")
+        last = _Convolution(
+            "pointwise" if self.pointwise else "up",
+            self.channels,
+            dtype=self.dtype,
+            upsample=self.upsample,
+            bias=self.bias,
+            name=f"conv_{steps + 1}",
+        )
         x = last(x, training=training)
         return jnp.tanh(x.astype(jnp.float32))
 

@@ -1,5 +1,6 @@
 """The commands themselves: what they print, their exit codes, and that nothing ends a run for good."""
 
+import io
 import json
 import os
 import pickle
@@ -14,11 +15,13 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pydicom
 import pytest
 
 from medgan_jax.checkpoint import Checkpoints, load_generator
 from medgan_jax.commands import evaluate, sample, train
 from medgan_jax.config import parse_config
+from medgan_jax.data.dicom_writer import encode_dicom
 from medgan_jax.data.phantom import phantom_image
 from medgan_jax.errors import UserError
 from medgan_jax.images import write_png
@@ -276,6 +279,35 @@ def test_train_then_evaluate(trained, tmp_path, capsys):
     evaluate.main([f"--fakes={tmp_path}/fakes", f"--out={tmp_path}/out", *options])
     assert "KID, by pixels" in capsys.readouterr().out
     assert (tmp_path / "out/evaluation.html").exists()
+
+
+@pytest.mark.slow
+def test_nothing_of_a_dicom_header_but_pixels_is_written_or_said(tmp_path, capfd, caplog):
+    """Nor of the names of files: neither by training, nor by sampling, evaluation, report and cache."""
+    planted = "Plantagenet"
+    (tmp_path / "set").mkdir()
+    for i in range(42):  # of which as many are held out as in TINY
+        image = np.random.default_rng(i).integers(0, 256, (16, 16, 3)).astype(np.uint8)
+        dataset = pydicom.dcmread(io.BytesIO(encode_dicom(image, kind="dicom", origin=("",), index=i)))
+        dataset.PatientName, dataset.PatientID = f"{planted}^{i}", f"{planted}{i}"
+        dataset.InstitutionName = dataset.StudyDescription = dataset.SeriesDescription = planted
+        dataset.save_as(tmp_path / f"set/{planted}_{i}{'' if i % 2 else '.dcm'}")
+    (tmp_path / f"set/{planted}_cut.dcm").write_bytes((tmp_path / f"set/{planted}_0.dcm").read_bytes()[:-99])
+    cache = {"data.cache_dir": f"{tmp_path}/cache", "data.on_bad_image": "skip"}
+    fields = TINY | cache | {"data.source": "folder", "data.path": f"{tmp_path}/set", "num_steps": 2, "report": True}
+    assert train.main([SNGAN, f"--workdir={tmp_path}/run", *overrides(fields)]) == 0
+    sample.main([f"--checkpoint={tmp_path}/run", f"--out={tmp_path}/fakes", "--num_images=12", "--format=dicom"])
+    evaluate.main([f"--checkpoint={tmp_path}/run", "--features=pyramid"])
+
+    said = "".join(capfd.readouterr()) + caplog.text
+    assert " images cannot be read" in said.replace(f" in {tmp_path}/set", "") and "(truncated)" in said
+    written = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.name != "set"]
+    assert {"report.html", "evaluation.html", "manifest.csv", "dataset.json"} <= {path.name for path in written}
+    assert any(path.parent.name == "cache" and path.name.startswith("files-") for path in written)
+    assert planted.lower() not in said.lower()
+    for path in written:
+        assert planted.lower() not in path.name.lower()
+        assert planted.lower().encode() not in path.read_bytes().lower(), path
 
 
 CONTROL_FILE = """

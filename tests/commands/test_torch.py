@@ -2,24 +2,27 @@
 
 import functools
 import pickle
+import runpy
 import shutil
 
 import jax
 import numpy as np
 import published
 import pytest
+import safetensors
 
 from medgan_jax.checkpoint import Checkpoints, load_discriminator, load_generator, load_networks, save_generator
 from medgan_jax.commands import export_torch, import_torch
 from medgan_jax.errors import UserError
-from medgan_jax.models.dcgan import Generator
+from medgan_jax.models.dcgan import Discriminator, Generator
 from medgan_jax.sampling import sample_to_folder
 from medgan_jax.sharding import data_mesh, replicated
-from medgan_jax.torch_files import read_state_dict
+from medgan_jax.torch_files import read_arrays
 
 pytestmark = pytest.mark.slow
 
 G, D = published.FOLDER / "netG16.pth", published.FOLDER / "netD64_spectral.zip"
+CHECKPOINTS = published.FOLDER.parent / "torch_checkpoints"
 CRITIC = published.FOLDER / "netD64_critic.zip"  # quicker than D
 
 
@@ -32,7 +35,7 @@ def test_a_generator_there_and_back(tmp_path, capsys):
     assert f"medgan sample --checkpoint={folder} " in out
     export_torch.main([str(tmp_path / "run"), f"--out={back}"])
     assert "torch.load(" in capsys.readouterr().out
-    first, second = read_state_dict(G), read_state_dict(back)
+    first, second = read_arrays(G), read_arrays(back)
     assert list(first) == list(second)
     for name, array in first.items():
         np.testing.assert_array_equal(array if "tracked" not in name else 0, second[name])
@@ -60,7 +63,42 @@ def test_a_discriminator_there_and_back(tmp_path, capsys):
         jax.tree.map(np.testing.assert_array_equal, first.variables, other.variables)
         assert (other.module, other.channels, other.digest) == (first.module, 3, first.digest)
         assert all(leaf.sharding == sharding for leaf in jax.tree.leaves(other.variables))
-    assert list(read_state_dict(tmp_path / "netD.pth")) == list(read_state_dict(D))
+    assert list(read_arrays(tmp_path / "netD.pth")) == list(read_arrays(D))
+
+
+def test_safetensors_there_and_back(tmp_path, capsys):
+    """Written and read by the library; the key of the network that is taken is said."""
+    export_torch.main([str(CHECKPOINTS / "training.pt"), f"--out={tmp_path}/netG.safetensors", "--network=generator"])
+    out = tmp_path / "netG.safetensors"
+    assert f"load_state_dict(safetensors.torch.load_file('{out}'))" in capsys.readouterr().out
+    with safetensors.safe_open(out, "numpy") as file:
+        assert file.metadata() == {"format": "pt"}
+        assert file.get_tensor("main.0.weight").shape == (4, 8, 4, 4)
+    import_torch.main([str(out), f"--out={tmp_path}/one"])
+    import_torch.main([str(CHECKPOINTS / "training.pt"), f"--out={tmp_path}/other", "--key=netG"])
+    said = capsys.readouterr().out
+    assert f"{out}: a generator of 16 px; features=4, latent_dim=4, channels=1\n" in said
+    assert "training.pt, netG: a generator of 16 px;" in said
+    one, other, averaged = (
+        load_generator(path, replicated(data_mesh()))
+        for path in (tmp_path / "one", tmp_path / "other", CHECKPOINTS / "training.pt")
+    )
+    assert one.digest == averaged.digest != other.digest
+
+
+def test_both_networks_of_a_trainings_checkpoint(caplog):
+    networks = load_networks(CHECKPOINTS / "training.pt", replicated(data_mesh()))
+    assert [type(network.module) for network in networks] == [Generator, Discriminator]
+    assert "training.pt: its netG_ema is taken, a generator of 16 px" in caplog.text
+    assert "training.pt: its netD is taken, a discriminator of 16 px" in caplog.text
+
+
+def test_the_former_name_of_the_command(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["torch_import.py", str(G), f"--out={tmp_path}/out"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("medgan_jax.torch_import", run_name="__main__")
+    assert not caught.value.code
+    assert "netG16.pth: a generator of 16 px" in capsys.readouterr().out
 
 
 def test_which_network_is_exported(tmp_path):
@@ -72,7 +110,7 @@ def test_which_network_is_exported(tmp_path):
     for options, wanted in (([], G), (["--network=generator"], G), (["--network=discriminator"], CRITIC)):
         out = tmp_path / f"{len(list(tmp_path.iterdir()))}.pth"
         export_torch.main([str(tmp_path), f"--out={out}", *options])
-        assert list(read_state_dict(out)) == list(read_state_dict(wanted))
+        assert list(read_arrays(out)) == list(read_arrays(wanted))
     with pytest.raises(UserError, match="holds a generator and no discriminator"):
         export_torch.main([f"{tmp_path}/generator", f"--out={tmp_path}/x.pth", "--network=discriminator"])
     with pytest.raises(UserError, match="holds no generator or discriminator"):
@@ -112,7 +150,7 @@ def test_nothing_is_overwritten(tmp_path):
     ("data", "says"),
     [
         (None, "no such f"),
-        (b"hello", "no file of PyTorch"),
+        (b"hello", "is a text, 'hello'"),
         (pickle.dumps(print, 2), "no file of PyTorch"),
         ((published.FOLDER.parent / "torch_files/zip.pth").read_bytes(), "is of no layer of a Sequential; give a gen"),
     ],

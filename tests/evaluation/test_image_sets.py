@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import published
 import pytest
+from PIL import Image
 
 from configs import default
 from medgan_jax.checkpoint import TrainedGenerator, load_generator
@@ -60,6 +61,18 @@ def test_folders(choose, folder):
     assert "fakes" in fakes.title
 
 
+@pytest.mark.parametrize("stored", ["fakes", "reals", "half of the reals"])
+def test_grey_images_stored_as_colour_are_grey(stored, choose, folder, tmp_path):
+    """And so compared with grey ones."""
+    folders = [folder(name, (16, 16, 1), number=6) for name in ("fakes", "reals", "train")]
+    expected = [images.images for images in choose(**dict(zip(("fakes", "reals", "train"), folders, strict=True)))]
+    for path in sorted((tmp_path / stored.split()[-1]).iterdir())[: 3 if "half" in stored else None]:
+        write_png(path, np.repeat(np.asarray(Image.open(path))[..., None], 3, axis=2))
+    chosen = choose(**dict(zip(("fakes", "reals", "train"), folders, strict=True)))
+    for images, wanted in zip(chosen, expected, strict=True):
+        np.testing.assert_array_equal(images.images, wanted)
+
+
 def test_samples_come_without_their_grid(choose, folder):
     place = folder("fakes", (16, 16, 3))
     write_png(f"{place}/grid.png", np.zeros((40, 40, 3), np.uint8))
@@ -73,8 +86,8 @@ def test_samples_come_without_their_grid(choose, folder):
     ("fake", "real", "says"),
     [
         ((32, 32, 3), (32, 16, 3), ["--reals=", "16 x 32 px", "32 x 32 px", "blur"]),
-        ((32, 32, 3), (32, 32, 1), ["1 channel,", "3 channels", "compare colour with colour"]),
-        ((32, 32, 1), (32, 32, 3), ["1 channel:", "3 channels", "compare colour with colour"]),
+        ((32, 32, 3), (32, 32, 1), ["fakes: has images in colour, and ", "reals has grey ones", "compare colour"]),
+        ((32, 32, 1), (32, 32, 3), ["reals: has images in colour, and ", "fakes has grey ones", "compare colour"]),
         ((32, 16, 3), (32, 32, 3), ["--fakes=", "16 x 32 px", "square"]),
     ],
 )

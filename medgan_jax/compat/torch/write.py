@@ -1,7 +1,8 @@
 """Writes arrays to a file that `torch.load(weights_only=True)` reads, without PyTorch; `torch_files` reads it back.
 
-The zip format of PyTorch 1.6 and later: a pickle, `data.pkl`, that describes the tensors, and a record of numbers for
-each. The few instructions of the pickle are written by hand, since Python's pickler would look for the classes.
+As `.safetensors`, by that library, or in the zip format of PyTorch 1.6 and later: a pickle, `data.pkl`, that describes
+the tensors, and a record of numbers for each. The few instructions of the pickle are written by hand, since Python's
+pickler would look for the classes.
 """
 
 import io
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import safetensors.numpy
 
 from medgan_jax.images import replace_file
 
@@ -24,11 +26,17 @@ _STORAGES = {"float32": "FloatStorage", "int64": "LongStorage"}
 def write_state_dict(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Writes a state dict, whole or not at all, in place of the file at `path`. The same arrays make the same bytes.
 
+    A name that ends in .safetensors asks for that format.
+
     Raises ValueError when an array is neither float32 nor int64, OSError when the file cannot be written.
     """
     for name, array in arrays.items():
         if array.dtype.name not in _STORAGES:
             raise ValueError(f"{name} is of {array.dtype}; a state dict is written of {' and '.join(_STORAGES)}")
+    if is_safetensors(path):
+        contiguous = {name: np.array(array, order="C") for name, array in arrays.items()}
+        replace_file(path, safetensors.numpy.save(contiguous, {"format": "pt"}))
+        return
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
 
@@ -46,6 +54,11 @@ def write_state_dict(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
             add(f"data/{i}", array.astype(array.dtype.newbyteorder("<")).tobytes())
         add("version", b"3\n")
     replace_file(path, file.getvalue())
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether a file of this name is written as safetensors."""
+    return path.suffix.lower() == ".safetensors"
 
 
 def _description(arrays: Mapping[str, np.ndarray]) -> bytes:

@@ -6,12 +6,13 @@ import jax
 import numpy as np
 import published
 import pytest
+import safetensors.numpy
 
 from medgan_jax.compat.torch.convert import from_state_dict, read_network, to_state_dict
 from medgan_jax.errors import UserError
 from medgan_jax.models.dcgan import Discriminator, Generator
 from medgan_jax.models.resnet import ResidualGenerator
-from medgan_jax.torch_files import read_state_dict
+from medgan_jax.torch_files import read_arrays
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +21,7 @@ ALL = (*published.GENERATORS, *published.DISCRIMINATORS)
 
 @functools.cache
 def state(name):
-    return read_state_dict(published.FOLDER / name)
+    return read_arrays(published.FOLDER / name)
 
 
 @functools.cache
@@ -87,9 +88,107 @@ def test_the_way_back(name):
         assert ours[key].dtype == array.dtype
 
 
+CHECKPOINTS = published.FOLDER.parent / "torch_checkpoints"
+
+
+@functools.cache
+def computed():
+    with np.load(CHECKPOINTS / "expected.npz") as file:
+        return dict(file)
+
+
+def images_of(found, *, training=False):
+    apply = functools.partial(found.module.apply, training=training, mutable=["batch_stats"])
+    return published.some(jax.jit(apply)(found.variables, published.latents())[0])
+
+
+@pytest.mark.parametrize("name", ["biases", "blocks", "pointwise", "pointwise_transposed"])
+def test_generators_as_others_write_them_draw_what_they_draw_in_pytorch(name, tmp_path):
+    """With biases, in blocks, with a 1x1 last layer; and so once they were exported and read again."""
+    found = read_network(CHECKPOINTS / f"{name}.pth")
+    assert found.module.image_size == 16
+    for mode in ("eval", "train"):
+        images = images_of(found, training=mode == "train")
+        np.testing.assert_allclose(images, computed()[f"{name}/{mode}"], rtol=0, atol=1e-5)
+    again = from_state_dict(to_state_dict(found.module, found.variables))
+    assert again.module == found.module
+    jax.tree.map(np.testing.assert_array_equal, again.variables, found.variables)
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "taken", "images"),
+    [
+        ("training.pt", "", "netG_ema", "training/netG_ema"),
+        ("training.pt", "netG", "netG", "training/netG"),
+        ("lightning.ckpt", "", "state_dict.generator", "lightning/generator"),
+        ("lightning.ckpt", "generator", "state_dict.generator", "lightning/generator"),
+    ],
+)
+def test_a_network_of_a_trainings_checkpoint(file, key, taken, images):
+    found = read_network(CHECKPOINTS / file, key=key)
+    assert found.key == taken
+    np.testing.assert_allclose(images_of(found), computed()[images], rtol=0, atol=1e-5)
+
+
+def test_the_other_networks_of_a_checkpoint():
+    for file, key in (("training.pt", "netD"), ("lightning.ckpt", "state_dict.discriminator")):
+        found = read_network(CHECKPOINTS / file, kinds=(Discriminator,))
+        assert (found.key, found.module) == (key, Discriminator(16, 4))
+    with pytest.raises(UserError, match="module.pt: not only tensors: it holds '__main__.Network'; save the state"):
+        read_network(CHECKPOINTS / "module.pt")
+    with pytest.raises(UserError) as caught:
+        read_network(CHECKPOINTS / "training.pt", key="netX")
+    assert str(caught.value) == (
+        f"{CHECKPOINTS / 'training.pt'}: --key=netX names no network there; give one of netG (a generator of 16 px), "
+        "netD (a discriminator of 16 px), netG_ema (a generator of 16 px)"
+    )
+
+
+def written(path, networks):
+    """A checkpoint as .safetensors, which knows no dicts: names begin with the key."""
+    flat = {f"{key}.{name}": array for key, arrays in networks.items() for name, array in arrays.items()}
+    safetensors.numpy.save_file(flat, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("networks", "says"),
+    [
+        ({"gen_a": "netG16.pth", "gen_b": "netG16.pth"}, "gen_a (a generator of 16 px), gen_b (a gen"),
+        ({"D_x": "netD64_critic.zip", "D_y": "netD64_critic.zip"}, "D_x (a discriminator of 64 px without b"),
+        (
+            {"netG": None, "netD": "netD64_critic.zip"},
+            "netD (a discriminator of 64 px without batch norm), netG (no netw",
+        ),
+    ],
+)
+def test_of_several_networks_that_can_be_meant_all_are_listed(networks, says, tmp_path):
+    unknown = {"main.0.weight": np.zeros((3, 3), np.float32)}
+    contents = {key: state(name) if name else unknown for key, name in networks.items()}
+    path = written(tmp_path / "several.safetensors", contents)
+    with pytest.raises(UserError) as caught:
+        read_network(path)
+    assert f"{path}: holds {says}" in str(caught.value)
+    assert f"; choose one: medgan import-torch {path} --key=KEY --out=FOLDER" in str(caught.value)
+    key = list(networks)[1]
+    assert read_network(path, key=key).key == key
+
+
+def test_blocks_of_one_network_are_no_networks(tmp_path):
+    """The rest of a generator looks like a smaller one; the first layer is apart."""
+    arrays = {("head." if name.startswith("main.0.") else "") + name: array for name, array in state(G).items()}
+    path = tmp_path / "parts.safetensors"
+    safetensors.numpy.save_file(arrays, path)
+    with pytest.raises(UserError, match="'head.main.0.weight' and 'main.1.bias' are not of one Sequential"):
+        read_network(path)
+
+
 SAME = {
     "no prefix": lambda name, a: {name.removeprefix("main."): a},
     "DataParallel": lambda name, a: {"module." + name: a},
+    "torch.compile": lambda name, a: {"_orig_mod." + name: a},
+    "an average": lambda name, a: {"module." + name: a, "n_averaged": np.array(3)},
+    "a bias of zeros before a norm": lambda name, a: {name: a, "main.0.bias": np.zeros(16, np.float32)},
     "a long prefix": lambda name, a: {"module.netG.layers_2." + name.removeprefix("main."): a},
     "no counters, as before 0.4.1": lambda name, a: {} if "tracked" in name else {name: a},
     "float16": lambda name, a: {name: a if "tracked" in name else a.astype(np.float16)},  # exact for these weights
@@ -142,7 +241,11 @@ OTHERS = {
     "no latent": (lambda: changed(G, "main.0.weight", lambda a: a[:0]), "without numbers"),
     "no maps": (lambda: changed(G, "main.0.weight", lambda a: a[:, :0]), "without numbers"),
     "two scores": (lambda: changed(D, f"main.{LAST + 2}.weight", lambda a: a.repeat(2, 0)), "(2, 32, 4, 4), and a "),
-    "bias": (lambda: {**state(G), "main.3.bias": np.zeros(8, np.float32)}, "has the entry 'main.3.bias', and a gener"),
+    "bias": (lambda: {**state(D), "main.0.bias": np.zeros(1, np.float32)}, "has the entry 'main.0.bias', and a discr"),
+    "bias of others": (lambda: {**state(G), "main.3.bias": np.zeros(9, np.float32)}, "'main.3.bias' is of shape (9,)"),
+    "bias in words": (lambda: {**state(G), "main.12.bias": np.zeros(3, int)}, "'main.12.bias' is of int64, not of fl"),
+    "1x1 of others": (lambda: changed(G, "main.12.weight", lambda a: a[:1, :, :1, :1]), "'main.12.weight' is of shape "
+                      "(1, 3, 1, 1), and a generator of 32 px with a 1x1 last layer of"),
     "another layer": (lambda: {**state(G), "main.14.weight": np.zeros(3, np.float32)}, "the entry 'main.14.weight'"),
     "another counter": (lambda: {**state(G), "main.0.num_batches_tracked": np.zeros(())}, "the entry 'main.0.num_"),
     "an entry twice": (lambda: {**state(G), "main.00.weight": state(G)["main.0.weight"]}, "are the same"),
@@ -178,7 +281,7 @@ def test_refusals_of_files_name_them_and_the_remedy(tmp_path):
         read_network(path)
     assert str(caught.value) == (
         f"{path}: its entry 'shared.whole' is of no layer of a Sequential; give a generator or discriminator of DCGAN "
-        "or SNGAN as published: 4x4 kernels, no biases, 16 to 512 px"
+        "or SNGAN: one Sequential of 4x4 kernels, 16 to 512 px"
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from medgan_jax.compat.torch.convert import from_state_dict, to_state_dict
 from medgan_jax.compat.torch.write import write_state_dict
-from medgan_jax.torch_files import read_state_dict
+from medgan_jax.torch_files import read_arrays
 
 
 class Described(pickle.Unpickler):
@@ -34,7 +34,7 @@ def described(path):
 def test_the_description_is_pytorchs(tmp_path):
     """Names and order, types, keys, sizes and strides of a file that PyTorch wrote."""
     theirs = published.FOLDER / "netG16.pth"
-    network = from_state_dict(read_state_dict(theirs))
+    network = from_state_dict(read_arrays(theirs))
     write_state_dict(tmp_path / "a.pth", to_state_dict(network.module, network.variables))
     ours, wanted = described(tmp_path / "a.pth"), described(theirs)
     assert list(ours.items()) == list(wanted.items())
@@ -54,7 +54,7 @@ def test_numbers_come_back_and_bytes_are_the_same(tmp_path):
     paths = tmp_path / "a.pth", tmp_path / "b.pth"
     for path in paths:
         write_state_dict(path, arrays)
-    read = read_state_dict(paths[0])
+    read = read_arrays(paths[0])
     assert list(read) == list(arrays)
     for name, array in arrays.items():
         np.testing.assert_array_equal(read[name], array.astype(array.dtype.newbyteorder("=")), strict=True)
