@@ -32,7 +32,7 @@ _OURS = re.compile(rf"\d{{6,}}\.png|{GRID}|{MANIFEST}")
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
-@functools.partial(jax.jit, static_argnames=("latent_dim", "truncation"))
+@functools.partial(jax.jit, static_argnames=("seed", "latent_dim", "truncation"))
 def seeded_latents(seed: int, indices: np.ndarray, *, latent_dim: int, truncation: float | None = None) -> jax.Array:
     """The latents of numbered images: row i depends on (seed, indices[i]) and `truncation` alone.
 

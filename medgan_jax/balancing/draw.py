@@ -39,6 +39,7 @@ def draw(
     drawer: Drawer,
     label: str,
     search: CopySearch,
+    of_reals: np.ndarray,
     *,
     first: int,
     last: int,
@@ -52,6 +53,7 @@ def draw(
       drawer: of the class.
       label: the class.
       search: among `drawer.training`.
+      of_reals: see `distances_of_reals`.
       first: the first image.
       last: the end of them.
       seed: of the latents.
@@ -61,7 +63,7 @@ def draw(
     Yields:
       What becomes of each image, and the images, uint8 (N, H, W, C).
     """
-    generator, of_reals = drawer.generator, distances_of_reals(drawer, search)
+    generator = drawer.generator
 
     def latents_of(numbers: np.ndarray) -> np.ndarray:
         return seeded_latents(seed, numbers + first, latent_dim=generator.latent_dim)
@@ -92,19 +94,20 @@ def draw(
         first += len(images)
 
 
-def distances_of_reals(drawer: Drawer, search: CopySearch) -> np.ndarray:
-    """float32, the distances to the training images from reals of the class that were not seen.
+def distances_of_reals(drawer: Drawer, search: CopySearch) -> tuple[np.ndarray, str]:
+    """The distances, float32, from unseen reals of the class to the training images; and which reals these are.
 
-    These are what the training held out; where that is fewer than 10 images, the training images of the class, each
-    compared with those of other groups. None where all are of one group: then only images equal to a training image to
-    the grey level are copies.
+    They are what the training held out; where that is fewer than 10 images, the training images of the class, each
+    compared with those of other groups alone. Where all are of one group there are none: then only images equal to a
+    training image to the grey level are copies.
     """
-    if len(drawer.held_out) >= _LEAST_HELD_OUT:
-        return search.nearest(drawer.held_out).distance
+    if (number := len(drawer.held_out)) >= _LEAST_HELD_OUT:
+        return search.nearest(drawer.held_out).distance, f"any of {number} held-out images is"
     if len(np.unique(drawer.groups)) < 2:
-        return np.empty(0, np.float32)
+        return np.empty(0, np.float32), "0: all of these are of one group"
     images = np.asarray(drawer.training.images[drawer.ours])
-    return search.nearest(images, (drawer.groups[drawer.ours], drawer.groups)).distance
+    found = search.nearest(images, (drawer.groups[drawer.ours], drawer.groups))
+    return found.distance, f"any of {len(images)} of these is to the others"
 
 
 def train_classifier(reals: Reals) -> tuple[Callable[[np.ndarray], np.ndarray], float]:

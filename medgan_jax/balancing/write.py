@@ -4,12 +4,14 @@ The same call writes the same bytes. It may be stopped at any moment: draws.csv 
 replaced, and the same call goes on after the last of them.
 """
 
+import contextlib
 import csv
+import fcntl
 import io
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -18,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from medgan_jax.balancing.counts import Counts
-from medgan_jax.balancing.draw import BATCH, COPY, KEPT, OTHER_CLASS, Draw, draw, train_classifier
+from medgan_jax.balancing.draw import BATCH, COPY, KEPT, OTHER_CLASS, Draw, distances_of_reals, draw, train_classifier
 from medgan_jax.balancing.sources import Drawer, Reals
 from medgan_jax.data.sources import FileSource
 from medgan_jax.errors import UserError, naming
@@ -31,6 +33,7 @@ SETTINGS, DRAWS, LABELS = "balance.json", "draws.csv", "labels.csv"
 LINK, COPIED, LISTED = "link", "copy", "list"  # what is done with reals
 FAKES = "synthetic"  # the folder of them
 COLUMNS = ("image", "label", "source", "group", "generator", "seed", "index", "nearest", "distance")
+_LOCK, _UNFINISHED = ".lock", ".*.tmp"
 _MOST_DRAWS, _LEAST_LIMIT = 10, 64  # for each image that is wanted, or in all if that is more: then it is given up
 
 
@@ -77,45 +80,48 @@ def write_set(
         "generators": {label: drawers[label].generator.digest for label, count in counts.items() if count.fakes},
         "images": reals.digest, "reals": placing, "agree": agree, "seed": seed,
     }  # fmt: skip
-    _prepare(out, reals, settings)
-    rows = _place_reals(out, reals, _choose_reals(reals, counts, seed), placing)
-    found = _read_draws(out, counts)
-    missing = [label for label, count in counts.items() if _number(found[label], KEPT) < count.fakes]
-    classify = None
-    if agree and missing:
-        classify, score = train_classifier(reals)
-        say(f"--agree: on real images the classifier has a balanced accuracy of {score:.2f}, by cross-validation")
-    searches: dict[str, CopySearch] = {}  # those of generators that have seen the same images are one
-    for label in missing:
-        drawer, seen = drawers[label], drawers[label].training
-        if seen.digest not in searches:
-            searches[seen.digest] = CopySearch(seen.images)
-        limit = max(_LEAST_LIMIT, _MOST_DRAWS * counts[label].fakes)
-        batches = draw(
-            drawer, label, searches[seen.digest],
-            first=len(found[label]), last=limit, seed=seed, mesh=mesh, classify=classify,
-        )  # fmt: skip
-        _write_fakes(out, label, counts[label].fakes, found[label], batches)
-        kept = _number(found[label], KEPT)
-        if kept < counts[label].fakes:
-            reasons = {COPY: "nearer to a training image than unseen reals are", OTHER_CLASS: "taken for another class"}
-            counted = [f"{_number(found[label], outcome)} are {what}" for outcome, what in reasons.items()]
-            raise UserError(
-                f"{drawer.path}: of {limit} images of {label} that it drew, {' and '.join(counted)}: {kept} of "
-                f"{counts[label].fakes} are there; ask for fewer, or give another generator"
-            )
-    for label, draws in found.items():
-        for drawn in draws:
-            if drawn.outcome == KEPT:
-                name = _fake_name(label, drawn.number)
-                origin = drawers[label].generator.digest, seed, drawn.number, drawn.nearest, drawn.distance
-                rows.append((name, label, "synthetic", name, *origin))
-    replace_file(out / LABELS, _as_csv([COLUMNS, *rows]))
+    with _opened(out, reals, settings):
+        rows = _place_reals(out, reals, _choose_reals(reals, counts, seed), placing)
+        found = _read_draws(out, counts)
+        missing = [label for label, count in counts.items() if _number(found[label], KEPT) < count.fakes]
+        classify = None
+        if agree and missing:
+            classify, score = train_classifier(reals)
+            say(f"--agree: the classifier's balanced accuracy on real images is {score:.2f}, by cross-validation")
+        searches: dict[str, CopySearch] = {}  # those of generators that have seen the same images are one
+        for label in missing:
+            drawer, number, draws = drawers[label], counts[label].fakes, found[label]
+            seen = drawer.training
+            if seen.digest not in searches:
+                say(f"{drawer.path}: looking at {len(seen.images)} training images, to find copies of them")
+                searches[seen.digest] = CopySearch(seen.images)
+            search = searches[seen.digest]
+            of_reals, which = distances_of_reals(drawer, search)
+            say(f"{label}: fakes are replaced that are nearer to a training image than {which}")
+            limit = max(_LEAST_LIMIT, _MOST_DRAWS * number)
+            options: dict[str, Any] = {"seed": seed, "mesh": mesh, "classify": classify}
+            batches = draw(drawer, label, search, of_reals, first=len(draws), last=limit, **options)
+            _write_fakes(out, label, number, draws, batches)
+            if (kept := _number(draws, KEPT)) < number:
+                others = f", {_number(draws, OTHER_CLASS)} were taken for another class" if agree else ""
+                raise UserError(
+                    f"{drawer.path}: of {len(draws)} images of {label} that it drew, {_number(draws, COPY)} were too near "
+                    f"to a training image{others}, and {kept} of {number} are there; ask for fewer, or give a generator "
+                    "that was trained less long or on more images"
+                )
+        for label, draws in found.items():
+            for one in draws:
+                if one.outcome == KEPT:
+                    name = _fake_name(label, one.number)
+                    origin = drawers[label].generator.digest, seed, one.number, one.nearest, one.distance
+                    rows.append((name, label, "synthetic", name, *origin))
+        replace_file(out / LABELS, _as_csv([COLUMNS, *rows]))
     return found
 
 
-def _prepare(out: Path, reals: Reals, settings: Mapping[str, Any]) -> None:
-    """Makes the folder, or checks that it is of the same call."""
+@contextlib.contextmanager
+def _opened(out: Path, reals: Reals, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Makes the folder, or checks that it is of the same call; and holds its lock."""
     if isinstance(reals.source, FileSource) and out.resolve().is_relative_to(Path(reals.source.root).resolve()):
         raise UserError(f"--out={out}: lies within {reals.source.root}, whose images it would join; give another")
     if out.exists() and not out.is_dir():
@@ -123,18 +129,23 @@ def _prepare(out: Path, reals: Reals, settings: Mapping[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     if (out / SETTINGS).exists():
         before = read_json(out / SETTINGS, remedy="give another --out")
-        if changes := [
-            f"{key}: {before.get(key)!r} -> {new!r}" for key, new in settings.items() if before.get(key) != new
-        ]:
+        changes = [f"{name}: {before.get(name)} -> {new}" for name, new in settings.items() if before.get(name) != new]
+        if changes:
             raise UserError(
                 f"--out={out}: holds a set that differs in {'; '.join(changes)}. Undo the change to complete it, or "
                 "give another folder"
             )
-    elif foreign := [path.name for path in out.iterdir() if not _is_unfinished(path)]:
+    elif foreign := [path.name for path in out.iterdir() if path.name != _LOCK and not path.match(_UNFINISHED)]:
         raise UserError(f"--out={out}: holds {len(foreign)} files already, such as {foreign[0]}; give another folder")
-    for path in out.rglob(".*.tmp"):  # of a call that was killed
-        path.unlink()
-    write_json(out / SETTINGS, settings)
+    with open(out / _LOCK, "a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"--out={out}: the same command is running; wait for it") from None
+        for path in out.rglob(_UNFINISHED):  # of a call that was killed
+            path.unlink()
+        write_json(out / SETTINGS, settings)
+        yield
 
 
 def _choose_reals(reals: Reals, counts: Mapping[str, Counts], seed: int) -> list[int]:
@@ -148,9 +159,7 @@ def _choose_reals(reals: Reals, counts: Mapping[str, Counts], seed: int) -> list
 
 def _place_reals(out: Path, reals: Reals, chosen: Sequence[int], placing: str) -> list[tuple[Any, ...]]:
     """Links, copies, writes or only names reals; their rows of labels.csv."""
-    source = reals.source
-    assert source.labels is not None
-    rows = []
+    source, labels, rows = reals.source, reals.labels, []
     with progress_bar(len(chosen), desc="reals", unit="image") as bar:
         for index in chosen:
             name = source.names[index]
@@ -169,7 +178,7 @@ def _place_reals(out: Path, reals: Reals, chosen: Sequence[int], placing: str) -
                         with replacing(out / name) as temporary:
                             shutil.copyfile(original, temporary)
             group = source.groups[index] if source.groups else name
-            rows.append((name, source.labels[index], "real", group, "", "", "", "", ""))
+            rows.append((name, labels[index], "real", group, "", "", "", "", ""))
             bar.update()
     return rows
 
@@ -233,10 +242,6 @@ def _fake_name(label: str, index: int) -> str:
 
 def _number(draws: Sequence[Draw], outcome: str) -> int:
     return sum(one.outcome == outcome for one in draws)
-
-
-def _is_unfinished(path: Path) -> bool:
-    return path.match(".*.tmp")
 
 
 def _as_csv(rows: Iterable[Iterable[Any]]) -> bytes:

@@ -3,8 +3,8 @@
 medgan balance --checkpoint=runs/both --out=balanced                  as many of each class as of the largest
 medgan balance --checkpoint=runs/melanoma --out=balanced              the same, from a run of the scarce class alone
 medgan balance --checkpoint=runs/both --out=balanced --synthetic_of=all     and the same share of fakes in each
-medgan balance --checkpoint=malignant=runs/a --checkpoint=benign=netG.pth --out=balanced --target=malignant=300 \
-    --data.source=csv --data.path=isic/images --data.labels_csv=isic/labels.csv
+medgan balance --checkpoint=malignant=runs/m --checkpoint=benign=runs/b --out=balanced --target=malignant=300,benign=500
+medgan balance --checkpoint=malignant=netG.pth --out=balanced --data.path=lesions      an imported network
 
 The real images are those that the runs were trained on; what they held out is left out. Fakes that are copies of a
 training image are replaced. OUT/labels.csv has the origin of each image, and data.source=csv reads it. Started again,
