@@ -77,13 +77,14 @@ def draw(
         mesh=mesh,
         labels_of=classes_of(generator, label if generator.classes else None),
     )
+    number = first
     for images in batches:
         found = search.nearest(images)
         copies = memorized(found.distance, of_reals)
         others = classify(images) != label if classify else np.zeros(len(images), bool)
         draws = [
             Draw(
-                first + i,
+                number + i,
                 COPY if copies[i] else OTHER_CLASS if others[i] else KEPT,
                 drawer.training.names[found.index[i]],
                 f"{found.distance[i]:.6f}",
@@ -91,7 +92,7 @@ def draw(
             for i in range(len(images))
         ]
         yield draws, images
-        first += len(images)
+        number += len(images)
 
 
 def distances_of_reals(drawer: Drawer, search: CopySearch) -> tuple[np.ndarray, str]:
