@@ -105,9 +105,9 @@ def write_set(
             if (kept := _number(draws, KEPT)) < number:
                 others = f", {_number(draws, OTHER_CLASS)} were taken for another class" if agree else ""
                 raise UserError(
-                    f"{drawer.path}: of {len(draws)} images of {label} that it drew, {_number(draws, COPY)} were too near "
-                    f"to a training image{others}, and {kept} of {number} are there; ask for fewer, or give a generator "
-                    "that was trained less long or on more images"
+                    f"{drawer.path}: of {len(draws)} images of {label} that it drew, {_number(draws, COPY)} were too "
+                    f"near to a training image{others}, and {kept} of {number} are there; ask for fewer, or give a "
+                    "generator that was trained less long or on more images"
                 )
         for label, draws in found.items():
             for one in draws:
