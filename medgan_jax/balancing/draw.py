@@ -1,8 +1,9 @@
 """Draws images of a class, and says which of them are to be replaced: copies, and images of another class."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -49,6 +50,9 @@ def draw(
 ) -> Iterator[tuple[list[Draw], np.ndarray]]:
     """Draws images `first` to `last` - 1 of a class, a batch at a time.
 
+    The classes of a conditional generator take turns, as in `classes_in_turn`: of C classes, number c draws the images
+    c, c + C, c + 2 C, ... of the seed. Images of equal latents look alike, and would stand in two classes.
+
     Args:
       drawer: of the class.
       label: the class.
@@ -64,9 +68,13 @@ def draw(
       What becomes of each image, and the images, uint8 (N, H, W, C).
     """
     generator = drawer.generator
+    classes = generator.classes or (label,)
 
-    def latents_of(numbers: np.ndarray) -> np.ndarray:
-        return seeded_latents(seed, numbers + first, latent_dim=generator.latent_dim)
+    def index(number: int | np.ndarray) -> Any:
+        return classes.index(label) + len(classes) * number
+
+    def latents_of(numbers: np.ndarray) -> jax.Array:
+        return seeded_latents(seed, index(numbers + first), latent_dim=generator.latent_dim)
 
     batches = sample_batches(
         generator.module,
@@ -84,7 +92,7 @@ def draw(
         others = classify(images) != label if classify else np.zeros(len(images), bool)
         draws = [
             Draw(
-                number + i,
+                index(number + i),
                 COPY if copies[i] else OTHER_CLASS if others[i] else KEPT,
                 drawer.training.names[found.index[i]],
                 f"{found.distance[i]:.6f}",

@@ -53,8 +53,9 @@ def test_the_command(saved, tmp_path, capsys):
     generator = load_generator(Path(run), replicated(data_mesh()))
     fakes = [row for row in rows(out / "labels.csv") if row["source"] == "synthetic"]
     assert {row["generator"] for row in fakes} == {generator.digest}
-    assert [row["index"] for row in fakes] == [str(i) for i in range(18)]
-    latents = seeded_latents(2**32 - 1, np.arange(18, dtype=np.int32), latent_dim=8)
+    odd = np.arange(1, 36, 2, dtype=np.int32)  # the even ones are for the other class
+    assert [row["index"] for row in fakes] == [str(i) for i in odd]
+    latents = seeded_latents(2**32 - 1, odd, latent_dim=8)
     drawn = generate(generator.module, generator.variables, latents, np.ones(18, np.int32))
     for row, image in zip(fakes, drawn, strict=True):
         found = decode_image((out / row["image"]).read_bytes(), channels=3).astype(int)
@@ -62,13 +63,13 @@ def test_the_command(saved, tmp_path, capsys):
 
     before = contents(out)
     text = (out / "draws.csv").read_text()
-    (out / "draws.csv").write_text(text[: text.index("malignant,16,") + 14])  # as if killed while it was written
+    (out / "draws.csv").write_text(text[: text.index("malignant,33,") + 14])  # as if killed while it was written
     (out / "labels.csv").unlink()
     (out / "reals/phantom_00003.png").unlink()
     (out / f".{16 * 'a'}.tmp").touch()
     balance.main(call)
     assert contents(out) == before
-    next(iter(out.glob("synthetic/*_000002.png"))).unlink()
+    next(iter(out.glob("synthetic/*_000005.png"))).unlink()
     balance.main(call)
     assert contents(out) == before
     with pytest.raises(UserError, match="^--out=.*: holds a set that differs in agree: False -> True. Undo the change"):
