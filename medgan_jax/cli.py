@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from absl import flags
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_flags
 
-from medgan_jax.config import FIELDS, config_path, current_name, rename_former_fields
+from medgan_jax.config import FIELDS, config_path, current_name, default_config, rename_former_fields
 from medgan_jax.errors import UserError, reported
 from medgan_jax.files import expanded, local_path
 
@@ -28,6 +28,7 @@ COMMANDS = {
     "train": "train a GAN on a folder of images, or resume a run",
     "sample": "sample images from a trained generator",
     "evaluate": "compare generated images with real ones",
+    "balance": "make a training set of real and generated images with the counts asked for",
     "prove": "tell whether synthetic images help a classifier",
     "report": "write, serve or film the report of a run",
     "import-torch": "convert a network of PyTorch's",
@@ -153,15 +154,15 @@ def load_config(argv: Sequence[str]) -> tuple[ConfigDict | None, list[str]]:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(f"--config={given}: is not a working config file ({reason})") from error
     fields = tuple(FIELDS) if "num_steps" in config else tuple(config)  # the latter of a control file for sampling
-    return config, [_with_present_name(argument, fields) for argument in rest]
+    return config, [_with_present_name(argument, "--config.", "--config.", fields) for argument in rest]
 
 
-def _with_present_name(argument: str, fields: Sequence[str]) -> str:
+def _with_present_name(argument: str, start: str, prefix: str, fields: Sequence[str] = tuple(FIELDS)) -> str:
+    """A flag that starts with `start` under the present name of its field, which follows `prefix`; others as is."""
     name, equals, value = argument.partition("=")
-    if not name.startswith("--config."):
+    if not name.startswith(start):
         return argument
-    field = resolve_field("--config.", name.removeprefix("--config."), fields)
-    return f"--config.{field}{equals}{value}"
+    return f"{prefix}{resolve_field(prefix, name.removeprefix(prefix), fields)}{equals}{value}"
 
 
 def resolve_field(prefix: str, name: str, fields: Sequence[str]) -> str:
@@ -172,6 +173,29 @@ def resolve_field(prefix: str, name: str, fields: Sequence[str]) -> str:
         hint = f"did you mean {near[0]}?" if near else "train.py --help lists the fields"
         raise UserError(f"{prefix}{name}: there is no such field; {hint}")
     return field
+
+
+def define_data_flags(values: flags.FlagValues, argv: Sequence[str], help_string: str) -> list[str]:
+    """Defines --data.FIELD for each field of a data set.
+
+    Args:
+      values: to which they are added; `values.data` will be a ConfigDict.
+      argv: the command line, after the command.
+      help_string: what they are for.
+
+    Returns:
+      The command line with the present names of fields. Raises UserError where there is no such field.
+    """
+    argv = [_with_present_name(argument, "--data.", "--") for argument in argv]
+    config_flags.DEFINE_config_dict(
+        "data",
+        default_config().data,
+        help_string=help_string,
+        lock_config=True,
+        flag_values=values,
+        sys_argv=["medgan", *argv],
+    )
+    return argv
 
 
 def given_path(name: str, value: str | None) -> Path:

@@ -37,7 +37,7 @@ _BUSY = "{}: another process is writing images there; wait for it, or give anoth
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
-@functools.partial(jax.jit, static_argnames=("latent_dim", "truncation"))
+@functools.partial(jax.jit, static_argnames=("seed", "latent_dim", "truncation"))
 def seeded_latents(seed: int, indices: np.ndarray, *, latent_dim: int, truncation: float | None = None) -> jax.Array:
     """The latents of numbered images: row i depends on (seed, indices[i]) and `truncation` alone.
 

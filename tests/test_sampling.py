@@ -295,6 +295,7 @@ def test_latents_are_normal_and_truncated_ones_the_same_within_bounds():
     latents = np.asarray(seeded_latents(5, numbers, latent_dim=50))
     assert latents.mean() == pytest.approx(0, abs=0.03)
     assert latents.std() == pytest.approx(1, abs=0.02)
+    assert np.isfinite(seeded_latents(2**32 - 1, numbers, latent_dim=50)).all()  # the largest seed
     np.testing.assert_array_equal(seeded_latents(5, numbers[::-1], latent_dim=50)[::-1], latents)
     order = np.argsort(latents.ravel())
     cut = np.asarray(seeded_latents(5, numbers, latent_dim=50, truncation=1.0))

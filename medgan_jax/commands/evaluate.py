@@ -12,25 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from medgan_jax import cli
-from medgan_jax.config import FIELDS, default_config
 
 
 def main(argv: list[str]) -> None:
     """Parses the flags, reads the sets of images, and writes the comparison."""
     values = flags.FlagValues()
-    argv = [_present_name(argument) for argument in argv]
+    argv = cli.define_data_flags(values, argv, "how to read the reals, as --data.FIELD=VALUE")
     define: dict[str, Any] = {"flag_values": values}
-    config_flags.DEFINE_config_dict(
-        "data",
-        default_config().data,
-        help_string="how to read the reals, as --data.FIELD=VALUE",
-        lock_config=True,
-        sys_argv=["medgan", *argv],
-        **define,
-    )
     flags.DEFINE_string("checkpoint", None, "a workdir, generator folder or .pth file to sample from", **define)
     flags.DEFINE_string("fakes", None, "a folder of generated images, in place of a checkpoint", **define)
     flags.DEFINE_string("reals", None, "real images; by default what the run held out", **define)
@@ -81,10 +71,3 @@ def main(argv: list[str]) -> None:
     page.write(result, out)
     print(page.table(result))
     print(f"\nLook at {out / page.PAGE}; the figures are in {out / page.JSON}")
-
-
-def _present_name(argument: str) -> str:
-    if not argument.startswith("--data."):
-        return argument
-    name, equals, value = argument.removeprefix("--").partition("=")
-    return f"--{cli.resolve_field('--', name, tuple(FIELDS))}{equals}{value}"

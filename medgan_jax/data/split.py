@@ -35,7 +35,7 @@ def hold_out(source: ImageSource, fraction: float, ids: Sequence[str]) -> tuple[
       UserError: a class has a single group, so that it cannot be divided; or groups of several classes leave no way
         to have each class on both sides.
     """
-    group_of = _groups(source.groups or source.names, ids)
+    group_of = joined_groups(source, ids)
     groups: dict[str, Counter[str]] = defaultdict(Counter)  # the number of images of each class
     for group, label in zip(group_of, source.labels or ("",) * len(source), strict=True):
         groups[group][label] += 1
@@ -83,7 +83,7 @@ def hold_out_fold(source: ImageSource, folds: int, fold: int, ids: Sequence[str]
     Raises:
       UserError: there are too few groups for each fold to hold all classes.
     """
-    group_of = _groups(source.groups or source.names, ids)
+    group_of = joined_groups(source, ids)
     labels = source.labels or ("",) * len(source)
     groups: dict[str, Counter[str]] = defaultdict(Counter)
     for group, label in zip(group_of, labels, strict=True):
@@ -110,8 +110,12 @@ def hold_out_fold(source: ImageSource, folds: int, fold: int, ids: Sequence[str]
     return training, apart
 
 
-def _groups(names: Sequence[str], ids: Sequence[str]) -> list[str]:
-    """The group of each image; groups that share content are one, called by the least of their names."""
+def joined_groups(source: ImageSource, ids: Sequence[str]) -> list[str]:
+    """The group of each image, itself where there are none; groups that share content are one.
+
+    It is called by the least of their names; `ids` as `ImageSource.content_ids` has them.
+    """
+    names = source.groups or source.names
     parent = {name: name for name in names}
 
     def find(name: str) -> str:

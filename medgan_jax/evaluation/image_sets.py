@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 from medgan_jax.checkpoint import TrainedGenerator, load_generator
 from medgan_jax.config import DataConfig, current_name, parse_data
 from medgan_jax.data.batches import load_dataset
-from medgan_jax.data.cache import inspect_files, load_cached
+from medgan_jax.data.cache import CachedImages, inspect_files, load_cached
 from medgan_jax.data.classes import composed, in_proportion
 from medgan_jax.data.sources import FileSource, file_source, list_images, open_source
 from medgan_jax.data.survey import survey
@@ -132,7 +132,11 @@ def choose(
     ):
         if train:
             raise UserError("--train: the training of --checkpoint is known; leave it out, or give --reals")
-        real_set, train_set = _held_out(generator, data, like)
+        then = data_of_training(generator, data)
+        trained_on, apart = load_training(generator, then, otherwise="; or give --reals")
+        assert apart is not None  # a share of the images was held out
+        real_set = ImageSet(f"{title_of(then)}, held out", apart.images, apart.labels)
+        train_set = ImageSet(f"{title_of(then)}, trained on", trained_on.images, trained_on.labels)
         if label is not None:
             real_set, train_set = real_set.of_class(label), train_set.of_class(label)
     elif reals or data["path"] or data["source"] in ("tfds", "phantom"):
@@ -336,7 +340,7 @@ def _given(
     cached = load_cached(
         source, image_size=size, channels=channels, cache_dir=parsed.cache_dir, on_bad_image=parsed.on_bad_image
     )
-    found = ImageSet(_title(parsed), cached.images, cached.labels)
+    found = ImageSet(title_of(parsed), cached.images, cached.labels)
     if label is None or parsed.class_filter:  # which may be another name for that class
         return found
     if found.labels and label not in found.labels:
@@ -348,27 +352,33 @@ def _given(
     return found.of_class(label)
 
 
-def _held_out(generator: TrainedGenerator, data: Mapping[str, Any], like: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """What the training of a generator held out, and what it was trained on, wherever `data` says they are now."""
+def data_of_training(generator: TrainedGenerator, data: Mapping[str, Any]) -> DataConfig:
+    """How the training of a generator read its images, wherever `data`, fields of a data set, says they are now."""
     stored = generator.about["config"]["data"]
     stored = {current_name(f"data.{name}").removeprefix("data."): value for name, value in stored.items()}
     places = {name: data[name] for name in ("path", "labels_csv", "cache_dir") if data[name]}
-    then = parse_data({**data, **stored, **places})
-    size, channels = like.images.shape[2:]
-    training, apart = load_dataset(then, image_size=size, channels=channels)
-    if apart is None or training.digest != generator.about.get("data_digest"):
+    return parse_data({**data, **stored, **places})
+
+
+def load_training(
+    generator: TrainedGenerator, then: DataConfig, *, otherwise: str = ""
+) -> tuple[CachedImages, CachedImages | None]:
+    """What a generator was trained on, and what its training held out, None for nothing; `then` as `data_of_training`.
+
+    Raises:
+      UserError: these are no longer the images of the training; `otherwise` is what else to do about it.
+    """
+    training, held_out = load_dataset(then, image_size=generator.module.image_size, channels=generator.module.channels)
+    if training.digest != generator.about.get("data_digest"):
         raise UserError(
-            f"{_title(then)}: the images are no longer those of the training, so which of them it has not seen is "
-            "unknown; restore them, say with --data.path where they are now, or give --reals"
+            f"{title_of(then)}: the images are no longer those of the training, so which of them it has not seen is "
+            f"unknown; restore them, or say with --data.path where they are now{otherwise}"
         )
-    held_out, trained_on = (
-        ImageSet(f"{_title(then)}, {side}", cached.images, cached.labels)
-        for cached, side in ((apart, "held out"), (training, "trained on"))
-    )
-    return held_out, trained_on
+    return training, held_out
 
 
-def _title(data: DataConfig) -> str:
+def title_of(data: DataConfig) -> str:
+    """A data set, for people."""
     place = {"tfds": f"{data.tfds_name} {data.split}", "phantom": "the phantoms"}.get(data.source, data.path)
     return place + (f", {data.class_filter}" if data.class_filter else "")
 

@@ -79,12 +79,20 @@ class CopySearch:
         self._mean, self._deviation = vectors.mean((0, 1)), vectors.std((0, 1))
         self._directions = self._direction(vectors)
 
-    def nearest(self, images: np.ndarray) -> Nearest:
-        """Finds the training image that each image looks most like; `images` are uint8 (N, H, H, C) of their shape."""
+    def nearest(self, images: np.ndarray, groups: tuple[np.ndarray, np.ndarray] | None = None) -> Nearest:
+        """Finds the training image that each image looks most like.
+
+        Args:
+          images: uint8 (N, H, H, C), of the shape of the training images.
+          groups: int, (N,) of the images and (M,) of the training images, to match none with one of its own group:
+            of training images themselves this finds others, as if each had been held out. There are two groups or more.
+        """
         directions = self._direction(_activations(images))
+        ours, theirs = groups or (np.zeros(len(images), int), np.ones(len(self._training), int))
         parts = []
         for batch in _batches(len(images), _PAIRS_BATCH):
-            candidates = np.asarray(_proposed(directions[batch], self._directions))
+            others = ours[batch, None] != theirs
+            candidates = np.asarray(_proposed(directions[batch], self._directions, others))
             distance, found, symmetry = _registered(images[batch], self._training[candidates])
             parts.append((candidates[np.arange(len(batch)), found], np.asarray(distance), np.asarray(symmetry)))
         return Nearest(*(np.concatenate(values)[: len(images)] for values in zip(*parts, strict=True)))
@@ -201,10 +209,14 @@ def _network() -> Callable[[np.ndarray], jax.Array]:
 
 
 @jax.jit
-def _proposed(directions: jax.Array, training: jax.Array) -> jax.Array:
-    """The training images, (B, K), nearest to each of (B, D), from those in eight orientations, (8, M, D)."""
+def _proposed(directions: jax.Array, training: jax.Array, allowed: jax.Array) -> jax.Array:
+    """The training images, (B, K), nearest to each of (B, D), from those in eight orientations, (8, M, D).
+
+    Of those `allowed`, bool (B, M), at least one for each; where there are fewer than K, the nearest fills up.
+    """
     cosines = jnp.einsum("bd,omd->bom", directions, training, precision=jax.lax.Precision.HIGHEST).max(1)
-    return jax.lax.top_k(cosines, min(_CANDIDATES, training.shape[1]))[1]
+    values, found = jax.lax.top_k(jnp.where(allowed, cosines, -jnp.inf), min(_CANDIDATES, training.shape[1]))
+    return jnp.where(jnp.isfinite(values), found, found[:, :1])
 
 
 @jax.jit

@@ -38,6 +38,17 @@ def test_the_eight_symmetries(phantoms):
 
 
 @pytest.mark.slow
+def test_training_images_are_compared_with_those_of_other_groups(small):
+    """Of two patients: two images are left to propose, and three are asked for."""
+    images, groups = small[:4], np.array([0, 0, 1, 1])
+    found = CopySearch(images).nearest(images, (groups, groups))
+    for i, others in enumerate([[2, 3], [2, 3], [0, 1], [0, 1]]):
+        alone = CopySearch(images[others]).nearest(images[i : i + 1])
+        assert found.index[i] == others[alone.index[0]]
+        assert found.distance[i] == pytest.approx(alone.distance[0], abs=1e-6)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("symmetry", range(8))
 def test_a_turned_copy_is_the_same_image(small, search, symmetry):
     copies = turned(small[5:9], symmetry)

@@ -1,0 +1,1 @@
+"""Training sets of real and generated images with the counts asked for."""
