@@ -249,14 +249,15 @@ def load_latents(path: Path, latent_dim: int) -> np.ndarray:
         latents = np.load(path, allow_pickle=False)
     except OSError as error:
         raise UserError(f"--latents={path}: cannot be read ({error})") from error
-    except (ValueError, EOFError) as error:  # whose text advises to allow files that run code
+    except (
+        Exception
+    ) as error:  # on damaged bytes NumPy raises nearly anything, and advises to allow files that run code
         raise UserError(f"--latents={path}: not a .npy file of numbers; save an array with numpy.save") from error
     if not isinstance(latents, np.ndarray):
         raise UserError(f"--latents={path}: an archive of arrays; save one array with numpy.save")
     if latents.ndim != 2 or latents.shape[1] != latent_dim or not len(latents):
         raise UserError(f"--latents={path}: shape {latents.shape}, but this generator takes (N, {latent_dim})")
-    real = np.issubdtype(latents.dtype, np.floating) or np.issubdtype(latents.dtype, np.integer)
-    if not real or not np.all(np.abs(latents) <= np.finfo(np.float32).max):
+    if latents.dtype.kind not in "fiu" or not np.all(np.abs(latents) <= np.finfo(np.float32).max):
         raise UserError(f"--latents={path}: must hold finite real numbers; it is of type {latents.dtype}")
     return latents.astype(np.float32)
 

@@ -200,7 +200,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
     for text in path.read_text(errors="replace").splitlines():
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             line = json.loads(text)
             if isinstance(line, dict) and isinstance(line.get("step"), int):
                 yield line
@@ -216,7 +216,7 @@ def read_json(path: Path, *, remedy: str = "restore it or give another --workdir
         values = json.loads(path.read_text())
         if not isinstance(values, dict):
             raise ValueError("not an object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: is missing or damaged ({error}); {remedy}") from error
     return values
 

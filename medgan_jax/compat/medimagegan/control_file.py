@@ -8,6 +8,7 @@ import difflib
 import functools
 import math
 import os
+import reprlib
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +20,7 @@ from ml_collections import ConfigDict
 from medgan_jax.config import config_problems
 from medgan_jax.errors import UserError
 
+_MAX_BYTES = 2**16  # PyYAML takes 10 s for a megabyte
 _GENERATOR = "Generator"
 _ARCHITECTURES = {"DCGAN": "dcgan", "SNGAN": "sngan", "WGAN": "dcgan"}
 _BASE_RATE = 2e-4  # which a learning_rate of 1 or more multiplies
@@ -118,11 +120,16 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such control file; give configs/control_file.py:FILE.yaml")
     try:
-        values = yaml.load(path.read_bytes(), _Loader)
+        data = path.read_bytes()
+        if len(data) > _MAX_BYTES:
+            raise UserError(f"{path}: {len(data):,} bytes are no control file; give a YAML file of keys and values")
+        values = yaml.load(data, _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
         raise UserError(f"{path}: {line}{error.problem or error.context}; correct the file") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: holds lists within lists; write `key: value` lines") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is not text ({str(error).splitlines()[0]}); give a YAML file") from error
     if not isinstance(values, dict):
@@ -156,7 +163,9 @@ def _typed(key: str, value: Any, problems: list[str]) -> Any:
     if type(value) is expected:
         return value
     hint = " (put it in quotes)" if expected is str and isinstance(value, int | float) else ""
-    problems.append(f"{key} must be {_EXPECTED[expected]}, not {'empty' if value is None else repr(value)}{hint}")
+    problems.append(
+        f"{key} must be {_EXPECTED[expected]}, not {'empty' if value is None else reprlib.repr(value)}{hint}"
+    )
     return None
 
 
