@@ -269,7 +269,9 @@ def test_a_label_that_was_not_learned_writes_nothing(generator, conditional, tmp
         (np.full((2, 8), np.nan, np.float32), "finite"),
         (np.zeros((2, 8), "U3"), "finite"),
         (np.full((2, 8), 1e300), "finite"),
+        (np.zeros((2, 8), "m8[s]"), "finite"),
         (b"hello", "not a .npy file of numbers; save"),
+        (b"\x93NUMPY\x01\0\x02\0{\n", "not a .npy file of numbers; save"),
         (None, "cannot be read"),
     ],
 )

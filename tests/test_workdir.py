@@ -87,7 +87,13 @@ def test_a_file_is_no_workdir(tmp_path, tiny_config):
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("config.json", '{"arch": "sng'), ("config.json", "[]"), ("dataset.json", ""), ("dataset.json", None)],
+    [
+        ("config.json", '{"arch": "sng'),
+        ("config.json", "[]"),
+        ("dataset.json", ""),
+        ("dataset.json", None),
+        ("config.json", "[" * 9999),
+    ],
 )
 def test_damaged_or_missing_records_are_named(files, tiny_config, name, content):
     path = files.path / name

@@ -185,11 +185,20 @@ def test_all_problems_at_once_and_a_misspelt_key_is_not_also_missing(refusal):
         ("arch: a\n---\narch: b\n", "line 2: "),
         (TRAINING + "seed: 3\n", "line 22: seed is there twice"),
         (b"arch: \xff\xff\n", "is not text"),
+        (b"#" * 70_000, "70,000 bytes are no control file"),
+        ("path: " + "[" * 2000, "holds lists within lists"),
         ("run: !!python/name:os.system", "line 1: could not determine a constructor for the tag"),
     ],
 )
 def test_a_file_that_is_no_control_file(refusal, content, says):
     assert refusal(content).startswith(says)
+
+
+def test_lists_of_lists_of_lists_are_not_written_out(refusal):
+    lists = "".join(f"k{i + 1}: &k{i + 1} [*k{i}, *k{i}]\n" for i in range(40))
+    said = refusal("k0: &k0 [a, b]\n" + lists + "arch: SNGAN\npath: *k40\n")
+    assert "path must be text, not [[[[[[[...], [...]]" in said
+    assert len(said) < 2000
 
 
 def test_tags_execute_nothing(refusal, tmp_path):
