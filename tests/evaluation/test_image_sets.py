@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import published
 import pytest
+from PIL import Image
 
 from configs import default
 from medgan_jax.checkpoint import TrainedGenerator, load_generator
@@ -58,6 +59,18 @@ def test_folders(choose, folder):
     )
     assert fakes.images.shape == reals.images.shape == train_set.images.shape == (3, 16, 16, 3)
     assert "fakes" in fakes.title
+
+
+def test_folders_of_16_bits_are_read_as_for_training(choose, tmp_path, data):
+    samples = np.random.default_rng(0).integers(0, 256, (4, 16, 16), np.uint16)
+    for name in ("fakes", "reals"):
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(samples):
+            Image.fromarray(image * 16).save(tmp_path / name / f"{i}.png")
+    places = {"fakes": str(tmp_path / "fakes"), "reals": str(tmp_path / "reals")}
+    for window, expected in (("auto", samples), ("full", samples // 16), ("0,4080", samples)):
+        for found in choose(**places, data={**data, "window": window})[:2]:
+            np.testing.assert_array_equal(found.images[:, :, :, 0], expected)
 
 
 def test_samples_come_without_their_grid(choose, folder):
