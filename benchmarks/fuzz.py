@@ -32,9 +32,9 @@ from configs import default
 from medgan_jax.compat.medimagegan import control_file
 from medgan_jax.compat.torch.convert import read_network
 from medgan_jax.config import parse_data
-from medgan_jax.data.sources import open_source
+from medgan_jax.data.sources import decode_file, inspect_file, open_source
 from medgan_jax.errors import UserError, reported
-from medgan_jax.images import ImageError, decode_image, image_shape
+from medgan_jax.images import ImageError
 from medgan_jax.report.record import read_record
 from medgan_jax.sampling import load_latents
 from medgan_jax.torch_files import read_arrays, read_state_dicts
@@ -82,8 +82,8 @@ def _pictures(name: str, *modes: str, **options: Any) -> Callable[[], list[bytes
 
 def _read_picture(path: Path) -> None:
     with contextlib.suppress(ImageError, OSError):  # as where images are listed
-        image_shape(path)
-    decode_image(path.read_bytes(), channels=3)
+        inspect_file(path)
+    decode_file(path.read_bytes(), channels=3, min_side=None, window="auto", bits=16, values=None, frame=0)
 
 
 def _files(*names: str) -> Callable[[], list[bytes]]:
@@ -105,6 +105,15 @@ def _saved(save: Callable[..., None], *arrays: Any) -> Callable[[], list[bytes]]
 def _safetensors() -> list[bytes]:
     arrays = read_arrays(_TORCH / "published/netG16.pth")
     return [safetensors.numpy.save(arrays, {"format": "pt"}), safetensors.numpy.save({"b": np.ones((2, 3), np.uint8)})]
+
+
+def _dicom() -> list[bytes]:
+    """Pydicom's own examples: CT, RLE, JPEG, JPEG 2000, JPEG-LS, a palette."""
+    from pydicom.data import get_testdata_file
+
+    names = ("CT_small.dcm", "MR_small_RLE.dcm", "SC_rgb_jpeg_dcmtk.dcm", "MR_small_jp2klossless.dcm")
+    names += ("MR_small_jpeg_ls_lossless.dcm", "examples_palette.dcm")
+    return [Path(str(get_testdata_file(name))).read_bytes() for name in names]
 
 
 def _texts(*texts: str) -> Callable[[], list[bytes]]:
@@ -163,6 +172,7 @@ FORMATS: dict[str, Format] = {
     "tiff-lzw": Format("a.tif", _pictures("TIFF", "RGB", "L", compression="tiff_lzw"), _read_picture, ImageError),
     "webp": Format("a.webp", _pictures("WEBP", "RGB", "RGBA"), _read_picture, ImageError),
     "gif": Format("a.gif", _pictures("GIF", "RGB", "L"), _read_picture, ImageError),
+    "dicom": Format("a.dcm", _dicom, _read_picture, ImageError),
     "table": Format("labels.csv", _TABLES, _read_labels),
     "yaml": Format("input.yaml", _texts(_CONTROL), lambda path: control_file.load(path, default.get_config())),
     "pth": Format("a.pth", _files("torch_files/zip.pth", "torch_files/legacy.pth"), read_state_dicts),

@@ -73,6 +73,18 @@ def test_grey_images_stored_as_colour_are_grey(stored, choose, folder, tmp_path)
         np.testing.assert_array_equal(images.images, wanted)
 
 
+def test_folders_of_16_bits_are_read_as_for_training(choose, tmp_path, data):
+    samples = np.random.default_rng(0).integers(0, 256, (4, 16, 16), np.uint16)
+    for name in ("fakes", "reals"):
+        (tmp_path / name).mkdir()
+        for i, image in enumerate(samples):
+            Image.fromarray(image * 16).save(tmp_path / name / f"{i}.png")
+    places = {"fakes": str(tmp_path / "fakes"), "reals": str(tmp_path / "reals")}
+    for window, expected in (("auto", samples), ("full", samples // 16), ("0,4080", samples)):
+        for found in choose(**places, data={**data, "window": window})[:2]:
+            np.testing.assert_array_equal(found.images[:, :, :, 0], expected)
+
+
 def test_samples_come_without_their_grid(choose, folder):
     place = folder("fakes", (16, 16, 3))
     write_png(f"{place}/grid.png", np.zeros((40, 40, 3), np.uint8))
