@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import errno
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -63,6 +64,8 @@ def reported() -> Iterator[None]:
         yield
     except UserError as error:
         message = str(error)
+    except BrokenPipeError:  # nobody reads on, as with `| head`
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno is None:
             raise

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from medgan_jax.config import config_problems
 from medgan_jax.errors import UserError
+from medgan_jax.files import expanded
 
 _GENERATOR = "Generator"
 _ARCHITECTURES = {"DCGAN": "dcgan", "SNGAN": "sngan", "WGAN": "dcgan"}
@@ -188,7 +189,7 @@ def _training_config(values: Mapping[str, Any], config: ConfigDict, *, wasserste
         config.loss = "wgan-gp"
     rate = values["learning_rate"]
     config.lr_gen, config.lr_dis = (_BASE_RATE, _BASE_RATE * rate) if rate >= 1 else (rate, rate)
-    config.output_prefix = os.path.join(values["out"], values["run"])
+    config.output_prefix = os.path.join(expanded(values["out"]), values["run"])
     return config
 
 
