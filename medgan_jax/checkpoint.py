@@ -10,7 +10,6 @@ import functools
 import hashlib
 import logging
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,8 +34,6 @@ GENERATOR_FOLDER, DISCRIMINATOR_FOLDER = "generator", "discriminator"  # in a wo
 AnyGenerator = Generator | ResidualGenerator | FastGANGenerator
 AnyDiscriminator = Discriminator | ResidualDiscriminator | ProjectedDiscriminator
 
-# TensorStore takes a backslash for a slash, and writes elsewhere; names that are not UTF-8 it refuses.
-_UNUSABLE = re.compile(r"[\\\ud800-\udfff]")
 # TensorStore locks the files that it writes, and a disk of NFS or Lustre may have no locks. Orbax has no option for it.
 tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT["file_io_locking"] = {"mode": "lockfile"}
 
@@ -56,7 +53,9 @@ def digest(tree: Any) -> str:
 
 def check_folder(name: str, folder: Path) -> None:
     """Raises UserError where checkpoints cannot be kept in `folder`, which the user gave as `name`."""
-    if not is_local(str(folder)) or _UNUSABLE.search(str(folder.absolute())):
+    absolute = str(folder.absolute())
+    # TensorStore takes a backslash for a slash, and all names for UTF-8: it would write elsewhere.
+    if not is_local(str(folder)) or "\\" in absolute or os.fsencode(absolute) != absolute.encode(errors="replace"):
         raise UserError(
             f"{name}={folder}: checkpoints can be kept on this machine only, below names in UTF-8 without backslashes; "
             "give another path"

@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
             with _explained_devices():
                 code = _dispatch(argv) or 0
             if sys.stdout is not None:  # else it was closed
-                sys.stdout.flush()
+                with contextlib.suppress(BrokenPipeError):  # nobody reads it
+                    sys.stdout.flush()
     except KeyboardInterrupt as interrupt:
         print("stopped; what was saved before is as it was", file=sys.stderr)
         code = 128 + (interrupt.args[0] if interrupt.args else 2)

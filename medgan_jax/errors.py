@@ -5,6 +5,7 @@ import contextlib
 import errno
 import json
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -98,6 +99,8 @@ def reported() -> Iterator[None]:
         yield
     except UserError as error:
         message = str(error)
+    except BrokenPipeError:  # nobody reads on, as with `| head`
+        sys.exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno is None:
             raise

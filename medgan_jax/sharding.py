@@ -1,5 +1,6 @@
 """Devices: one mesh axis, `data`, over which batches are divided; everything else is replicated."""
 
+import contextlib
 import os
 from typing import Any
 
@@ -16,13 +17,16 @@ def data_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), (_AXIS,), axis_types=(AxisType.Auto,))
 
 
-def describe_devices() -> str:
-    """What computes, of all processes: "2 CPU cores", "4 x NVIDIA H100"."""
+def announce_devices() -> None:
+    """Prints what computes, of all processes: "running on 2 CPU cores", "running on 4 x NVIDIA H100"."""
     devices = jax.devices()
-    if devices[0].platform != "cpu":
-        return f"{len(devices)} x {devices[0].device_kind}"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} CPU core{'s' if cores != 1 else ''}" + (f" as {len(devices)} devices" if len(devices) > 1 else "")
+    what = f"{len(devices)} x {devices[0].device_kind}"
+    if devices[0].platform == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        what = f"{cores} CPU core{'s' if cores != 1 else ''}"
+        what += f" as {len(devices)} devices" if len(devices) > 1 else ""
+    with contextlib.suppress(OSError, ValueError):  # nobody reads it
+        print(f"running on {what}")
 
 
 def local_mesh() -> Mesh:

@@ -46,13 +46,13 @@ def main(argv: list[str]) -> None:
     from medgan_jax.evaluation import image_sets, page
     from medgan_jax.evaluation.protocol import evaluate
     from medgan_jax.models.efficientnet_lite import load_efficientnet_lite
-    from medgan_jax.sharding import describe_devices
+    from medgan_jax.sharding import announce_devices
 
     paths = {
         name: values[name].value and str(cli.given_path(name, values[name].value))
         for name in ("checkpoint", "fakes", "reals", "train", "out", "inception_weights")
     }
-    print(f"running on {describe_devices()}")
+    announce_devices()
     out = paths.pop("out")
     features = image_sets.choose_features(values.features, paths.pop("inception_weights"))
     load_efficientnet_lite("lite1")  # which the search for copies needs: where it is missing, nothing is sampled

@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
     from medgan_jax.checkpoint import load_generator
     from medgan_jax.interpolation import movie_path, write_walk
     from medgan_jax.sampling import check_truncation, load_latents, sample_to_folder
-    from medgan_jax.sharding import check_batch_size, data_mesh, describe_devices, replicated
+    from medgan_jax.sharding import announce_devices, check_batch_size, data_mesh, replicated
 
     movie = movie_path(values.interpolate, grid=values.grid, overwrite=values.overwrite)
     if movie and values.out is not None:
@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
         seed = control.seed if seed is None else seed
         prefix, image_size = control.run, control.image_size
     mesh = data_mesh()
-    print(f"running on {describe_devices()}")
+    announce_devices()
     check_batch_size(values.batch_size, mesh)
     generator = load_generator(checkpoint, replicated(mesh))
     if image_size not in (None, generator.module.image_size):

@@ -403,6 +403,8 @@ def _open_tfds(data: "DataConfig") -> TfdsSource:
     place = f"data.tfds_name={name}"
     try:
         builder = tfds.builder(name, data_dir=data.path or None)
+    except ImportError as error:  # of what reads an address such as gs://bucket
+        raise UserError(f"data.path={data.path}: cannot be read ({error}); do so, or copy its files here") from error
     except ValueError as error:  # DatasetNotFoundError among them
         near = difflib.get_close_matches(name, tfds.list_builders(with_community_datasets=False))
         raise UserError(

@@ -27,7 +27,7 @@ from medgan_jax.errors import UserError
 from medgan_jax.models.projected import load_frozen
 from medgan_jax.progress import progress_bar
 from medgan_jax.sampling import classes_in_turn, classes_listed, sample_batches, seeded_latents
-from medgan_jax.sharding import check_batch_size, data_mesh, describe_devices, local_copy, local_mesh, replicated
+from medgan_jax.sharding import announce_devices, check_batch_size, data_mesh, local_copy, local_mesh, replicated
 from medgan_jax.training import init_from
 from medgan_jax.training.callbacks import Action, Callback, RollBack, Stop, default_callbacks
 from medgan_jax.training.checkpointer import Checkpointer
@@ -63,7 +63,7 @@ def train(config: Config, workdir: str | Path, *, callbacks: Sequence[Callback] 
         mesh = data_mesh()
         check_batch_size(config.batch_size, mesh)
         if is_leader():
-            print(f"running on {describe_devices()}")
+            announce_devices()
         files = Workdir(workdir, writes=is_leader())
         files.check(config)  # like the checks below: before the images are decoded, which may take long
         is_new = not files.config.exists()

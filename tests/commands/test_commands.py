@@ -392,6 +392,16 @@ def test_a_kill_at_a_random_moment_changes_nothing(command_environment, trained,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("platform", ["cuda", "tpu", "nonsense"])
+def test_a_device_that_is_not_there_is_one_line(run, command_environment, tmp_path, platform):
+    environment = command_environment | {"JAX_PLATFORMS": platform}
+    done = run(sys.executable, "sample.py", f"--checkpoint={tmp_path}", f"--out={tmp_path}/out", env=environment)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and not list(tmp_path.iterdir())
+    assert line.startswith(f"error: JAX_PLATFORMS={platform}: there is no such device here, but ")
+
+
+@pytest.mark.slow
 def test_a_signal_saves_and_leaves(command_environment, tmp_path):
     fields = {"num_steps": 10**6, "log_every_steps": 5, "data.device_budget_mb": 0}  # a thread streams the images
     process = start(command_environment, tmp_path / "run", **fields)

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from medgan_jax.config import config_problems
 from medgan_jax.errors import UserError
+from medgan_jax.files import expanded
 
 _MAX_BYTES = 2**16  # PyYAML takes 10 s for a megabyte
 _GENERATOR = "Generator"
@@ -197,7 +198,7 @@ def _training_config(values: Mapping[str, Any], config: ConfigDict, *, wasserste
         config.loss = "wgan-gp"
     rate = values["learning_rate"]
     config.lr_gen, config.lr_dis = (_BASE_RATE, _BASE_RATE * rate) if rate >= 1 else (rate, rate)
-    config.output_prefix = os.path.join(values["out"], values["run"])
+    config.output_prefix = os.path.join(expanded(values["out"]), values["run"])
     return config
 
 
