@@ -130,11 +130,10 @@ def _check_kind(data: bytes) -> None:
 
 def _one(found: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """The only state dict, or that under one of the usual keys."""
-    if len(found) > 1:
-        found = {key: found[key] for key in ("state_dict", "model") if key in found} or found
-        if len(found) > 1 and "state_dict" not in found:
-            raise _Refused(f"holds the state dicts {abbreviate([quoted(key) for key in found])}", _SAVE_STATE)
-    return next(iter(found.values()))
+    key = next((key for key in ("state_dict", "model") if key in found), next(iter(found)))
+    if len(found) > 1 and key not in ("state_dict", "model"):
+        raise _Refused(f"holds the state dicts {abbreviate([quoted(key) for key in found])}", _SAVE_STATE)
+    return found[key]
 
 
 def _is_npz(data: bytes) -> bool:
