@@ -129,8 +129,9 @@ def _read(path: Path) -> dict[str, Any]:
         mark = error.problem_mark or error.context_mark
         line = f"line {mark.line + 1}: " if mark else ""
         raise UserError(f"{path}: {line}{error.problem or error.context}; correct the file") from error
-    except RecursionError as error:
-        raise UserError(f"{path}: holds lists within lists; write `key: value` lines") from error
+    except (RecursionError, ValueError) as error:
+        reason = "lists within lists within lists" if isinstance(error, RecursionError) else "a number too long to read"
+        raise UserError(f"{path}: holds {reason}; write `key: value` lines") from error
     except yaml.YAMLError as error:
         raise UserError(f"{path}: is not text ({str(error).splitlines()[0]}); give a YAML file") from error
     if not isinstance(values, dict):

@@ -187,6 +187,7 @@ def test_all_problems_at_once_and_a_misspelt_key_is_not_also_missing(refusal):
         (b"arch: \xff\xff\n", "is not text"),
         (b"#" * 70_000, "70,000 bytes are no control file"),
         ("path: " + "[" * 2000, "holds lists within lists"),
+        ("seed: " + "9" * 9000, "holds a number too long to read"),
         ("run: !!python/name:os.system", "line 1: could not determine a constructor for the tag"),
     ],
 )
