@@ -2,9 +2,9 @@
 
 python -m benchmarks.verdicts --repetitions=20
 
-Benign phantoms, and the same kind with a faint grating, which is class 1: a quarter of the images. Each of 14 folds has
-40 images to train the linear classifier on, and 40 held out; there are 8 fakes a real. "Fakes" are not a generator's but
-drawn so that the truth is known:
+Benign phantoms, and the same kind with a faint grating, which is class 1: a quarter of the images. Each of 14 folds
+has 40 images to train the linear classifier on, and 40 held out; there are 8 fakes a real. "Fakes" are not a
+generator's but drawn so that the truth is known:
 
   help          new images of the right class, as a perfect generator would make them
   harm          new images of the wrong class

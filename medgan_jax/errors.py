@@ -47,11 +47,8 @@ def quoted(text: str) -> str:
 _GET_ITSELF = "download the file itself: its server may ask to log in or to confirm first"
 
 
-def stand_in(data: bytes) -> str | None:
-    """What a file is that was fetched in place of another: a pointer, a web page, a server's words. None for others.
-
-    Args:
-      data: the whole file, of pixels or weights by its name.
+def placeholder(data: bytes) -> str | None:
+    """What a file is that is no data by its beginning: a pointer of Git LFS or git-annex, a web page. None for others.
 
     Returns:
       What it is and what to do, to follow the file's name and "is": "a Git LFS pointer; run git lfs pull ...".
@@ -63,17 +60,28 @@ def stand_in(data: bytes) -> str | None:
         return "a git-annex pointer, not the file itself; run git annex get in its repository"
     if start.startswith(b"<") and (b"<html" in start or start.startswith(b"<!doctype html")):
         return f"a web page (HTML), not the file itself; {_GET_ITSELF}"
+    return None
+
+
+def stand_in(data: bytes) -> str | None:
+    """What a file fetched in place of pixels or weights is: a `placeholder`, or the words of a server; else None.
+
+    Args:
+      data: the whole file.
+    """
+    if found := placeholder(data):
+        return found
     try:
         text = data.decode() if 0 < len(data) < 2**16 else ""
     except UnicodeDecodeError:
         return None
     if not text.strip() or not all(character.isprintable() or character.isspace() for character in text):
         return None
-    kind = "a text"
+    kind = "an XML text" if text.lstrip().startswith("<") else "a text"
     with contextlib.suppress(ValueError, RecursionError):
         json.loads(text)
         kind = "a JSON text"
-    return f"{'an XML text' if start.startswith(b'<') else kind}, {quoted(text.strip())}; {_GET_ITSELF}"
+    return f"{kind}, {quoted(text.strip())}; {_GET_ITSELF}"
 
 
 def reason_of(error: OSError) -> str:

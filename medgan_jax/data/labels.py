@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from medgan_jax.errors import UserError, abbreviate, quoted, reason_of
+from medgan_jax.errors import UserError, abbreviate, placeholder, quoted, reason_of
 
 # What these columns are called where image_column and label_column, the first of each, are left as they are.
 _IMAGE_COLUMNS = (
@@ -33,9 +33,6 @@ _NOT_TABLES = {
     b"\xd0\xcf\x11\xe0": "is an Excel workbook: save the table as CSV, UTF-8",
     b"\x1f\x8b": "is a gzip file: unpack it",
     b"%PDF": "is a PDF: give the table as CSV, UTF-8",
-    b"version https://git-lfs": "is a pointer of Git LFS in place of the table: fetch that with git lfs pull",
-    b"<!doctype html": "is an HTML page in place of the table: download the file itself",
-    b"<html": "is an HTML page in place of the table: download the file itself",
 }
 
 
@@ -212,6 +209,8 @@ def _read_cells(path: str, place: str) -> list[tuple[int, list[str]]]:
     for beginning, remedy in _NOT_TABLES.items():
         if start.startswith(beginning.lower()):
             raise UserError(f"{place} {remedy}")
+    if found := placeholder(data):
+        raise UserError(f"{place} is {found}")
     try:
         text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except UnicodeDecodeError as error:
