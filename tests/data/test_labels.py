@@ -133,7 +133,7 @@ MANY = ",".join(f"column_{number}" for number in range(300))
         (zipped("xl/workbook.xml"), {}, "is an Excel workbook, or another ZIP file: save the table as CSV, UTF-8$"),
         (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", {}, "is an Excel workbook: save"),
         (gzip.compress(b"a,b", mtime=0), {}, "is a gzip file: unpack it"),
-        ("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", {}, "is a Git LFS pointer, not the file"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n", {}, "is a Git LFS pointer"),
         ("\n<!DOCTYPE html>\n<html><body>Sign in</body></html>", {}, "is a web page .HTML., not the file itself"),
         ('[{"image": "' + 9000 * "x" + '"}]', {}, "neither a column 'image' nor just two .* two of .*x{150}[.]{3}$"),
         (f"image,{MANY}\n", {}, "has no column 'label': set data.label_column to one of image, .*10 and 289 more$"),
