@@ -11,7 +11,8 @@ ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.S
 class Signals:
     """Handles signals within `with`: they interrupt at once, or are noted while `postpone` holds.
 
-    Those that are ignored stay so, as SIGHUP under nohup.
+    SIGHUP stays ignored where it is, as under nohup. Of the others, SIGINT is ignored in what a script starts in the
+    background, where it still means to stop.
     """
 
     def __init__(self) -> None:
@@ -34,7 +35,8 @@ class Signals:
 
     def __enter__(self) -> Self:
         """Installs the handlers."""
-        heard = [number for number in ASKING if signal.getsignal(number) != signal.SIG_IGN]
+        no_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        heard = [number for number in ASKING if not (no_hangup and number == signal.SIGHUP)]
         self._previous = {number: signal.signal(number, self._handle) for number in heard}
         return self
 
