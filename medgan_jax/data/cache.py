@@ -50,15 +50,15 @@ class CachedImages:
       images: uint8, (number, image_size, image_size, channels), a read-only memory map.
       names: what a person calls each image.
       labels: the class of each image; None if the set is unlabelled.
-      groups: the patient or lesion that each image shows; None where that is unknown.
       digest: identifies pixels, order and labels, wherever the files lie.
+      groups: the patient or lesion that each image shows; None where that is unknown.
     """
 
     images: np.memmap
     names: tuple[str, ...]
     labels: tuple[str, ...] | None
-    groups: tuple[str, ...] | None
     digest: str
+    groups: tuple[str, ...] | None = None
 
 
 def load_cached(

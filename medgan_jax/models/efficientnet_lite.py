@@ -80,15 +80,15 @@ class Activations(NamedTuple):
 
     Attributes:
       taps: the last blocks' outputs at strides 4, 8, 16 and 32, of 24, 40, 112 and 320 channels; sides are rounded up.
-      head: (N, h, w, 1280), at stride 32, from 0 to 6.
-      pooled: (N, 1280), its means over the image.
+      pooled: (N, 1280), means over the image, from 0 to 6.
       logits: (N, 1000), of ImageNet's classes.
+      head: (N, h, w, 1280), at stride 32: what is pooled.
     """
 
     taps: tuple[jax.Array, ...]
-    head: jax.Array
     pooled: jax.Array
     logits: jax.Array
+    head: jax.Array
 
 
 class _Unit(nn.Module):
@@ -184,7 +184,7 @@ class EfficientNetLite(nn.Module):
             x = nn.relu6(_Unit("pointwise", _HEAD, self.folded, name="head")(x, training))
             pooled = x.mean((1, 2))
             logits = nn.Dense(_CLASSES, kernel_init=nn.initializers.zeros, name="classifier")(pooled)
-        return Activations(tuple(taps), x, pooled, logits)
+        return Activations(tuple(taps), pooled, logits, x)
 
 
 def _stages(variant: str) -> list[_Stage]:

@@ -49,7 +49,7 @@ def activations(variant, name):
     [("lite0", "square"), ("lite0", "wide"), ("lite0", "odd"), ("lite1", "square"), ("lite1", "wide")],
 )
 def test_activations_are_pytorchs(variant, name, oracle):
-    taps, pooled, logits = activations(variant, name)
+    taps, pooled, logits, _ = activations(variant, name)
     height, width, _ = efficientnet_oracle.SHAPES[name]
     sizes = [(-(-height // stride), -(-width // stride)) for stride in (4, 8, 16, 32)]
     assert [tap.shape for tap in taps] == [(1, *size, c) for size, c in zip(sizes, (24, 40, 112, 320), strict=True)]
@@ -85,7 +85,7 @@ def test_gradient_to_the_image_is_that_of_finite_differences():
         @jax.jit
         @jax.value_and_grad
         def loss(x, variables):
-            taps, pooled, logits = EfficientNetLite("lite0").apply(variables, x)
+            taps, pooled, logits, _ = EfficientNetLite("lite0").apply(variables, x)
             return sum(
                 jnp.vdot(jnp.sum(y, tuple(range(y.ndim - 1))), w)
                 for y, w in zip((*taps, pooled, logits), weights, strict=True)
