@@ -31,7 +31,7 @@ def test_a_linear_classifier_learns_and_repeats_itself(images):
     pixels, labels = images
     classifier = CLASSIFIERS["linear"]
     inputs = classifier.inputs(pixels, augmented=True)
-    variables = classifier.train(inputs[:16], labels[:16], uniform(16), steps=100, seed=1)
+    variables = jax.device_get(classifier.train(inputs[:16], labels[:16], uniform(16), steps=100, seed=1))
     scores = classifier.predict(variables, inputs[16:])
     assert scores.shape == (8, 2) and (scores.argmax(1) == labels[16:]).all()
     np.testing.assert_allclose(scores.sum(1), 1)
