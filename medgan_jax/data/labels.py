@@ -104,7 +104,8 @@ def read_labels(
     groups = [""] * len(table.rows) if group_at is None else table.column(group_at)
     labels, origin = table.labels(label_column, {image_at, group_at})
     if (table.header[image_at].lower(), origin.lower()) != (image_column.lower(), label_column.lower()):
-        logging.getLogger(__name__).warning("%s: images by %s, labels by %s", place, table.header[image_at], origin)
+        by = (abbreviate([table.header[image_at]]), abbreviate([origin]))
+        logging.getLogger(__name__).warning("%s: images by %s, labels by %s", place, *by)
 
     found: dict[str, Row] = {}
     for (number, row), label, group in zip(table.rows, labels, groups, strict=True):
