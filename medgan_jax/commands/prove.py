@@ -62,8 +62,8 @@ def main(argv: list[str]) -> int:
     if config is None:
         raise UserError("give --config=..., such as --config=small64, or --quick")
 
-    from medgan_jax.proving.page import PAGE
-    from medgan_jax.proving.trial import Settings, prove, table
+    from medgan_jax.proving.page import PAGE, table
+    from medgan_jax.proving.trial import Settings, prove
 
     settings = Settings(
         folds=values.folds,

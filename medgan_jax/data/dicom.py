@@ -249,7 +249,7 @@ def _decoder(dataset: Any) -> tuple[Any, Any]:
     name = syntax.name if syntax.name != syntax else "of its own"
     try:
         decoder = get_decoder(syntax)
-    except NotImplementedError:
+    except NotImplementedError:  # pydicom's word for syntaxes that hold no images, such as video
         raise ImageError(f"transfer syntax {name}: not read") from None
     plugins = decoder.available_plugins if syntax.is_encapsulated else ("none needed",)
     if syntax == _EXTENDED_12_BIT and dataset.BitsStored > 8:

@@ -1,6 +1,5 @@
 """The result of an evaluation: evaluation.json, evaluation.html with its pictures, and a table for the terminal."""
 
-import base64
 import json
 import math
 import tempfile
@@ -13,7 +12,8 @@ import numpy as np
 from medgan_jax import __version__
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation.protocol import VERDICTS, Evaluation
-from medgan_jax.images import encode_png, image_grid, replace_file
+from medgan_jax.html import environment, inline_grid
+from medgan_jax.images import replace_file
 from medgan_jax.metrics.distribution.bootstrap import Estimate
 
 JSON = "evaluation.json"
@@ -42,26 +42,21 @@ def write(evaluation: Evaluation, out: Path) -> None:
     Raises:
       OSError: a file cannot be written.
     """
-    import jinja2
-
     replace_file(out / JSON, (json.dumps(as_json(evaluation), indent=1, allow_nan=False) + "\n").encode())
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     fakes, partners, distances = evaluation.closest
-    html = environment.get_template("page.html.j2").render(
-        evaluation=evaluation,
-        better=_BETTER,
-        first={_FIRST[figure.name]: figure for figure in evaluation.figures if figure.verdict},
-        verdicts=VERDICTS,
-        spoken=_spoken,
-        pairs=_picture(np.concatenate([fakes, partners]), columns=len(fakes)),
-        distances=", ".join(f"{distance:.3f}" for distance in distances),
-        grids={title: _picture(images) for title, images in evaluation.grids.items()},
+    html = (
+        environment(Path(__file__).parent)
+        .get_template("page.html.j2")
+        .render(
+            evaluation=evaluation,
+            better=_BETTER,
+            first={_FIRST[figure.name]: figure for figure in evaluation.figures if figure.verdict},
+            verdicts=VERDICTS,
+            spoken=_spoken,
+            pairs=inline_grid(np.concatenate([fakes, partners]), columns=len(fakes)),
+            distances=", ".join(f"{distance:.3f}" for distance in distances),
+            grids={title: inline_grid(images) for title, images in evaluation.grids.items()},
+        )
     )
     replace_file(out / PAGE, html.encode(errors="replace"))  # titles may hold bytes that are no text
 
@@ -127,8 +122,3 @@ def _spoken(estimate: Estimate | None) -> str:
     if estimate is None:
         return ""
     return f"{estimate.value:.3g} ({estimate.low:.2g} to {estimate.high:.2g})"
-
-
-def _picture(images: np.ndarray, columns: int | None = None) -> str:
-    """A grid of images as the address of an inline PNG."""
-    return "data:image/png;base64," + base64.b64encode(encode_png(image_grid(images, columns=columns))).decode()

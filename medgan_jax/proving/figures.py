@@ -14,7 +14,7 @@ from medgan_jax.proving.arms import Arm
 
 SPECIFICITY = 0.9
 REPLICATES = 1000
-_BINS = 5  # of the calibration
+BINS = 5  # of the calibration
 _POWER = 0.84  # standard deviations: a difference so far above what is significant is found four times in five
 
 
@@ -86,8 +86,8 @@ def brier(scores: np.ndarray, labels: np.ndarray, weights: np.ndarray) -> np.nda
 
 def calibration_error(scores: np.ndarray, positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """How far probabilities of the positive class are from frequencies: the mean over five bins of as many images."""
-    bins = np.argsort(np.argsort(scores, kind="stable"), kind="stable") * _BINS // len(scores)
-    to_bin = np.eye(_BINS)[bins]
+    bins = np.argsort(np.argsort(scores, kind="stable"), kind="stable") * BINS // len(scores)
+    to_bin = np.eye(BINS)[bins]
     differences = (weights * (scores - positive)) @ to_bin
     return np.abs(differences).sum(1) / weights.sum(1)
 

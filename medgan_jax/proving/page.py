@@ -1,15 +1,16 @@
 """The result of a trial: a page with its plots and pictures, and a table for the terminal."""
 
-import base64
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medgan_jax.images import encode_png, image_grid, replace_file
+from medgan_jax.html import environment, inline, inline_grid
+from medgan_jax.images import replace_file
 from medgan_jax.metrics.distribution.bootstrap import Estimate
-from medgan_jax.proving.figures import _BINS, KINDS, PRIMARY, Fold, Verdict
+from medgan_jax.proving.figures import BINS, KINDS, PRIMARY, Fold, Verdict
 
 PAGE = "prove.html"
 _COLOURS = {"without": "#0072B2", "with": "#D55E00", "other": "#555555"}  # Okabe and Ito's
@@ -53,40 +54,31 @@ def write(
       attention: "images", uint8 (N, H, W, C), reals and then as many fakes; and by arm, maps (N, h, w) of them.
       positive: the class whose curves are drawn.
     """
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     reference = verdict.reference
     best = max((r for r in verdict.results if r.arm.has_fakes), key=lambda r: r.figures[PRIMARY].value).arm.name
     images = attention["images"]
-    html = environment.get_template("page.html.j2").render(
-        verdict=verdict,
-        kinds=KINDS,
-        primary=PRIMARY,
-        details=details,
-        signed=signed,
-        best=best,
-        forest=_forest(verdict),
-        roc=_roc(folds, {"without": reference, "with": best}, positive),
-        calibration=_calibration(folds, {"without": reference, "with": best}, positive),
-        fakes=_picture(images[len(images) // 2 :], len(images) // 2),
-        attention={
-            name: _picture(np.concatenate([images, _heat(maps, images)]), len(images))
-            for name, maps in attention.items()
-            if name != "images"
-        },
+    html = (
+        environment(Path(__file__).parent)
+        .get_template("page.html.j2")
+        .render(
+            verdict=verdict,
+            kinds=KINDS,
+            primary=PRIMARY,
+            details=details,
+            signed=signed,
+            best=best,
+            forest=_forest(verdict),
+            roc=_roc(folds, {"without": reference, "with": best}, positive),
+            calibration=_calibration(folds, {"without": reference, "with": best}, positive),
+            fakes=inline_grid(images[len(images) // 2 :], len(images) // 2),
+            attention={
+                name: inline_grid(np.concatenate([images, _heat(maps, images)]), len(images))
+                for name, maps in attention.items()
+                if name != "images"
+            },
+        )
     )
     replace_file(out / PAGE, html.encode(errors="replace"))
-
-
-def _picture(images: np.ndarray, columns: int) -> str:
-    return "data:image/png;base64," + base64.b64encode(encode_png(image_grid(images, columns=columns))).decode()
 
 
 def _heat(maps: np.ndarray, images: np.ndarray) -> np.ndarray:
@@ -152,7 +144,7 @@ def _calibration(folds: Sequence[Fold], arms: Mapping[str, str], positive: int) 
     for kind, name in arms.items():
         scores = np.concatenate([fold.scores[name][:, :, positive].ravel() for fold in folds])
         truth = np.concatenate([np.tile(fold.labels == positive, len(fold.scores[name])) for fold in folds])
-        bins = np.array_split(np.argsort(scores, kind="stable"), _BINS)
+        bins = np.array_split(np.argsort(scores, kind="stable"), BINS)
         x, y = ([values[places].mean() for places in bins] for values in (scores, truth))
         axes.plot(x, y, color=_COLOURS[kind], marker="s" if kind == "with" else "o", label=name)
     axes.plot([0, 1], [0, 1], color="#777777", linestyle=":")
@@ -164,11 +156,9 @@ def _calibration(folds: Sequence[Fold], arms: Mapping[str, str], positive: int) 
 
 def _svg(figure: Any) -> str:
     """As the address of an inline picture; the same figure gives the same bytes."""
-    import io
-
     import matplotlib
 
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "medgan", "svg.fonttype": "path"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return inline(buffer.getvalue(), "image/svg+xml")

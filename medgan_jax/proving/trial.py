@@ -127,11 +127,6 @@ def prove(
     return 0, verdict
 
 
-def table(verdict: Verdict) -> str:
-    """Lines for a terminal: the arms with their figures, and the verdict."""
-    return page.table(verdict)
-
-
 def _check(config: Config) -> None:
     if config.data.class_filter:
         raise UserError(f"data.class_filter={config.data.class_filter!r}: a trial is about all classes; leave it out")
@@ -291,7 +286,8 @@ def _score(
             bar.update()
     if len(attention) == len(looked_at) and attention:
         buffer = io.BytesIO()
-        np.savez(buffer, **{"images": shown, **attention})  # type: ignore[arg-type]  # numpy's stub
+        arrays: Any = {"images": shown} | attention
+        np.savez(buffer, **arrays)
         replace_file(place / "attention.npz", buffer.getvalue())
 
 

@@ -1,6 +1,5 @@
 """The pictures of a training as frames: of a page that must stay small, and of a movie."""
 
-import base64
 import dataclasses
 import functools
 import io
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from medgan_jax.html import inline
 from medgan_jax.images import ImageError, decode_image
 
 MAX_FRAMES = 200  # of a page
@@ -126,7 +126,7 @@ def _encoded(path: Path, mtime_ns: int, size: int, layout: Layout) -> str:
         else:  # worse than noise
             image.thumbnail((layout.side // 2, layout.side // 2))
             data = _webp(image, quality=_QUALITIES[-1])
-    return "data:image/webp;base64," + base64.b64encode(data).decode()
+    return inline(data, "image/webp")
 
 
 def _readable(path: Path) -> np.ndarray | None:

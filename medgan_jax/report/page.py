@@ -22,6 +22,7 @@ from markupsafe import Markup
 from medgan_jax import __version__
 from medgan_jax.config import field_groups
 from medgan_jax.errors import UserError, abbreviate
+from medgan_jax.html import environment
 from medgan_jax.images import replace_file
 from medgan_jax.report.frames import Frame, encode_file, layout, page_frames, thinned
 from medgan_jax.report.plots import PLOTS, draw_plots
@@ -103,16 +104,9 @@ def render(files: Workdir, *, version: str = "", refresh_seconds: float = REFRES
 
 @functools.cache
 def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        finalize=_text,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"short": _short, "whole": _whole}
-    return environment.get_template("page.html.j2")
+    templates = environment(Path(__file__).parent, finalize=_text)
+    templates.filters |= {"short": _short, "whole": _whole}
+    return templates.get_template("page.html.j2")
 
 
 def _text(value: Any) -> Any:
