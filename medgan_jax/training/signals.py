@@ -1,11 +1,16 @@
 """Handling of the signals that ask a run to stop."""
 
+import gc
+import os
 import signal
+import threading
 from types import FrameType
 from typing import Self
 
 # Of Ctrl-C, of a terminal that is gone, and of schedulers: a notice before the end (Slurm, SGE), processor time.
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+
+_AGAIN_S = 0.02
 
 
 class Signals:
@@ -29,9 +34,12 @@ class Signals:
         self._postponed = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self._postponed:
+        if self._postponed:
+            self.caught = self.caught or number
+        elif _is_collecting(frame):
+            threading.Timer(_AGAIN_S, os.kill, (os.getpid(), number)).start()
+        else:
             raise KeyboardInterrupt(number)
-        self.caught = self.caught or number
 
     def __enter__(self) -> Self:
         """Installs the handlers."""
@@ -44,3 +52,13 @@ class Signals:
         """Restores the handlers from before."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+
+def _is_collecting(frame: FrameType | None) -> bool:
+    """Whether a callback of the garbage collector runs: JAX has one, and Python drops what is raised there."""
+    codes = {getattr(callback, "__code__", None) for callback in gc.callbacks}
+    while frame is not None:
+        if frame.f_code in codes:
+            return True
+        frame = frame.f_back
+    return False

@@ -419,7 +419,7 @@ def test_a_signal_saves_and_leaves(command_environment, tmp_path):
 def test_a_signal_before_the_first_step_leaves_at_once(command_environment, tmp_path):
     environment = command_environment | {"XDG_CACHE_HOME": str(tmp_path / "cache")}  # so that there is much to prepare
     process = start(environment, tmp_path / "run", **{"data.num_phantoms": 5000})
-    while not any(path.stat().st_size for path in tmp_path.glob("cache/medgan_jax/*.tmp")) and process.poll() is None:
+    while not list(tmp_path.glob("cache/medgan_jax/*.tmp")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
