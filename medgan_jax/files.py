@@ -10,7 +10,10 @@ from typing import IO
 from medgan_jax.errors import UserError, reason_of
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib makes gs:/bucket of gs://bucket
-_LITTER = frozenset({"thumbs.db", "desktop.ini", "__macosx", "lost+found", "@eadir", "$recycle.bin", "icon\r"})
+# What systems leave in folders, in lower case.
+LITTER = frozenset(
+    {".ds_store", "thumbs.db", "desktop.ini", "__macosx", "lost+found", "@eadir", "$recycle.bin", "icon\r"}
+)
 
 
 def is_local(path: str) -> bool:
@@ -39,7 +42,7 @@ def local_path(name: str, given: str | os.PathLike[str]) -> Path:
 
 def is_litter(name: str) -> bool:
     """Whether a file or folder is by its name hidden, or left by a system and not by a person: it counts as nothing."""
-    return name.startswith(".") or name.lower() in _LITTER
+    return name.startswith(".") or name.lower() in LITTER
 
 
 def lock(file: IO, busy: str) -> None:

@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from medgan_jax.errors import UserError, abbreviate, reason_of
+from medgan_jax.files import LITTER
 from medgan_jax.images import DICOM, HEAD, IMAGE, recognise
 
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .bmp .tif .tiff .webp .gif .pbm .pgm .ppm .pnm .jp2 .j2k .jpx"
 IMAGE_SUFFIXES = frozenset(_SUFFIXES.split(" "))
-_LITTER = frozenset({".ds_store", "thumbs.db", "desktop.ini", "__macosx"})  # of desktop systems, and of their zips
 _HIDDEN = "hidden"
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
@@ -91,7 +91,7 @@ def _walk(folder: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[str]:
         return
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.lower() in _LITTER or entry.name.startswith("._"):
+            if entry.name.lower() in LITTER or entry.name.startswith("._"):
                 continue
             if not entry.name.startswith(".") and os.path.isdir(entry.path):
                 yield from _walk(entry.path, ancestors | {identity})

@@ -1,11 +1,11 @@
 """Handling of the signals that ask a run to stop."""
 
-import gc
 import os
 import signal
+import sys
 import threading
 from types import FrameType
-from typing import Self
+from typing import Any, Self
 
 # Of Ctrl-C, of a terminal that is gone, and of schedulers: a notice before the end (Slurm, SGE), processor time.
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
@@ -36,29 +36,26 @@ class Signals:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._postponed:
             self.caught = self.caught or number
-        elif _is_collecting(frame):
-            threading.Timer(_AGAIN_S, os.kill, (os.getpid(), number)).start()
         else:
             raise KeyboardInterrupt(number)
+
+    def _not_raised(self, dropped: Any) -> None:
+        """Asks again where Python drops an exception: in `__del__`, weak references, and JAX's garbage collection."""
+        if dropped.exc_type is KeyboardInterrupt and dropped.exc_value.args:
+            threading.Timer(_AGAIN_S, os.kill, (os.getpid(), dropped.exc_value.args[0])).start()
+        else:
+            self._previous_hook(dropped)
 
     def __enter__(self) -> Self:
         """Installs the handlers."""
         no_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
         heard = [number for number in ASKING if not (no_hangup and number == signal.SIGHUP)]
         self._previous = {number: signal.signal(number, self._handle) for number in heard}
+        self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._not_raised
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Restores the handlers from before."""
+        sys.unraisablehook = self._previous_hook
         for number, handler in self._previous.items():
             signal.signal(number, handler)
-
-
-def _is_collecting(frame: FrameType | None) -> bool:
-    """Whether a callback of the garbage collector runs: JAX has one, and Python drops what is raised there."""
-    codes = {getattr(callback, "__code__", None) for callback in gc.callbacks}
-    while frame is not None:
-        if frame.f_code in codes:
-            return True
-        frame = frame.f_back
-    return False
