@@ -9,17 +9,19 @@ already; these are not run again.
 import argparse
 import contextlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 
 from configs import default
-from medgan_jax.config import Config, parse_config
+from medgan_jax.config import Config, named_config, parse_config
 from medgan_jax.errors import reported
 from medgan_jax.models.dcgan import Generator
+from medgan_jax.models.fastgan import FastGANGenerator
 from medgan_jax.training.callbacks import Diverged
 from medgan_jax.training.health.monitor import Monitor
 from medgan_jax.training.trainer import train
@@ -43,6 +45,21 @@ CASES: dict[str, tuple[dict[str, Any], frozenset[str]]] = {
     "lr_gen 10 times too high": ({"arch": "dcgan", "lr_gen": 2e-3}, frozenset({"non_convergence"})),
     "ten images": (
         {"num_phantoms": 20, "holdout_fraction": 0.5, "batch_size": 8},
+        frozenset({"overfitting", "memorization"}),
+    ),
+    "sound small64": ({"config": "small64"}, SOUND),
+    "small64, lr_dis 100 times lr_gen": ({"config": "small64", "lr_gen": 5e-6}, frozenset({"non_convergence"})),
+    "small64, lr_dis 100 times too low": ({"config": "small64", "lr_dis": 5e-6}, frozenset({"non_convergence"})),
+    "small64, generator that ignores its input": (
+        {"config": "small64", "ignore_latents": True},
+        frozenset({"mode_collapse"}),
+    ),
+    "small64, learning rates that explode": (
+        {"config": "small64", "lr_dis": 0.5, "lr_gen": 0.5},
+        frozenset({"divergence", "non_convergence"}),
+    ),
+    "small64, ten images": (
+        {"config": "small64", "num_phantoms": 20, "holdout_fraction": 0.5, "batch_size": 8},
         frozenset({"overfitting", "memorization"}),
     ),
 }
@@ -82,27 +99,33 @@ def _alarms(changes: dict[str, Any], steps: int, seed: int, workdir: Path) -> di
 
 
 def _config(changes: dict[str, Any], steps: int, seed: int) -> Config:
-    """A network of 32 px that learns phantoms in 1,000 steps, and the defaults of everything else."""
-    c = default.get_config()
+    """A network of 32 px that learns phantoms in 1,000 steps; the rest from the config named in `changes`."""
+    c = named_config(changes["config"]) if "config" in changes else default.get_config()
+    if "config" not in changes:
+        c.arch, c.data.horizontal_flip = "sngan", True
     c.update(
-        arch="sngan", image_size=32, latent_dim=32, gen_features=8, dis_features=8, num_steps=steps, seed=seed,
-        checkpoint_every_steps=1000, report=False, tensorboard=False,
+        image_size=32, latent_dim=32, gen_features=8, dis_features=8, num_steps=steps, seed=seed,
+        sample_every_steps=1000, checkpoint_every_steps=1000, report=False, tensorboard=False,
     )  # fmt: skip
-    c.data.update(source="phantom", num_phantoms=128, holdout_fraction=0.25, horizontal_flip=True)
+    c.data.update(source="phantom", num_phantoms=128, holdout_fraction=0.25)
     for field, value in changes.items():
-        (c.data if field in c.data else c)[field] = value
+        if field != "config":
+            (c.data if field in c.data else c)[field] = value
     return parse_config(c)
 
 
 @contextlib.contextmanager
 def _ignoring_latents() -> Iterator[None]:
-    """Lets every generator generate from zeros."""
-    generate = Generator.__call__
+    """Lets every generator generate from the same latents, whatever it is given."""
 
-    def constant(self: Generator, latents: jax.Array, labels: jax.Array | None = None, *, training: bool) -> jax.Array:
-        return generate(self, 0 * latents, labels, training=training)
+    def constant(generate: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        return lambda self, latents, labels=None, *, training: generate(
+            self, jnp.ones_like(latents), labels, training=training
+        )
 
-    with mock.patch.object(Generator, "__call__", constant):
+    with contextlib.ExitStack() as stack:
+        for network in (Generator, FastGANGenerator):
+            stack.enter_context(mock.patch.object(network, "__call__", constant(network.__call__)))
         yield
 
 

@@ -152,10 +152,11 @@ def steps_against_torch(
     return _against_torch(settings, "torch_step", {"dtype": dtype, **shape}, {**options, **shape}, cpu=device == "cpu")
 
 
-def projected_steps_against_torch(settings: Settings, *, size: int, batch: int) -> Measurement:
+def projected_steps_against_torch(settings: Settings, *, size: int, batch: int, device: str = "cpu") -> Measurement:
     """The same of `small64` and larger: FastGAN and a projected discriminator, at a quarter as many maps."""
     shape = {"size": size, "batch": batch, "maps": settings.maps // 4, "latent": 128}
-    return _against_torch(settings, "torch_projected", {"arch": "fastgan", **shape}, shape, cpu=True)
+    theirs = {"device": device, **shape}
+    return _against_torch(settings, "torch_projected", {"arch": "fastgan", **shape}, theirs, cpu=device == "cpu")
 
 
 def _against_torch(
@@ -641,6 +642,18 @@ ROWS = {
         "SNGAN-64, batch 16, GPU: images/s against eager PyTorch, float32",
         _more(4, 8),
         functools.partial(steps_against_torch, size=64, batch=16, device="cuda"),
+        needs_gpu=True,
+    ),
+    "gpu_projected64": Row(
+        "FastGAN and projected discriminator, 64 px, batch 16, GPU: images/s against eager PyTorch, float32",
+        _more(2, 4),
+        functools.partial(projected_steps_against_torch, size=64, batch=16, device="cuda"),
+        needs_gpu=True,
+    ),
+    "gpu_projected128": Row(
+        "FastGAN and projected discriminator, 128 px, batch 16, GPU: images/s against eager PyTorch, float32",
+        _more(2, 4),
+        functools.partial(projected_steps_against_torch, size=128, batch=16, device="cuda"),
         needs_gpu=True,
     ),
     "gpu128": Row(

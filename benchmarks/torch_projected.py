@@ -43,7 +43,7 @@ class Block(nn.Module):
         x = functional.interpolate(x, scale_factor=2, mode="nearest")
         for i in range(self.convolutions):
             x = getattr(self, f"conv_{i}")(x)
-            x = x + getattr(self, f"noise_{i}") * torch.randn(len(x), 1, *x.shape[2:])
+            x = x + getattr(self, f"noise_{i}") * torch.randn(len(x), 1, *x.shape[2:], device=x.device)
             x = functional.glu(getattr(self, f"norm_{i}")(x), 1)
         return x
 
@@ -180,20 +180,24 @@ def generator_loss(fake: list[torch.Tensor]) -> torch.Tensor:
 class Training:
     """Both networks, their optimizers, and one fixed batch."""
 
-    def __init__(self, *, size: int, batch: int, latent: int = 128, maps: int = 32) -> None:
-        """Builds them."""
+    def __init__(self, *, size: int, batch: int, latent: int = 128, maps: int = 32, device: str = "cpu") -> None:
+        """Builds them on `device`."""
         torch.manual_seed(0)
+        torch.backends.cudnn.benchmark = True
+        self.device = torch.device(device)
         self.latent_shape = (batch, latent)
-        self.projection = Projection()
+        self.projection = Projection().to(self.device)
         self.generator, self.discriminator = Generator(size, latent, maps), Discriminator(size)
+        self.generator.to(self.device)
+        self.discriminator.to(self.device)
         options: dict[str, Any] = {"lr": 2e-4, "betas": (0.0, 0.99)}
         self.gen_optimizer = torch.optim.Adam(self.generator.parameters(), **options)
         self.dis_optimizer = torch.optim.Adam(self.discriminator.parameters(), **options)
-        self.reals = torch.rand(batch, 3, size, size) * 2 - 1
+        self.reals = torch.rand(batch, 3, size, size, device=self.device) * 2 - 1
 
     def step(self, latents: torch.Tensor | None = None) -> tuple[float, float]:
         """One iteration; the losses of the discriminator and of the generator."""
-        latents = torch.randn(self.latent_shape) if latents is None else latents
+        latents = torch.randn(self.latent_shape, device=self.device) if latents is None else latents
         fakes = self.projection(self.generator(latents))
         with torch.no_grad():
             reals = self.projection(self.reals)
@@ -224,7 +228,8 @@ class _Worker:
         return {"seconds": time.perf_counter() - start, "losses": losses}
 
     def memory(self) -> dict[str, Any]:
-        return {"bytes": peak_memory()}
+        on_gpu = self.training.device.type == "cuda"
+        return {"bytes": torch.cuda.max_memory_allocated() if on_gpu else peak_memory()}
 
 
 if __name__ == "__main__":
