@@ -29,6 +29,7 @@ from medgan_jax.models.dcgan import Discriminator, Generator
 from medgan_jax.models.fastgan import FastGANGenerator
 from medgan_jax.models.projected import ProjectedDiscriminator, map_shapes
 from medgan_jax.models.resnet import ResidualDiscriminator, ResidualGenerator
+from medgan_jax.provenance import Provenance
 
 GENERATOR_FOLDER, DISCRIMINATOR_FOLDER = "generator", "discriminator"  # in a workdir
 AnyGenerator = Generator | ResidualGenerator | FastGANGenerator
@@ -183,6 +184,11 @@ class TrainedGenerator:
     about: dict[str, Any]  # what was saved beside it
     digest: str  # of the variables, see `digest`
     classes: tuple[str, ...] = ()  # their names, by label; none where it is not conditional
+
+    def provenance(self, *, seed: int | None, index: int, label: str, truncation: float | None = None) -> Provenance:
+        """Of one of its images."""
+        training_set = str(self.about.get("data_digest") or "")
+        return Provenance(self.digest, self.step, seed, index, label, truncation, training_set)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,7 @@ COMMANDS = {
     "train": "train a GAN on a folder of images, or resume a run",
     "sample": "sample images from a trained generator",
     "evaluate": "compare generated images with real ones",
+    "verify": "tell which images a generator drew, and whether they were changed",
     "balance": "make a training set of real and generated images with the counts asked for",
     "prove": "tell whether synthetic images help a classifier",
     "report": "write, serve or film the report of a run",

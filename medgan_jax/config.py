@@ -131,6 +131,8 @@ class DataConfig:
     include: str = _data("", "folder, csv: only images whose path below data.path matches one of these patterns, "
         "separated by commas; * is any text, / too: *_left.png,healthy/*", may_change=True)
     exclude: str = _data("", "the same: no images that match one: *_mask.png,masks/*", may_change=True)
+    allow_synthetic: bool = _data(False, "whether images that are marked as synthetic may count as reals",
+        may_change=True)
     frames: str = _data("", "of TIFF, GIF, WebP, PNG and DICOM files of several pages or frames: first | all, each an "
         'image; "" refuses them', _one_of("", "first", "all"))
     window: str = _data("auto", "which values become black and white: auto: of samples of more than 8 bits, the range "

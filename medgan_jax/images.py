@@ -21,6 +21,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from medgan_jax.errors import naming
+from medgan_jax.provenance import is_synthetic
 
 if TYPE_CHECKING:
     import jax
@@ -35,6 +36,7 @@ IMAGE, DICOM = "image", "DICOM file"  # what `recognise` calls these two
 _LIMIT = f"limit {MAX_PIXELS // 1_000_000} megapixels"
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
 _OF_FRAMES = ("TIFF", "GIF", "WEBP", "PNG")  # a JPEG of several pictures is a photograph and its by-products
+_XMP_TAG = 700  # of TIFF
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (128, b"DICM", DICOM),  # first: its preamble may be that of a TIFF
@@ -101,6 +103,7 @@ class ImageInfo(NamedTuple):
       declared_bits: how many of these 16 bits a tag declares to be used; 0 where none does.
       two_values: whether all pixels have one of just two colours. Of JPEG, never.
       values: the least and greatest of a DICOM file's values, where it does not say which are black and white.
+      synthetic: whether the file is marked as that of a generated image, see `provenance`.
     """
 
     height: int
@@ -112,6 +115,7 @@ class ImageInfo(NamedTuple):
     declared_bits: int = 0
     two_values: bool = False
     values: tuple[float, float] | None = None
+    synthetic: bool = False
 
 
 def recognise(head: bytes) -> str:
@@ -198,6 +202,7 @@ def inspect_image(path: str | os.PathLike) -> ImageInfo:
             elif image.mode in ("I", "F"):
                 kind = "32-bit or signed grey"
             frames, brightest, bits, two_values = _frames(image), 0, 0, False
+            synthetic = is_synthetic(image.info | {"xmp": image.info.get("xmp") or _tags(image).get(_XMP_TAG)})
             if is_deep and _stated_white(image, head) is None:
                 bits = _declared_bits(image, head)
                 for frame in range(frames):
@@ -208,7 +213,7 @@ def inspect_image(path: str | os.PathLike) -> ImageInfo:
                     two_values = low < high and bool(((samples == low) | (samples == high)).all())
             elif _may_have_two_values(image, size):
                 two_values = len(image.getcolors(2) or ()) == 2
-    return ImageInfo(height, width, 1 if is_grey else 3, kind, frames, brightest, bits, two_values)
+    return ImageInfo(height, width, 1 if is_grey else 3, kind, frames, brightest, bits, two_values, None, synthetic)
 
 
 @contextlib.contextmanager
@@ -450,16 +455,18 @@ def image_grid(images: np.ndarray, *, columns: int | None = None, padding: int =
     return np.pad(grid, ((0, padding), (0, padding), (0, 0)))
 
 
-def write_png(path: str | os.PathLike, image: np.ndarray) -> None:
+def write_png(path: str | os.PathLike, image: np.ndarray, text: Mapping[str, str] | None = None) -> None:
     """Writes a uint8 (height, width, 1 or 3) image as a PNG file, as `replace_file` does.
 
-    The same image gives the same bytes under one version of zlib.
+    The same image and text give the same bytes under one version of zlib.
     """
-    replace_file(path, encode_png(image))
+    replace_file(path, encode_png(image, text))
 
 
-def encode_png(image: np.ndarray) -> bytes:
+def encode_png(image: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
     """PNG (ISO/IEC 15948) of a uint8 image: each row less the one above, then run lengths and Huffman codes.
+
+    `text` goes before the pixels, as international text by its keyword, see `provenance.png_text`.
 
     Pillow takes about twice as long for as many bytes, and keeps all other threads waiting meanwhile.
     """
@@ -471,14 +478,14 @@ def encode_png(image: np.ndarray) -> bytes:
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
     packer = zlib.compressobj(1, zlib.DEFLATED, zlib.MAX_WBITS, 9, zlib.Z_RLE)
     colour = {1: 0, 3: 2}[channels]
-    chunks = {
-        b"IHDR": struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0),
-        b"IDAT": packer.compress(filtered.data) + packer.flush(),
-        b"IEND": b"",
-    }
+    chunks = [
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, colour, 0, 0, 0)),
+        *((b"iTXt", key.encode() + bytes(5) + value.encode()) for key, value in (text or {}).items()),
+        (b"IDAT", packer.compress(filtered.data) + packer.flush()),
+        (b"IEND", b""),
+    ]
     checked = (
-        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        for name, data in chunks.items()
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
     )
     return b"\x89PNG\r\n\x1a\n" + b"".join(checked)
 

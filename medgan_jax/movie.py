@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import struct
 import tempfile
 from collections.abc import Iterable
 from fractions import Fraction
@@ -13,6 +14,7 @@ from PIL import Image
 
 from medgan_jax.errors import UserError, reason_of
 from medgan_jax.images import convert_channels, replacing
+from medgan_jax.provenance import SENTENCE, xmp
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -59,7 +61,7 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], *, frames_per_second: 
 
     WebP and MP4 lose detail that is hardly seen. GIF has 256 colours in each frame, chosen for that frame and not
     dithered: dots would flicker, and cost more than they hide. MP4 needs even sizes, so an odd frame's last row or
-    column is repeated.
+    column is repeated. The file is marked as synthetic.
 
     Args:
       path: a .webp, .gif or .mp4 file.
@@ -86,6 +88,7 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], *, frames_per_second: 
             replacing(path) as temporary,
             av.open(str(temporary), "w", format=suffix[1:], container_options=_CONTAINER_OPTIONS[suffix]) as container,
         ):
+            container.metadata["comment"] = SENTENCE
             stream: Any = container.add_stream(encoder, rate=Fraction(frames_per_second).limit_denominator(1000))
             stream.height, stream.width, stream.pix_fmt, stream.options = height, width, pixels, options
             if suffix == ".mp4":
@@ -99,10 +102,28 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], *, frames_per_second: 
                     )
                 container.mux(stream.encode(_converted(convert_channels(frame, 3), suffix, height, width)))
             container.mux(stream.encode())
+            container.close()
+            _mark(temporary, suffix)
     except (av.error.FFmpegError, OSError) as error:
         remedy = "make room, give another place, or smaller pictures"
         reason = reason_of(error)  # type: ignore[arg-type]  # FFmpeg's have a strerror too
         raise UserError(f"{path}: cannot be written ({reason}); {remedy}") from error
+
+
+def _mark(path: Path, suffix: str) -> None:
+    """Marks a WebP or GIF file as synthetic, which FFmpeg does not write into it; see `provenance`."""
+    data = path.read_bytes()
+    if suffix == ".gif":  # a comment extension between the header, with its table of colours, and the first frame
+        text = SENTENCE.encode()
+        start = 13 + (3 * 2 ** (data[10] % 8 + 1) if data[10] & 0x80 else 0)
+        path.write_bytes(data[:start] + b"\x21\xfe" + bytes([len(text)]) + text + b"\0" + data[start:])
+    elif suffix == ".webp":  # a chunk at the end, which the header announces
+        text = xmp().encode()
+        chunk = b"XMP " + struct.pack("<I", len(text)) + text + bytes(len(text) % 2)
+        header = bytearray(data[:21])
+        header[20] |= 0x04
+        header[4:8] = struct.pack("<I", len(data) + len(chunk) - 8)
+        path.write_bytes(bytes(header) + data[21:] + chunk)
 
 
 def _converted(frame: np.ndarray, suffix: str, height: int, width: int) -> "VideoFrame":

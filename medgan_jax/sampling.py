@@ -22,6 +22,7 @@ from medgan_jax.files import is_litter, lock
 from medgan_jax.images import image_grid, replace_file, signed_to_uint8, write_png
 from medgan_jax.models.batch_norm import estimate_statistics
 from medgan_jax.progress import progress_bar
+from medgan_jax.provenance import png_text
 from medgan_jax.rng import RngStream, rng_key
 from medgan_jax.sharding import sharded
 
@@ -217,11 +218,13 @@ def sample_to_folder(
 
     def write(index: int, image: np.ndarray) -> str:
         name = f"{lead}{index:06d}.{'png' if format == 'png' else 'dcm'}"
+        of_image = generator.provenance(
+            seed=None if latents is not None else seed, index=index, label=origin(index)[4], truncation=truncation
+        )
         if format == "png":
-            write_png(out / name, image)
+            write_png(out / name, image, png_text(of_image))
         else:
-            series = (generator.digest, source, label, truncation)
-            replace_file(out / name, encode_dicom(image, kind=format, origin=series, index=index))
+            replace_file(out / name, encode_dicom(image, kind=format, provenance=of_image))
         return name
 
     batches = sample_batches(
@@ -246,7 +249,7 @@ def sample_to_folder(
                 first_images.extend(batch[: _GRID_IMAGES - len(first_images)])
             bar.update(len(batch))
     if grid:
-        write_png(out / (lead + GRID), image_grid(np.stack(first_images)))
+        write_png(out / (lead + GRID), image_grid(np.stack(first_images)), png_text())
     return manifest_path
 
 

@@ -7,6 +7,7 @@ replaced, and the same call goes on after the last of them.
 import contextlib
 import csv
 import fcntl
+import functools
 import io
 import itertools
 import os
@@ -27,6 +28,7 @@ from medgan_jax.errors import UserError, naming
 from medgan_jax.images import replace_file, replacing, write_png
 from medgan_jax.metrics.distribution.memorization import CopySearch
 from medgan_jax.progress import progress_bar
+from medgan_jax.provenance import Provenance, png_text
 from medgan_jax.workdir import read_json, write_json
 
 SETTINGS, DRAWS, LABELS = "balance.json", "draws.csv", "labels.csv"
@@ -101,7 +103,9 @@ def write_set(
             limit = max(_LEAST_LIMIT, _MOST_DRAWS * number)
             options: dict[str, Any] = {"seed": seed, "mesh": mesh, "classify": classify}
             batches = draw(drawer, label, search, of_reals, first=len(draws), last=limit, **options)
-            _write_fakes(out, label, number, draws, batches)
+            class_ = label if drawer.generator.classes else ""
+            provenance = functools.partial(drawer.generator.provenance, seed=seed, label=class_)
+            _write_fakes(out, label, number, draws, batches, provenance)
             if (kept := _number(draws, KEPT)) < number:
                 others = f", {_number(draws, OTHER_CLASS)} were taken for another class" if agree else ""
                 raise UserError(
@@ -184,9 +188,17 @@ def _place_reals(out: Path, reals: Reals, chosen: Sequence[int], placing: str) -
 
 
 def _write_fakes(
-    out: Path, label: str, number: int, found: list[Draw], batches: Iterable[tuple[list[Draw], np.ndarray]]
+    out: Path,
+    label: str,
+    number: int,
+    found: list[Draw],
+    batches: Iterable[tuple[list[Draw], np.ndarray]],
+    provenance: Callable[..., Provenance],
 ) -> None:
-    """Writes images of a class until `number` are kept, and adds to draws.csv and to `found` what was drawn."""
+    """Writes images of a class until `number` are kept, and adds to draws.csv and to `found` what was drawn.
+
+    `provenance` is of the image of an `index`.
+    """
     kept = _number(found, KEPT)
     (out / FAKES).mkdir(exist_ok=True)
     with (
@@ -199,7 +211,8 @@ def _write_fakes(
             for one, image in zip(draws, images, strict=True):
                 drawn.append(one)
                 if one.outcome == KEPT:
-                    write_png(out / _fake_name(label, one.number), image)
+                    text = png_text(provenance(index=one.number))
+                    write_png(out / _fake_name(label, one.number), image, text)
                     kept += 1
                     bar.update()
                     if kept == number:

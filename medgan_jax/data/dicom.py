@@ -96,7 +96,16 @@ def inspect_dicom(data: bytes) -> ImageInfo:
             for frame in range(frames):
                 ranges.append(_Grey(dataset, _decode(dataset, frame)[0], frame, bits).value_range())
         values = (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
-        return ImageInfo(int(dataset.Rows), int(dataset.Columns), 1 if is_grey else 3, kind, frames, values=values)
+        synthetic = dataset.get("SyntheticData") == "YES"
+        return ImageInfo(
+            int(dataset.Rows),
+            int(dataset.Columns),
+            1 if is_grey else 3,
+            kind,
+            frames,
+            values=values,
+            synthetic=synthetic,
+        )
 
 
 def decode_dicom(

@@ -9,6 +9,7 @@ import numpy as np
 
 from medgan_jax import __version__
 from medgan_jax.data.dicom import import_pydicom
+from medgan_jax.provenance import SENTENCE, Provenance
 
 SOP_CLASSES = {
     "dicom": "SecondaryCaptureImageStorage",
@@ -17,19 +18,18 @@ SOP_CLASSES = {
 _SOFTWARE = "medgan_jax"
 
 
-def encode_dicom(image: np.ndarray, *, kind: str, origin: tuple, index: int) -> bytes:
+def encode_dicom(image: np.ndarray, *, kind: str, provenance: Provenance) -> bytes:
     """A DICOM file (PS3.10, explicit VR, little-endian, not compressed) of a generated image.
 
     Synthetic Data (0008,001C) is YES, Patient Identity Removed too; what the standard lets be empty is empty, dates
-    and times among it. Contributing Equipment names this software. The UIDs follow from the arguments (2.25, PS3.5
-    B.2), so the same image gives the same bytes, and another one another UID.
+    and times among it. Contributing Equipment names this software, and its Contribution Description (0018,A003) is the
+    provenance, as JSON. The UIDs follow from the arguments (2.25, PS3.5 B.2), so the same image gives the same bytes,
+    and another one another UID: a study for a generator, a series for the images of one class and seed.
 
     Args:
       image: uint8, (height, width, 1 or 3).
       kind: a key of `SOP_CLASSES`.
-      origin: what all images of a call have in common, its first item the digest of the generator: one study for a
-        generator, one series for an origin.
-      index: the number of the image, from 0.
+      provenance: of the image.
 
     Returns:
       The bytes of the file.
@@ -46,9 +46,10 @@ def encode_dicom(image: np.ndarray, *, kind: str, origin: tuple, index: int) -> 
         item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, scheme, meaning
         return item
 
+    origin = provenance.generator, provenance.seed, provenance.label, provenance.truncation
     dataset = pydicom.Dataset()
     dataset.SOPClassUID = getattr(pydicom.uid, SOP_CLASSES[kind])
-    dataset.SOPInstanceUID = _uid("image", kind, *origin, index, hashlib.blake2b(pixels).hexdigest())
+    dataset.SOPInstanceUID = _uid("image", kind, *origin, provenance.index, hashlib.blake2b(pixels).hexdigest())
     dataset.StudyInstanceUID = _uid("study", origin[0])
     dataset.SeriesInstanceUID = _uid("series", kind, *origin)
     for empty in (
@@ -57,10 +58,10 @@ def encode_dicom(image: np.ndarray, *, kind: str, origin: tuple, index: int) -> 
     ):  # fmt: skip
         setattr(dataset, empty, None)
     dataset.PatientIdentityRemoved = "YES"
-    dataset.DeidentificationMethod = "Synthetic image, shows no patient"
+    dataset.DeidentificationMethod = SENTENCE
     dataset.SyntheticData = "YES"
     dataset.ImageType = ["DERIVED", "SECONDARY"]
-    dataset.InstanceNumber = index + 1
+    dataset.InstanceNumber = provenance.index + 1
     dataset.BurnedInAnnotation = "NO"
     dataset.Manufacturer, dataset.ManufacturerModelName = _SOFTWARE, "Generator"
     dataset.DeviceSerialNumber, dataset.SoftwareVersions = origin[0], __version__
@@ -68,7 +69,7 @@ def encode_dicom(image: np.ndarray, *, kind: str, origin: tuple, index: int) -> 
     software.PurposeOfReferenceCodeSequence = [code("109102", "DCM", "Processing Equipment")]
     software.Manufacturer = _SOFTWARE
     software.SoftwareVersions = __version__
-    software.ContributionDescription = f"Image synthesised by generator {origin[0]}"
+    software.ContributionDescription = provenance.as_json()
     dataset.ContributingEquipmentSequence = [software]
     if kind == "dicom":
         dataset.Modality, dataset.ConversionType = "OT", "SYN"

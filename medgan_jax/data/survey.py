@@ -28,7 +28,7 @@ def survey(source: ImageSource, data: "DataConfig", *, image_size: int, progress
 
     Args:
       source: the images.
-      data: its "include", "frames", "window" and "cache_dir".
+      data: its "include", "allow_synthetic", "frames", "window" and "cache_dir".
       image_size: that the images will have.
       progress: whether to log and to show progress.
 
@@ -37,7 +37,7 @@ def survey(source: ImageSource, data: "DataConfig", *, image_size: int, progress
 
     Raises:
       UserError: there are files of several frames, and data.frames is empty; or pictures of two values, as masks are,
-        among others.
+        among others; or images marked as synthetic, and data.allow_synthetic is off.
     """
     if not isinstance(source, FileSource):
         return source
@@ -46,6 +46,8 @@ def survey(source: ImageSource, data: "DataConfig", *, image_size: int, progress
     if progress:
         log.info("%s", _summary(source, infos))
     _refuse_masks(source, infos, data.include)
+    if not data.allow_synthetic:
+        _refuse_synthetic(source, infos)
     bits, why = _bits(infos) if data.window == "auto" else (16, "")
     values, why_values = _values(infos) if data.window == "auto" else (None, "")
     if progress:
@@ -92,6 +94,14 @@ def _refuse_masks(source: FileSource, infos: Sequence[ImageInfo | None], include
         f"{abbreviate(found)}; leave them out with data.exclude=PATTERNS, or, if they are to be trained on, say "
         "which images are: data.include='*' for all"
     )
+
+
+def _refuse_synthetic(source: FileSource, infos: Sequence[ImageInfo | None]) -> None:
+    if found := [name for name, info in zip(source.names, infos, strict=True) if info and info.synthetic]:
+        raise UserError(
+            f"{len(found)} of {len(infos)} images in {source.root} are marked as synthetic: {abbreviate(found)}; leave "
+            "them out with data.exclude=PATTERNS, or, if they are to count as reals, set data.allow_synthetic=True"
+        )
 
 
 def _with_frames(source: FileSource, infos: Sequence[ImageInfo | None], frames: str) -> FileSource:

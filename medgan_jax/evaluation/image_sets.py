@@ -310,7 +310,9 @@ def from_folder(folder: str, *, field: str, data: Mapping[str, Any]) -> ImageSet
             f"{field}={folder}: holds images of {width} x {height} px; give square ones of {MIN_SIZE} px or more"
         )
     reading = {name: data[name] for name in ("cache_dir", "on_bad_image", "window", "frames")}
-    how = parse_data({**dataclasses.asdict(DataConfig()), **reading, "path": folder, "include": "*"})
+    how = parse_data(
+        {**dataclasses.asdict(DataConfig()), **reading, "path": folder, "include": "*", "allow_synthetic": True}
+    )
     source = dataclasses.replace(source, window=how.value_range() or how.window)
     cached = load_cached(
         survey(source, how, image_size=height),

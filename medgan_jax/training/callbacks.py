@@ -24,6 +24,7 @@ from medgan_jax.errors import UserError
 from medgan_jax.evaluation.quick import QuickEvaluation
 from medgan_jax.images import image_grid, write_png
 from medgan_jax.metrics.distribution.features import efficientnet_features
+from medgan_jax.provenance import png_text
 from medgan_jax.sharding import local_mesh
 from medgan_jax.training.health.monitor import Alarm, Monitor
 from medgan_jax.training.health.probe import NUM_FAKES, Probe
@@ -198,7 +199,7 @@ class Pictures(Callback):
         variables = run.sampling_variables(state)
         if run.files.writes:
             grid = image_grid(run.sample(variables, run.config.num_sample_images))
-            write_png(run.files.picture(run.step), grid)
+            write_png(run.files.picture(run.step), grid, png_text())
             self._logger.picture(run.step, grid)
 
     def summary(self, run: "Run") -> Iterator[str]:

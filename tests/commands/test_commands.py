@@ -19,12 +19,13 @@ import pydicom
 import pytest
 
 from medgan_jax.checkpoint import Checkpoints, load_generator
-from medgan_jax.commands import evaluate, sample, train
+from medgan_jax.commands import evaluate, sample, train, verify
 from medgan_jax.config import parse_config
 from medgan_jax.data.dicom_writer import encode_dicom
 from medgan_jax.data.phantom import phantom_image
 from medgan_jax.errors import UserError
 from medgan_jax.images import write_png
+from medgan_jax.provenance import Provenance
 from medgan_jax.sampling import sample_to_folder
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training.state import build_networks, initial_state
@@ -170,6 +171,8 @@ class Bomb:
         (sample, ["--checkpoint=D/x", "--out=gs://b/y"], "--out=gs://b/y: is no path on this machine"),
         (sample, ["--checkpoint=D/x", "--interpolate=gs://b/y.gif"], "--interpolate=gs://b/y.gif: is no path"),
         (evaluate, ["--fakes=D", "--reals=https://x.org/a"], "--reals=https://x.org/a: is no path on this machine"),
+        (verify, ["D/none"], "/none: there is no such file"),
+        (verify, ["D", "--tolerance=-1"], "--tolerance: -1 must be a whole number from 0 to 255"),
         (evaluate, [], "--checkpoint.*--fakes"),
         (evaluate, ["--checkpoint=D/none"], "no such folder"),
         (evaluate, ["--fakes=D/none", "--reals=D"], "--fakes.*no such"),
@@ -181,7 +184,7 @@ class Bomb:
         (evaluate, ["--checkpoint=D", "--inception_weights=D/bomb.pth"], "bomb.pth"),
     ],
 )
-def test_sample_and_evaluate_refuse(tmp_path, command, arguments, says):
+def test_sample_verify_and_evaluate_refuse(tmp_path, command, arguments, says):
     (tmp_path / "bomb.pth").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
     with pytest.raises(UserError, match=says):
         command.main([argument.replace("D", str(tmp_path)) for argument in arguments])
@@ -237,7 +240,7 @@ def test_train_then_sample(run, trained, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_conditional_run_is_sampled_and_evaluated_by_class(tmp_path):
+def test_a_conditional_run_is_sampled_verified_and_evaluated_by_class(tmp_path, capsys):
     """Seven classes from a table with a column for each, called as classes may be called."""
     classes = ["AKIEC", "BCC", "BKL", "- blue/n\xe9vus", "1.0", "MEL", "VASC"]
     (tmp_path / "images").mkdir()
@@ -255,6 +258,12 @@ def test_a_conditional_run_is_sampled_and_evaluated_by_class(tmp_path):
     )
     sample.main([checkpoint, f"--out={tmp_path}/two", "--num_images=2", f"--label={classes[3]}", "--truncation=0.5"])
     assert (tmp_path / "two/manifest.csv").read_text().count(f",{classes[3]},0.5\n") == 2
+    assert verify.main([f"{tmp_path}/two", checkpoint]) == 0
+    assert capsys.readouterr().out.endswith("same 2\n")
+    data = (tmp_path / "two/000001.png").read_bytes()
+    (tmp_path / "two/000001.png").write_bytes(data[:-20])
+    assert verify.main([f"{tmp_path}/two", checkpoint]) == 1
+    assert "000001.png: damaged, " in capsys.readouterr().out
     with pytest.raises(UserError, match="AKIEC, BCC, BKL, MEL, VASC; did you mean VASC"):
         sample.main([checkpoint, place, "--label=VASCULAR"])
     with pytest.raises(UserError, match="--truncation=nan: must be above 0"):
@@ -288,7 +297,8 @@ def test_nothing_of_a_dicom_header_but_pixels_is_written_or_said(tmp_path, capfd
     (tmp_path / "set").mkdir()
     for i in range(42):  # of which as many are held out as in TINY
         image = np.random.default_rng(i).integers(0, 256, (16, 16, 3)).astype(np.uint8)
-        dataset = pydicom.dcmread(io.BytesIO(encode_dicom(image, kind="dicom", origin=("",), index=i)))
+        dataset = pydicom.dcmread(io.BytesIO(encode_dicom(image, kind="dicom", provenance=Provenance("", 0, 0, i))))
+        del dataset.SyntheticData  # so that it may be trained on
         dataset.PatientName, dataset.PatientID = f"{planted}^{i}", f"{planted}{i}"
         dataset.InstitutionName = dataset.StudyDescription = dataset.SeriesDescription = planted
         dataset.save_as(tmp_path / f"set/{planted}_{i}{'' if i % 2 else '.dcm'}")

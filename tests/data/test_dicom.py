@@ -22,6 +22,7 @@ from medgan_jax.data.sources import open_source
 from medgan_jax.data.survey import survey
 from medgan_jax.errors import UserError
 from medgan_jax.images import DICOM, ImageError, recognise
+from medgan_jax.provenance import Provenance, from_json
 
 PLANTED = "Plantagenet"
 
@@ -145,7 +146,7 @@ def test_values_may_be_signed_and_float():
 
 def test_the_header_tells_size_frames_and_a_range_of_values_where_there_is_no_window():
     info = inspect_dicom(dicom(np.stack([STORED, STORED + 1])[:, None], PixelPaddingValue=0, **HOUNSFIELD))
-    assert info == (1, 5, 1, "DICOM of 16-bit grey", 2, 0, 0, False, (-998.0, 1048.0))
+    assert info == (1, 5, 1, "DICOM of 16-bit grey", 2, 0, 0, False, (-998.0, 1048.0), False)
     assert inspect_dicom(dicom(STORED, WindowCenter=1, WindowWidth=2)).values is None
     assert inspect_dicom(dicom(STORED.astype(np.uint8))).values is None
     assert inspect_dicom(dicom(np.zeros((4, 2, 3), np.uint16)))[:5] == (4, 2, 3, "DICOM in colour", 1)
@@ -257,11 +258,14 @@ def test_no_header_value_is_said(attributes, caplog, recwarn):
     assert logging.getLogger("pydicom").propagate is False
 
 
+ORIGIN = Provenance("abc", step=40, seed=5, index=3)
+
+
 @pytest.mark.parametrize("kind", ["dicom", "dicom-dermoscopic"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_generated_images_are_valid_anonymous_and_marked_as_synthetic(kind, channels, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (16, 16, channels)).astype(np.uint8)
-    data = encode_dicom(image, kind=kind, origin=("abc", 5, None, None), index=3)
+    data = encode_dicom(image, kind=kind, provenance=ORIGIN)
     assert np.array_equal(decode_dicom(data, channels=channels), image)
     read = pydicom.dcmread(io.BytesIO(data))
     sop_class = {"dicom": "1.2.840.10008.5.1.4.1.1.7", "dicom-dermoscopic": "1.2.840.10008.5.1.4.1.1.77.1.7"}[kind]
@@ -270,7 +274,9 @@ def test_generated_images_are_valid_anonymous_and_marked_as_synthetic(kind, chan
     assert read.PatientIdentityRemoved == "YES"
     assert not read.PatientName and not read.PatientID and not read.StudyDate
     assert list(read.ImageType) == ["DERIVED", "SECONDARY"]
-    assert read.ContributingEquipmentSequence[0].Manufacturer == "medgan_jax"
+    software = read.ContributingEquipmentSequence[0]
+    assert software.Manufacturer == "medgan_jax"
+    assert from_json(software.ContributionDescription) == ORIGIN
 
     (tmp_path / "a.dcm").write_bytes(data)
     if shutil.which("dciodvfy"):  # of dicom3tools
@@ -281,8 +287,9 @@ def test_generated_images_are_valid_anonymous_and_marked_as_synthetic(kind, chan
 def test_identifiers_follow_from_the_image_and_its_origin():
     image = np.zeros((16, 16, 1), np.uint8)
 
-    def uids(image=image, origin=("abc", 5, None, None), index=3):
-        read = pydicom.dcmread(io.BytesIO(encode_dicom(image, kind="dicom", origin=origin, index=index)))
+    def uids(image=image, **changes):
+        provenance = dataclasses.replace(ORIGIN, **changes)
+        read = pydicom.dcmread(io.BytesIO(encode_dicom(image, kind="dicom", provenance=provenance)))
         return read.StudyInstanceUID, read.SeriesInstanceUID, read.SOPInstanceUID
 
     first = uids()
@@ -290,7 +297,7 @@ def test_identifiers_follow_from_the_image_and_its_origin():
     assert all(uid.startswith("2.25.") and len(uid) <= 64 for uid in first)
     assert [a == b for a, b in zip(first, uids(index=4), strict=True)] == [True, True, False]
     assert [a == b for a, b in zip(first, uids(image=image + 1), strict=True)] == [True, True, False]
-    assert [a == b for a, b in zip(first, uids(origin=("abc", 6, None, None)), strict=True)] == [True, False, False]
+    assert [a == b for a, b in zip(first, uids(seed=6), strict=True)] == [True, False, False]
 
 
 @pytest.fixture

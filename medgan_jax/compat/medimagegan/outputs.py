@@ -12,6 +12,7 @@ from medgan_jax.distributed import from_leader, is_leader
 from medgan_jax.errors import UserError
 from medgan_jax.files import local_path
 from medgan_jax.images import image_grid, replace_file, write_png
+from medgan_jax.provenance import png_text
 from medgan_jax.report import plots
 from medgan_jax.training.callbacks import Callback
 from medgan_jax.training.state import GANState
@@ -99,7 +100,7 @@ def write_outputs(
       seed: of the choice of reals.
     """
     for j, image in enumerate(fakes[:num_images]):
-        write_png(_image_path(prefix, epoch, j), image)
+        write_png(_image_path(prefix, epoch, j), image, png_text())
     if curves := plots.plot_figure("losses", list(read_lines(log))):
         replace_file(_path(prefix, _PLOT), plots.png(curves))
     shown = np.random.default_rng(seed).permutation(len(reals))[:_GRID_IMAGES]  # classes lie together
