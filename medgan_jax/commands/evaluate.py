@@ -46,7 +46,9 @@ def main(argv: list[str]) -> None:
     from medgan_jax.evaluation import image_sets, page
     from medgan_jax.evaluation.protocol import evaluate
     from medgan_jax.models.efficientnet_lite import load_efficientnet_lite
+    from medgan_jax.report.card import write_card
     from medgan_jax.sharding import announce_devices
+    from medgan_jax.workdir import Workdir
 
     paths = {
         name: values[name].value and str(cli.given_path(name, values[name].value))
@@ -69,5 +71,7 @@ def main(argv: list[str]) -> None:
     page.prepare(out)
     result = evaluate(*sets, pairing=values.pairing, features=features, seed=values.seed)
     page.write(result, out)
+    if (files := Workdir(place)).generator.is_dir() and files.config.exists() and out == place / "evaluation":
+        write_card(files)
     print(page.table(result))
     print(f"\nLook at {out / page.PAGE}; the figures are in {out / page.JSON}")

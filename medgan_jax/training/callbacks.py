@@ -412,12 +412,15 @@ class Report(Callback):
     def _write(self, run: "Run", *, plots: bool = False) -> None:
         if not (run.config.report and run.files.writes):
             return
+        from medgan_jax.report.card import write_card
         from medgan_jax.report.page import write_report
         from medgan_jax.report.plots import write_plots
 
         try:
             if plots:
                 write_plots(run.files)
+                if run.files.generator.is_dir():
+                    write_card(run.files)
             write_report(run.files)
         except Exception as error:  # hours of training must not end for want of a page
             reason = (str(error).splitlines() or [type(error).__name__])[0]
