@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,8 @@ from jax.sharding import Mesh
 
 from medgan_jax.checkpoint import TrainedGenerator, load_generator
 from medgan_jax.config import DataConfig, default_config, parse_data
-from medgan_jax.data.cache import CachedImages, content_ids, load_cached
-from medgan_jax.data.sources import ImageSource, open_source
+from medgan_jax.data.cache import CachedImages, content_ids, inspect_files, load_cached
+from medgan_jax.data.sources import FileSource, ImageSource, open_source
 from medgan_jax.data.split import hold_out, joined_groups
 from medgan_jax.data.survey import survey
 from medgan_jax.errors import UserError, abbreviate
@@ -32,11 +33,14 @@ class Reals:
       source: where they are, with labels; all can be read.
       images: uint8, (N, H, W, C), at the size of the generators.
       digest: of images and labels.
+      as_files: whether each is a file that gives the same image in any set of such files, with all settings at their
+        default.
     """
 
     source: ImageSource
     images: np.ndarray
     digest: str
+    as_files: bool
 
     @property
     def labels(self) -> np.ndarray:
@@ -126,12 +130,13 @@ def open_sources(checkpoints: Sequence[str], data: Mapping[str, Any], mesh: Mesh
     def read(indices: list[int]) -> tuple[CachedImages, list[str]]:
         options: dict[str, Any] = {"cache_dir": whole.cache_dir, "on_bad_image": whole.on_bad_image}
         images = load_cached(source.select(indices), image_size=size, channels=channels, **options)
-        return images, [id_of[name] for name in images.names]
+        return images, [id_of[key] for key in _keys(images)]
 
-    id_of = dict(zip(source.names, ids, strict=True))
+    id_of = dict(zip(_keys(source), ids, strict=True))
     kept, kept_ids = read(sides[False])
-    readable = set(kept.names)
-    reals = Reals(source.select([i for i in sides[False] if source.names[i] in readable]), kept.images, kept.digest)
+    index_of = {key: index for index, key in enumerate(_keys(source))}
+    real = source.select([index_of[key] for key in _keys(kept)])
+    reals = Reals(real, kept.images, kept.digest, _as_files(real, whole.cache_dir))
     labels_of: dict[str, set[str]] = {}  # of a content: two where it is labelled twice
     for id, name in zip(ids, source.labels, strict=True):
         labels_of.setdefault(id, set()).add(name)
@@ -220,9 +225,23 @@ def _load_training(generator: TrainedGenerator, data: Mapping[str, Any]) -> _Tra
 def _read_training(generator: TrainedGenerator, then: DataConfig) -> _Training:
     source = survey(open_source(then), then, image_size=generator.module.image_size, progress=False)
     seen, held_out = load_training(generator, then)
-    id_of = dict(zip(source.names, content_ids(source, cache_dir=then.cache_dir), strict=True))
-    names = held_out.names if held_out else ()
-    return _Training(seen, [id_of[name] for name in seen.names], held_out, [id_of[name] for name in names])
+    id_of = dict(zip(_keys(source), content_ids(source, cache_dir=then.cache_dir), strict=True))
+    apart = _keys(held_out) if held_out else ()
+    return _Training(seen, [id_of[key] for key in _keys(seen)], held_out, [id_of[key] for key in apart])
+
+
+def _keys(images: ImageSource | CachedImages) -> list[tuple[str, int]]:
+    """What tells images apart: frames of one file have one name."""
+    return list(zip(images.names, images.numbers or itertools.repeat(0), strict=False))
+
+
+def _as_files(source: ImageSource, cache_dir: str) -> bool:
+    """See `Reals`."""
+    if not isinstance(source, FileSource) or source.files or (source.window, source.fit) != ("auto", "crop"):
+        return False
+    infos = inspect_files(source, cache_dir=cache_dir, progress=False)
+    # Where a file does not say which value is white, the brightest of all files decides.
+    return not any(info and (info.frames > 1 or info.brightest) for info in infos)
 
 
 def _held_groups(trainings: Mapping[Path, _Training], group_of: Mapping[str, str], place: str) -> dict[str, bool]:

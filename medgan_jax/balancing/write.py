@@ -59,7 +59,8 @@ def write_set(
       reals: to choose from.
       counts: how many of each class.
       seed: decides latents, and which reals are chosen.
-      placing: of reals: `LINK`, `COPIED` or `LISTED`. Those that are no files are written, at the generators' size.
+      placing: of reals: `LINK`, `COPIED` or `LISTED`. Those that are not `as_files` are written instead of linked or
+        copied, as PNG files of the generators' size.
       agree: whether to replace images that a classifier of the reals takes for another class.
       mesh: the devices.
       say: prints a line.
@@ -68,14 +69,25 @@ def write_set(
       All images that were drawn, by class.
 
     Raises:
-      UserError: nothing draws a class; the folder holds something else, or lies among the reals; or a generator draws
-        too few images that are neither copies nor of another class.
+      UserError: nothing draws a class; frames of a file are to be listed; the folder holds something else, or lies
+        among the reals; or a generator draws too few images that are neither copies nor of another class.
     """
     for label, count in counts.items():
         if count.fakes and label not in drawers:
             raise UserError(
                 f"--checkpoint: {count.fakes} fakes of {label} are asked for, and none draws it; give another for "
                 f"{label}, or another --target or --synthetic_of"
+            )
+    if isinstance(reals.source, FileSource) and not reals.as_files:
+        if placing != LISTED:
+            say(
+                f"reals: as PNG files of {reals.images.shape[1]} px, with the values that were trained on; their own "
+                "files would be read otherwise (DICOM, several frames, 16 bits, data.window or data.fit)"
+            )
+        elif reals.source.numbers:
+            raise UserError(
+                "--reals=list: with data.frames=all a file is several images, which a list cannot tell apart; leave "
+                "it out"
             )
     settings = {
         "counts": {label: list(count) for label, count in counts.items()},
@@ -166,22 +178,21 @@ def _place_reals(out: Path, reals: Reals, chosen: Sequence[int], placing: str) -
     source, labels, rows = reals.source, reals.labels, []
     with progress_bar(len(chosen), desc="reals", unit="image") as bar:
         for index in chosen:
-            name = source.names[index]
-            original = os.path.abspath(Path(source.root, name)) if isinstance(source, FileSource) else None
+            original = os.path.abspath(source.path(index)) if isinstance(source, FileSource) else source.names[index]
             if placing == LISTED:
-                name = original or name
+                name = original
             else:
-                name = f"reals/{name}" if original else f"reals/{name}.png"
+                name = _real_name(reals, index)
                 if not os.path.lexists(out / name):
-                    (out / name).parent.mkdir(parents=True, exist_ok=True)
-                    if original is None:
+                    (out / name).parent.mkdir(exist_ok=True)
+                    if not reals.as_files:
                         write_png(out / name, reals.images[index])
                     elif placing == LINK:
                         os.symlink(original, out / name)
                     else:
                         with replacing(out / name) as temporary:
                             shutil.copyfile(original, temporary)
-            group = source.groups[index] if source.groups else name
+            group = source.groups[index] if source.groups else source.names[index]
             rows.append((name, labels[index], "real", group, "", "", "", "", ""))
             bar.update()
     return rows
@@ -246,6 +257,15 @@ def _read_draws(out: Path, counts: Mapping[str, Counts]) -> dict[str, list[Draw]
     lines = [(label, *d) for label, draws in found.items() for d in draws]
     replace_file(path, _as_csv([("label", "index", "outcome", "nearest", "distance"), *lines]))
     return found
+
+
+def _real_name(reals: Reals, index: int) -> str:
+    """Below the folder, and in no other folder: one called "train" would be a split, to which no fake belongs."""
+    source = reals.source
+    name = source.names[index].replace("%", "%25").replace("/", "%2F")
+    if isinstance(source, FileSource) and source.numbers:
+        name += f"[{source.numbers[index]}]"
+    return f"reals/{name}" if reals.as_files else f"reals/{name}.png"
 
 
 def _fake_name(label: str, index: int) -> str:

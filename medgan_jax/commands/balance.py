@@ -48,7 +48,8 @@ def main(argv: list[str]) -> None:
     )  # fmt: skip
     flags.DEFINE_enum(
         "reals", "link", ("link", "copy", "list"), "link to the files of reals, copy them, or list them in labels.csv "
-        "alone; TFDS records and phantoms are written as PNG files, but for list", **define,
+        "alone; reals that are no files, or whose files would be read otherwise (DICOM, several frames, 16 bits, "
+        "data.window, data.fit), are written as PNG files, but for list", **define,
     )  # fmt: skip
     flags.DEFINE_bool(
         "agree", False, "also replace fakes that a classifier of the real images takes for another class", **define
@@ -81,7 +82,8 @@ def main(argv: list[str]) -> None:
     folder = shlex.quote(str(out))
     print(f"\n{out / LABELS} has the origin of each image. To train on them, at the size of the fakes:")
     print(f"  --config.data.source=csv --config.data.path={folder} --config.data.labels_csv={folder}/{LABELS} \\")
-    print(f"  --config.data.group_column=group --config.image_size={size}")
+    print("  --config.data.group_column=group --config.data.include='*' --config.data.allow_synthetic=True \\")
+    print(f"  --config.image_size={size}")
 
 
 def _table(counts: "Mapping[str, Counts]", found: "Mapping[str, Sequence[Draw]]", *, agree: bool) -> str:

@@ -52,6 +52,7 @@ class CachedImages:
       labels: the class of each image; None if the set is unlabelled.
       digest: identifies pixels, order and labels, wherever the files lie.
       groups: the patient or lesion that each image shows; None where that is unknown.
+      numbers: as those of `ImageSource`.
     """
 
     images: np.memmap
@@ -59,6 +60,7 @@ class CachedImages:
     labels: tuple[str, ...] | None
     digest: str
     groups: tuple[str, ...] | None = None
+    numbers: tuple[int, ...] | None = None
 
 
 def load_cached(
@@ -96,6 +98,7 @@ def load_cached(
         names=readable.names,
         labels=readable.labels and tuple(map(composed, readable.labels)),
         groups=readable.groups,
+        numbers=readable.numbers,
         digest=_digest([*recipe, [ids[index] for index in kept], readable.labels]),
     )
 

@@ -1,21 +1,28 @@
 """The folder of a set: what is in it, what is replaced, and that the same call completes it."""
 
 import csv
+import dataclasses
 import fcntl
 import os
+import shutil
 from pathlib import Path
+from urllib.parse import unquote
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import published
+import pydicom
 import pytest
+from PIL import Image
 
 from medgan_jax.balancing.counts import Counts
-from medgan_jax.balancing.sources import Drawer, Reals
+from medgan_jax.balancing.sources import Drawer, Reals, open_sources
 from medgan_jax.balancing.write import write_set
 from medgan_jax.checkpoint import TrainedGenerator, load_generator
 from medgan_jax.commands import balance
 from medgan_jax.config import default_config, parse_data
+from medgan_jax.data.batches import load_dataset
 from medgan_jax.data.cache import CachedImages
 from medgan_jax.data.sources import PhantomSource, open_source
 from medgan_jax.errors import UserError
@@ -33,9 +40,14 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
+def read_fields(folder, default):
+    """As the command says."""
+    fields = {"source": "csv", "path": str(folder), "labels_csv": f"{folder}/labels.csv", "group_column": "group"}
+    return parse_data({**default, **fields, "include": "*", "allow_synthetic": True})
+
+
 def read_back(folder):
-    data = {**default_config().data.to_dict(), "source": "csv", "path": str(folder), "group_column": "group"}
-    return open_source(parse_data({**data, "labels_csv": f"{folder}/labels.csv"}))
+    return open_source(read_fields(folder, default_config().data.to_dict()))
 
 
 @pytest.mark.slow
@@ -104,7 +116,7 @@ def painted():
         images = (level + random.normal(0, 10, (24, 16, 16, 1))).clip(0, 255).astype(np.uint8)
         held_out = images[:12] + random.integers(0, 9, (12, 16, 16, 1), np.uint8)  # nearer to `images` than all noise
         names, labels = tuple(f"{i:02d}" for i in range(24)), ("a/b",) * 12 + ("white",) * 12
-        reals = Reals(PhantomSource("noise", names, labels, numbers=()), images, "digest")
+        reals = Reals(PhantomSource("noise", names, labels, numbers=()), images, "digest", as_files=False)
         generator = TrainedGenerator(Painter(images, copies), {}, latent_dim=3, step=1, about={}, digest="abc")
         training = CachedImages(images, names, labels, "digest")
         ours = np.array(labels) == "a/b"
@@ -163,13 +175,16 @@ def test_a_generator_that_only_copies_is_given_up(painted, write):
 @pytest.fixture
 def files(lesions):
     source = open_source(parse_data({**default_config().data.to_dict(), "path": str(lesions)}))
-    return Reals(source, np.zeros((17, 16, 16, 3), np.uint8), "digest")
+    return Reals(source, np.zeros((17, 16, 16, 3), np.uint8), "digest", as_files=True)
 
 
 REALS_ALONE = {"benign": Counts(4, 0), "malignant": Counts(5, 0)}
 
 
 def test_reals_are_linked_copied_or_listed(files, write, lesions, tmp_path):
+    def original_of(name):
+        return lesions / unquote(name.removeprefix("reals/"))
+
     chosen = {}
     for placing in ("link", "copy", "list"):
         write({}, files, REALS_ALONE, placing=placing)
@@ -181,12 +196,80 @@ def test_reals_are_linked_copied_or_listed(files, write, lesions, tmp_path):
             assert set(source.names) == set(chosen[placing])
             assert all(os.path.islink(tmp_path / "set" / name) == (placing == "link") for name in source.names)
             for name in source.names:
-                assert (tmp_path / "set" / name).read_bytes() == (lesions / name.removeprefix("reals/")).read_bytes()
+                assert (tmp_path / "set" / name).read_bytes() == original_of(name).read_bytes()
         (tmp_path / "set").rename(tmp_path / placing)
     assert chosen["link"] == chosen["copy"]
-    assert chosen["list"] == [str(lesions / name.removeprefix("reals/")) for name in chosen["link"]]
+    assert chosen["list"] == [str(original_of(name)) for name in chosen["link"]]
     write({}, files, REALS_ALONE, seed=1)
     assert [row["image"] for row in rows(tmp_path / "set/labels.csv")] != chosen["link"]
+
+
+STORED = np.random.default_rng(0).integers(0, 3000, (8, 24, 20), np.uint16)
+
+
+def lay_down(folder, suffix):
+    """Four files of classes "a" and "b", in the folder of a split, of 16 bits; those of DICOM name a patient."""
+    for i, stored in enumerate(STORED[:4]):
+        path = folder / "train" / "ab"[i % 2] / f"SMITH{i}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if suffix == ".dcm":
+            made = pydicom.Dataset()
+            made.PatientName = made.PatientID = f"SMITH{i}"
+            made.SOPClassUID, made.SOPInstanceUID = pydicom.uid.CTImageStorage, f"2.25.{i + 1}"
+            made.SamplesPerPixel, made.PhotometricInterpretation, made.PixelRepresentation = 1, "MONOCHROME2", 0
+            made.Rows, made.Columns, made.BitsAllocated, made.BitsStored, made.HighBit = 24, 20, 16, 12, 11
+            made.PixelData = stored.tobytes()
+            made.file_meta = pydicom.dataset.FileMetaDataset()
+            made.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+            pydicom.dcmwrite(path, made, enforce_file_format=True)
+        elif suffix == ".tif":
+            Image.fromarray(stored).save(path, save_all=True, append_images=[Image.fromarray(STORED[4 + i])])
+        else:
+            Image.fromarray(stored if suffix == ".png" else (stored >> 4).astype(np.uint8)).save(path)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "fields", "number"),
+    [
+        (".bmp", {}, 4),
+        (".bmp", {"fit": "pad"}, 4),
+        (".png", {}, 4),
+        (".png", {"window": "1000,1400"}, 4),
+        (".tif", {"frames": "first"}, 4),
+        (".tif", {"frames": "all"}, 8),
+        (".dcm", {}, 4),
+    ],
+)
+def test_reals_look_as_they_did_in_the_training(suffix, fields, number, write, tmp_path):
+    lay_down(tmp_path / "lesions", suffix)
+    default = {**default_config().data.to_dict(), "cache_dir": str(tmp_path / "cache")}
+    given = {**default, "path": str(tmp_path / "lesions"), **fields}
+    _, reals = open_sources([f"a={published.FOLDER / 'netG16.pth'}"], given, data_mesh())
+    counts = {"a": Counts(number // 2, 0), "b": Counts(number // 2, 0)}
+    for placing in ("link", "copy"):
+        write({}, reals, counts, placing=placing)
+        folder = tmp_path / "set"
+        back, _ = load_dataset(read_fields(folder, default), image_size=16, channels=reals.images.shape[3])
+        image_of, label_of = (
+            dict(zip(back.names, back.images, strict=True)),
+            dict(zip(back.names, back.labels, strict=True)),
+        )
+        listed = rows(folder / "labels.csv")
+        assert len(listed) == number
+        for row, label, image in zip(listed, reals.labels, reals.images, strict=True):
+            assert row["label"] == label_of[row["image"]] == label
+            assert (image_of[row["image"]] == image).all()
+        assert len({row["group"] for row in listed}) == 4
+        assert {path.name for path in folder.rglob("*") if path.is_dir()} == {"reals"}  # none is a split
+        if suffix == ".dcm":
+            assert not any("SMITH" in name or b"SMITH" in data for name, data in contents(folder).items())
+        shutil.rmtree(folder)
+
+
+def test_frames_of_a_file_cannot_be_listed(files, write):
+    frames = dataclasses.replace(files.source, numbers=(0,) * 17)
+    with pytest.raises(UserError, match="^--reals=list: with data.frames=all a file is several images"):
+        write({}, dataclasses.replace(files, source=frames, as_files=False), REALS_ALONE, placing="list")
 
 
 def test_folders_that_are_refused(files, write, lesions, tmp_path):
