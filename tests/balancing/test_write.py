@@ -58,6 +58,7 @@ def test_the_command(saved, tmp_path, capsys):
     balance.main(call)
     said = capsys.readouterr().out
     assert "nearer to a training image than any of 7 of these is to the others" in said
+    assert "--config.data.group_column=group --config.data.include='*' --config.data.allow_synthetic=True" in said
     assert "benign        25      0                0\nmalignant      7     18                0\n" in said
     source = read_back(out)
     assert sorted(source.labels) == ["benign"] * 25 + ["malignant"] * 25
@@ -237,15 +238,19 @@ def lay_down(folder, suffix):
         (".png", {"window": "1000,1400"}, 4),
         (".tif", {"frames": "first"}, 4),
         (".tif", {"frames": "all"}, 8),
+        (".tif", {"frames": "all", "on_bad_image": "skip"}, 7),
         (".dcm", {}, 4),
     ],
 )
 def test_reals_look_as_they_did_in_the_training(suffix, fields, number, write, tmp_path):
     lay_down(tmp_path / "lesions", suffix)
+    if "on_bad_image" in fields:
+        cut = tmp_path / "lesions/train/a/SMITH0.tif"
+        os.truncate(cut, cut.stat().st_size - 99)  # the end of the second page
     default = {**default_config().data.to_dict(), "cache_dir": str(tmp_path / "cache")}
     given = {**default, "path": str(tmp_path / "lesions"), **fields}
     _, reals = open_sources([f"a={published.FOLDER / 'netG16.pth'}"], given, data_mesh())
-    counts = {"a": Counts(number // 2, 0), "b": Counts(number // 2, 0)}
+    counts = {label: Counts(there, 0) for label, there in reals.counts.items()}
     for placing in ("link", "copy"):
         write({}, reals, counts, placing=placing)
         folder = tmp_path / "set"
