@@ -18,11 +18,13 @@ def main(argv: list[str]) -> None:
     """Prepares the data set that the command line describes.
 
     Raises:
-      UserError: images and labels cannot be read or do not match, or the data set is there already.
+      UserError: images and labels cannot be read or do not match, images are DICOM or have several frames, or the
+        data set is there already.
     """
     from medgan_jax.data.cache import readable_images
-    from medgan_jax.data.isic import YEARS, Isic
+    from medgan_jax.data.isic import YEARS, Isic, refuse_unpackable
     from medgan_jax.data.labels import match_labels, read_labels
+    from medgan_jax.data.listing import find_annotations
     from medgan_jax.data.sources import FileSource, list_images
 
     parser = ArgumentParser(
@@ -42,10 +44,12 @@ def main(argv: list[str]) -> None:
     args = parser.parse_args(argv)
 
     names = list_images(args.images, field="--images")
-    # ISIC 2017 has superpixels beside each image.
-    pictures = [name for name in names if not name.endswith("_superpixels.png")]
-    if left_out := len(names) - len(pictures):
-        print(f"left out: {left_out} files *_superpixels.png")
+    annotations = find_annotations(names)  # ISIC 2017 has superpixels beside each image
+    if annotations:
+        patterns = ", ".join(dict.fromkeys(annotations.values()))
+        print(f"left out: {len(annotations)} masks or annotations of others by their names: {patterns}")
+    pictures = [name for name in names if name not in annotations]
+    refuse_unpackable(FileSource(args.images, tuple(pictures)))  # before a message could quote names of DICOM files
     table = read_labels(args.labels, image_column=args.image_column, label_column=args.label_column, prefix="--")
     rows = match_labels(
         pictures, table, folder=args.images, table_path=args.labels, on_missing=args.on_missing, prefix="--"

@@ -4,11 +4,17 @@ Gutman et al. (2016), "Skin Lesion Analysis toward Melanoma Detection: A Challen
 the International Skin Imaging Collaboration (ISIC)", arXiv:1605.01397.
 """
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+
+from medgan_jax.data.dicom import public_name
+from medgan_jax.data.sources import FileSource
+from medgan_jax.errors import UserError, abbreviate
+from medgan_jax.images import DICOM, HEAD, ImageError, inspect_image, recognise
 
 if __name__ == "__main__":
     # Scripts run `python -m medgan_jax.data.isic`. The command lies above this layer, so it is imported then alone; and
@@ -20,6 +26,34 @@ if __name__ == "__main__":
     cli.main(["isic", *sys.argv[1:]])
 
 YEARS = ("2016", "2017", "2018", "2019", "2020")
+
+
+def refuse_unpackable(source: FileSource) -> None:
+    """Refuses files that no record should hold: those of several frames, and DICOM, whose headers would travel along.
+
+    Files that cannot be read are for others to refuse.
+
+    Raises:
+      UserError: there are any, of these kinds.
+    """
+    dicom, of_frames = [], []
+    for index, name in enumerate(source.names):
+        with contextlib.suppress(ImageError, OSError), open(source.path(index), "rb") as file:
+            if recognise(file.read(HEAD)) == DICOM:
+                dicom.append(public_name(name))
+            elif (frames := inspect_image(source.path(index)).frames) > 1:
+                of_frames.append(f"{name} ({frames})")
+    many = f"of {len(source)} images in {source.root}"
+    if dicom:
+        raise UserError(
+            f"{len(dicom)} {many} are DICOM, whose headers would be packed too: {abbreviate(dicom)}, which python -m "
+            f"medgan_jax.data.dicom {source.root} NAME finds; train on the folder, with data.source=csv or folder"
+        )
+    if of_frames:
+        raise UserError(
+            f"{len(of_frames)} {many} have several pages or frames: {abbreviate(of_frames)}; convert them to files of "
+            "one, or leave them out of the folder"
+        )
 
 
 class Isic(tfds.core.GeneratorBasedBuilder):

@@ -117,10 +117,7 @@ def _other_kind(path: str) -> str:
 
 
 def refuse_annotations(names: Sequence[str], *, folder: str, shown: Callable[[str], str] = str) -> None:
-    """Refuses masks, superpixels and other annotations that lie among images.
-
-    They are known by their names: "x_mask" where there is an image "x" too, all of a folder such as "masks" beside
-    others, and of a folder such as "mask" the files that are called as those of another folder.
+    """Refuses masks and other annotations that lie among images, as `find_annotations` finds them.
 
     Args:
       names: paths of images below `folder`.
@@ -130,6 +127,22 @@ def refuse_annotations(names: Sequence[str], *, folder: str, shown: Callable[[st
     Raises:
       UserError: there are any.
     """
+    if found := find_annotations(names):
+        patterns = ",".join(dict.fromkeys(found.values()))
+        listing = abbreviate([shown(name) for name in found])
+        raise UserError(
+            f"data.path={folder}: {len(found)} of {len(names)} images are masks or annotations of others by their "
+            f"names ({listing}); leave them out with data.exclude='{patterns}', or, if they are to be "
+            "trained on, say which images are: data.include='*' for all"
+        )
+
+
+def find_annotations(names: Sequence[str]) -> dict[str, str]:
+    """Masks, superpixels and other annotations of images, of each a pattern that leaves it out.
+
+    They are known by their names: "x_mask" where there is an image "x" too, all of a folder such as "masks" beside
+    others, and of a folder such as "mask" the files that are called as those of another folder.
+    """
     files = [(name, *name.rpartition("/")[::2]) for name in names]
     places: dict[str, set[str]] = {}  # where there are files of this name, in lower case, without extension
     for _, place, file in files:
@@ -137,7 +150,7 @@ def refuse_annotations(names: Sequence[str], *, folder: str, shown: Callable[[st
     all_places = set().union(*places.values())
     has_images = any(not _find_part(_FOLDER, place) for place in all_places)
 
-    found: dict[str, str] = {}  # and a pattern that leaves it out
+    found: dict[str, str] = {}
     for name, place, file in files:
         stem, suffix = os.path.splitext(file)
         match = _OF_IMAGE.fullmatch(stem)
@@ -150,14 +163,7 @@ def refuse_annotations(names: Sequence[str], *, folder: str, shown: Callable[[st
         elif match and (match[1] or match[2]).lower() in places:
             of = re.sub(r"\d+$", "*", stem[match.end(1) :]) if match[1] else stem[: match.start(2)]
             found[name] = f"*{of}{suffix}" if match[1] else f"*{of}*{suffix}"
-    if found:
-        patterns = ",".join(dict.fromkeys(found.values()))
-        listing = abbreviate([shown(name) for name in found])
-        raise UserError(
-            f"data.path={folder}: {len(found)} of {len(names)} images are masks or annotations of others by their "
-            f"names ({listing}); leave them out with data.exclude='{patterns}', or, if they are to be "
-            "trained on, say which images are: data.include='*' for all"
-        )
+    return found
 
 
 def _find_part(pattern: re.Pattern[str], place: str) -> str:

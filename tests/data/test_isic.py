@@ -6,13 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from medgan_jax.commands import isic
+from medgan_jax.data.dicom_writer import encode_dicom
 from medgan_jax.data.sources import open_source
 from medgan_jax.errors import UserError
 from medgan_jax.images import decode_image, resize
+from medgan_jax.provenance import Provenance
 
 COUNT = 30
 
@@ -89,12 +92,13 @@ def test_a_process_without_the_builder_reads_it_without_tensorflow(prepared, run
 
 @pytest.fixture(scope="module")
 def later_year(tmp_path_factory):
-    """Six images, the last without a row, one cut short, one with superpixels; and a table, with a row too many."""
+    """Six images, the last without a row, one cut short, one with superpixels and a mask; a table, a row too many."""
     folder = tmp_path_factory.mktemp("later")
     (folder / "images").mkdir()
     for index in range(6):
         Image.effect_noise((64, 64), 50).save(folder / "images" / f"ISIC_{index}.jpg")
-    Image.new("L", (64, 64)).save(folder / "images/ISIC_0_superpixels.png")
+    for end in ("superpixels", "segmentation"):
+        Image.new("L", (64, 64)).save(folder / f"images/ISIC_0_{end}.png")
     os.truncate(folder / "images/ISIC_4.jpg", 900)
     rows = [f"ISIC_{index},{float(index % 2 == 0)},{float(index % 2)}\n" for index in (0, 1, 2, 3, 4, 7)]
     (folder / "truth.csv").write_text("image,MEL,NV\n" + "".join(rows))
@@ -107,12 +111,41 @@ def test_what_is_damaged_or_unmatched_is_skipped_when_asked(later_year, tmp_path
     skip = ["--on_missing=skip", "--on_bad_image=skip"]
     done = run_python("-m", "medgan_jax.data.isic", *later_year, *skip, f"--out={tmp_path}")
     assert done.returncode == 0, done.stderr
-    for said in ("left out: 1 files *_superpixels.png\n", "\n4 images in", "--config.data.tfds_name=isic/2018"):
+    left_out = "left out: 2 masks or annotations of others by their names: *_segmentation.png, *_superpixels.png\n"
+    for said in (left_out, "\n4 images in", "--config.data.tfds_name=isic/2018"):
         assert said in done.stdout
     for said in ("labels by the 1 in the columns MEL, NV", "images: ISIC_7;", "ISIC_5.jpg;", "ISIC_4.jpg (truncated);"):
         assert said in done.stderr
     source = open_source(tiny_config(data_source="tfds", data_tfds_name="isic/2018", data_path=str(tmp_path)).data)
     assert sorted(source.labels) == ["MEL", "MEL", "NV", "NV"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "SMITH.dcm",
+            "^1 of 3 images in .* are DICOM, whose headers would be packed too: [0-9a-f]{16}, which .*folder$",
+        ),
+        ("stack.tif", r"^1 of 3 images in .* have several pages or frames: stack.tif \(2\); convert them .* or leave"),
+    ],
+)
+def test_dicom_and_files_of_frames_are_refused(name, message, tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    frames = [Image.effect_noise((20, 16), 50) for _ in range(2)]
+    for other in ("a.png", "b.png"):
+        frames[0].save(images / other)
+    if name == "SMITH.dcm":
+        origin = Provenance("abc", step=1, seed=0, index=0)
+        (images / name).write_bytes(encode_dicom(np.zeros((16, 16, 1), np.uint8), kind="dicom", provenance=origin))
+    else:
+        frames[0].save(images / name, save_all=True, append_images=frames[1:])
+    (tmp_path / "labels.csv").write_text("a,x\nb,y\n")
+    with pytest.raises(UserError, match=message) as raised:
+        isic.main([f"--images={images}", f"--labels={tmp_path}/labels.csv", f"--out={tmp_path}/tfds"])
+    assert "SMITH" not in str(raised.value)
+    assert not (tmp_path / "tfds").exists()
 
 
 def test_what_is_damaged_or_unmatched_is_refused(later_year, tmp_path):
