@@ -16,16 +16,17 @@ IMAGE_SUFFIXES = frozenset(_SUFFIXES.split(" "))
 _HIDDEN = "hidden"
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
+_ESCAPED = re.compile(r"[][?*,]")  # what means something in data.exclude
+_WORD = re.compile(  # of a name; letters that end in "mask" are two
+    r"(?i:ground[ _-]?truths?|super[ _-]?pixels?)|[A-Za-z]+?(?=(?i:masks?)(?![A-Za-z]))|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+"
+)
 _ANNOTATIONS = "ground[ _-]?truths?|gt|masks|segmentations?|super[ _-]?pixels?|annotations|labels"
-_PARTS = "(?:(?:left|right|lung|manual|fov)_?)"
-_ANNOTATION = (
-    rf"{_ANNOTATIONS}|{_PARTS}?masks?|seg|segm|segmented|annotation|annotated|label|manual|contours?|overlays?"
-)
-_OF_IMAGE = re.compile(  # of a name without extension: image 7 has a 7_mask, a 7_segmentation_2, or a mask_7
-    rf"(.+?)[ _.-]+(?:{_ANNOTATION}|attribute_[a-z_]+)[ _.-]?\d*|(?:{_ANNOTATION})[ _.-]+(.+)", re.IGNORECASE
-)
+_OF_FOLDER = rf"{_ANNOTATIONS}|mask|segm?|annotation|annot?s?|label|lbls?|(?:label|seg|tri)maps?|manual"
+_OF_FILE = rf"{_OF_FOLDER}|segmented|annotated|contours?|outlines?|overlays?|rois?|bw"
 _FOLDER = re.compile(rf"(?:.*[ _.-])?(?:{_ANNOTATIONS})", re.IGNORECASE)
-_FOLDER_OF_SAME_NAMES = re.compile(_ANNOTATION, re.IGNORECASE)
+_WORD_OF_FOLDER = re.compile(_OF_FOLDER, re.IGNORECASE)
+_FOLDER_OF_SAME_NAMES = re.compile(_OF_FILE, re.IGNORECASE)
+_WORD_OF_FILE = re.compile(rf"{_OF_FILE}|attribute", re.IGNORECASE)  # ISIC 2018 has an x_attribute_globules
 
 
 def list_images(folder: str, field: str = "data.path") -> list[str]:
@@ -120,7 +121,7 @@ def refuse_annotations(names: Sequence[str], *, folder: str, shown: Callable[[st
     """Refuses masks, superpixels and other annotations that lie among images.
 
     They are known by their names: "x_mask" where there is an image "x" too, all of a folder such as "masks" beside
-    others, and of a folder such as "mask" the files that are called as those of another folder.
+    others, and of a folder such as "mask" or "gtFine" the files that are called as those of another folder.
 
     Args:
       names: paths of images below `folder`.
@@ -131,25 +132,30 @@ def refuse_annotations(names: Sequence[str], *, folder: str, shown: Callable[[st
       UserError: there are any.
     """
     files = [(name, *name.rpartition("/")[::2]) for name in names]
-    places: dict[str, set[str]] = {}  # where there are files of this name, in lower case, without extension
+    # What all images lie in says nothing of a single one.
+    shared = len(_parts(os.path.commonpath([place for _, place, _ in files])))
+    parts = {place: _parts(place)[shared:] for _, place, _ in files}
+    has_images = any(not any(map(_FOLDER.fullmatch, those)) for those in parts.values())
+    stems = {os.path.splitext(file)[0].lower() for _, _, file in files}
+    starts: set[str] = set()  # of the names of images that are in no folder of annotations, up to the end of a word
     for _, place, file in files:
-        places.setdefault(os.path.splitext(file)[0].lower(), set()).add(place)
-    all_places = set().union(*places.values())
-    has_images = any(not _find_part(_FOLDER, place) for place in all_places)
+        if not any(map(_may_hold_masks, parts[place])):
+            stem = os.path.splitext(file)[0].lower()
+            starts.update((stem, *(stem[: word.end()] for word in _WORD.finditer(stem))))
 
     found: dict[str, str] = {}  # and a pattern that leaves it out
     for name, place, file in files:
         stem, suffix = os.path.splitext(file)
-        match = _OF_IMAGE.fullmatch(stem)
-        part = has_images and _find_part(_FOLDER, place)
-        if not part and (same := _find_part(_FOLDER_OF_SAME_NAMES, place)):
-            elsewhere = any(not _find_part(_FOLDER_OF_SAME_NAMES, other) for other in places[stem.lower()])
-            part = same if elsewhere else ""
+        part = next(filter(_FOLDER.fullmatch, parts[place]), "") if has_images else ""
+        if not part and (same := next(filter(_may_hold_masks, parts[place]), "")):
+            word = _word_of_mask(stem)
+            image = stem[: word.start()].rstrip(" _.-(") if word else ""
+            part = same if {stem.lower(), image.lower()} & starts else ""
         if part:
-            found[name] = f"{part}/*" if place.startswith(part) else f"*/{part}/*"
-        elif match and (match[1] or match[2]).lower() in places:
-            of = re.sub(r"\d+$", "*", stem[match.end(1) :]) if match[1] else stem[: match.start(2)]
-            found[name] = f"*{of}{suffix}" if match[1] else f"*{of}*{suffix}"
+            escaped = _ESCAPED.sub("?", part)
+            found[name] = f"{escaped}/*" if place.startswith(part) else f"*/{escaped}/*"
+        elif pattern := _pattern_of_mask(stem, stems):
+            found[name] = pattern + suffix
     if found:
         patterns = ",".join(dict.fromkeys(found.values()))
         listing = abbreviate([shown(name) for name in found])
@@ -160,9 +166,33 @@ def refuse_annotations(names: Sequence[str], *, folder: str, shown: Callable[[st
         )
 
 
-def _find_part(pattern: re.Pattern[str], place: str) -> str:
-    """The first folder of a path that a pattern fits, or ""."""
-    return next((part for part in place.split("/") if pattern.fullmatch(part)), "")
+def _parts(place: str) -> list[str]:
+    return [part for part in place.split("/") if part]
+
+
+def _may_hold_masks(part: str) -> bool:
+    """Whether the name of a folder is one of annotations, or has a word for them."""
+    words = (word[0] for word in _WORD.finditer(part))
+    return bool(_FOLDER_OF_SAME_NAMES.fullmatch(part)) or any(map(_WORD_OF_FOLDER.fullmatch, words))
+
+
+def _word_of_mask(stem: str) -> re.Match[str] | None:
+    """The first word for an annotation in the name of a file."""
+    return next((word for word in _WORD.finditer(stem) if _WORD_OF_FILE.fullmatch(word[0])), None)
+
+
+def _pattern_of_mask(stem: str, images: set[str]) -> str:
+    """A pattern for the file `stem` and its like where it is an annotation of one of `images` by its name, else ""."""
+    if not (word := _word_of_mask(stem)):
+        return ""
+    starts = {found.start() for found in _WORD.finditer(stem)}
+    for end in range(word.start(), 0, -1):
+        if (end in starts or not stem[end].isalnum()) and stem[:end].lower() in images:
+            return "*" + _ESCAPED.sub("*", re.sub(r"\d+", "*", stem[end:]))
+    for start in range(word.end() + 1, len(stem)):
+        if not stem[start - 1].isalnum() and stem[start:].lower() in images:
+            return f"*{_ESCAPED.sub('*', stem[:start])}*"
+    return ""
 
 
 def choose_split(names: Sequence[str], split: str, *, folder: str) -> tuple[list[str], list[str], Counter[str]]:

@@ -82,8 +82,20 @@ def test_patterns(tmp_path, patterns, kept, left_out):
         (["Data/I_1.jpg"], ["Part1_GroundTruth/I_1_segmentation.png"], "Part1_GroundTruth/*"),
         (["Original/1.tif"], ["Ground Truth/1.tif"], "Ground Truth/*"),
         (["CXR/M1.png"], ["ManualMask/leftMask/M1.png"], "ManualMask/*"),
+        (["JPEGImages/1.jpg"], ["SegmentationClass/1.png", "SegmentationObject/1.png"],
+            "SegmentationClass/*,SegmentationObject/*"),
+        (["imagesTr/B_01_0000.png"], ["labelsTr/B_01.png"], "labelsTr/*"),
+        (["leftImg8bit/x_000_leftImg8bit.png"], ["gtFine/x_000_gtFine_labelIds.png"], "gtFine/*"),
+        (["training/images/21_training.tif"], ["training/1st_manual/21_manual1.gif"], "*/1st_manual/*"),
+        (["Segmentation/images/1.png"], ["Segmentation/masks/1.png"], "*/masks/*"),
+        (["i/1.png"], ["MASKS_resized/1.png", "annots/1.png", "gt_png/1.png", "mask_images/1.png"],
+            "MASKS_resized/*,annots/*,gt_png/*,mask_images/*"),
+        (["im.png", "im3.png"], ["im3GT.png", "im3mask.png", "immask.png"], "*GT.png,*mask.png"),
+        (["1.png"], ["1_mask (1).png", "1_mask(2).png", "1_mask[3].png"], "*_mask (*).png,*_mask(*).png,*_mask***.png"),
+        (["1.png"], [f"1_{word}.png" for word in ("anno", "annot", "bw", "labelmap", "lbl", "outline", "roi", "trimap")],
+            "*_anno.png,*_annot.png,*_bw.png,*_labelmap.png,*_lbl.png,*_outline.png,*_roi.png,*_trimap.png"),
     ],
-)
+)  # fmt: skip
 def test_masks_beside_images_are_refused_and_left_out_as_the_message_says(tmp_path, images, masks, pattern):
     names = sorted([*images, *masks])
     with pytest.raises(UserError) as raised:
@@ -106,6 +118,9 @@ def test_masks_beside_images_are_refused_and_left_out_as_the_message_says(tmp_pa
         ["x_mask.png", "y.png"],
         ["masks/1.png", "masks/2.png"],  # all there is
         ["unmasked.png", "segment.png", "labels.png"],
+        ["1.png", "1_lesion.png", "1_m.png", "12_mask.png", "a.png", "after_mask.png"],
+        ["segmented_neutrophil/1.png", "band/1.png"],
+        ["manual_1/a1.png", "automatic/b1.png"],
     ],
 )
 def test_names_that_may_be_of_images_are_accepted(names):
