@@ -4,7 +4,7 @@ import contextlib
 import fnmatch
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
 from medgan_jax.errors import UserError, abbreviate, reason_of
@@ -16,9 +16,12 @@ IMAGE_SUFFIXES = frozenset(_SUFFIXES.split(" "))
 _HIDDEN = "hidden"
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")
+_SPLITS_IN_NAMES = _SPLITS | {"tr": "train", "ts": "test"}  # as in imagesTr
+_SPLIT_WORD = re.compile(rf"({'|'.join(_SPLITS_IN_NAMES)})(sets?|data|images?|)")
 _ESCAPED = re.compile(r"[][?*,]")  # what means something in data.exclude
 _WORD = re.compile(  # of a name; letters that end in "mask" are two
-    r"(?i:ground[ _-]?truths?|super[ _-]?pixels?)|[A-Za-z]+?(?=(?i:masks?)(?![A-Za-z]))|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+"
+    r"(?i:ground[ _-]?truths?|super[ _-]?pixels?)|[A-Za-z]+?(?=(?i:masks?)(?![A-Za-z]))"
+    r"|[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+"
 )
 _ANNOTATIONS = "ground[ _-]?truths?|gt|masks|segmentations?|super[ _-]?pixels?|annotations|labels"
 _OF_FOLDER = rf"{_ANNOTATIONS}|mask|segm?|annotation|annot?s?|label|lbls?|(?:label|seg|tri)maps?|manual"
@@ -198,6 +201,9 @@ def _pattern_of_mask(stem: str, images: set[str]) -> str:
 def choose_split(names: Sequence[str], split: str, *, folder: str) -> tuple[list[str], list[str], Counter[str]]:
     """The images of a split, where folders are called train, test, val, or such; all where there are no such folders.
 
+    Folders beside each other may have more in their names, if they are otherwise alike, such as train_images and
+    test_images.
+
     Args:
       names: paths of images below `folder`.
       split: train, test or val; several are joined by +.
@@ -211,11 +217,13 @@ def choose_split(names: Sequence[str], split: str, *, folder: str) -> tuple[list
       UserError: there are no images of this split.
     """
     split_of, inside = {}, {}
+    split_of_folder = _split_folders(names)
     for name in names:
         parts = name.split("/")
-        place = next((i for i, part in enumerate(parts[:-1]) if part.lower() in _SPLITS), None)
+        paths = ("/".join(parts[: i + 1]) for i in range(len(parts) - 1))
+        place = next((i for i, path in enumerate(paths) if path in split_of_folder), None)
         if place is not None:
-            split_of[name] = _SPLITS[parts[place].lower()]
+            split_of[name] = split_of_folder["/".join(parts[: place + 1])]
             below = parts[place + 1 :]
             inside[name] = "/".join(below if len(below) > 1 else [*parts[:place][-1:], *below])
     asked = {_SPLITS.get(part.strip().lower(), part.strip()) for part in split.split("+")}
@@ -235,3 +243,25 @@ def choose_split(names: Sequence[str], split: str, *, folder: str) -> tuple[list
     if beside := len(names) - len(split_of):
         left_out[f"beside the folders of splits (data.split={split})"] = beside
     return chosen, [inside[name] for name in chosen], left_out
+
+
+def _split_folders(names: Sequence[str]) -> dict[str, str]:
+    """The split of each folder that is one, by its path."""
+    places = [_parts(place) for place in {name.rpartition("/")[0] for name in names}]
+    found = {}
+    alike: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)  # by the folder above and all other words
+    for path in {"/".join(parts[: i + 1]) for parts in places for i in range(len(parts))}:
+        above, _, folder = path.rpartition("/")
+        if split := _SPLITS.get(folder.strip().lower()):
+            found[path] = split
+            continue
+        words = [word.lower() for word in _WORD.findall(folder)]
+        matches = [_SPLIT_WORD.fullmatch(word) for word in words]
+        splits = [_SPLITS_IN_NAMES[match[1]] for match in matches if match]
+        others = [match[2] if match else word for word, match in zip(words, matches, strict=True) if not word.isdigit()]
+        if len(splits) == 1 and (len(words) > 1 or any(others)):
+            alike[above, *others][path] = splits[0]
+    for folders in alike.values():
+        if len(set(folders.values())) > 1:
+            found |= folders
+    return found
