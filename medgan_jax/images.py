@@ -323,11 +323,15 @@ def _declared_bits(image: Image.Image, head: bytes) -> int:
 
 
 def _may_have_two_values(image: Image.Image, size: int) -> bool:
-    """Whether the pixels are worth a look: two values compress well, where they are kept exactly and compressed."""
+    """Whether the pixels are worth a look: two values compress well, where they are kept exactly and compressed.
+
+    A file of as many bytes as its samples is not, be its format PNG. Palettes have fewer bits a sample, but are rare.
+    """
     if image.mode.startswith(("I", "F")) or image.format in ("JPEG", "MPO"):
         return False
-    is_raw = image.format in ("BMP", "PPM") or image.info.get("compression") == "raw"
-    return is_raw or size < image.width * image.height / 4 + 1000
+    pixels = image.width * image.height
+    is_raw = image.mode == "P" or image.format in ("BMP", "PPM") or image.info.get("compression") == "raw"
+    return is_raw or size < pixels / 4 + 1000 or size >= pixels * len(image.getbands())
 
 
 def _windowed(image: Image.Image, white: int | None, window: int | tuple[float, float] | None) -> Image.Image:

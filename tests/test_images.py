@@ -270,6 +270,10 @@ def test_pictures_of_two_values_are_found(tmp_path):
     pictures = {file_format: encode(mask, file_format) for file_format in ("PNG", "BMP", "TIFF", "GIF", "PPM")}
     pictures |= {"black and white": encode(Image.fromarray(mask).convert("1"), "PNG"), "16-bit": png16(mask)}
     pictures["rgb"] = encode(np.repeat(mask[:, :, None], 3, 2), "PNG")
+    large = Image.fromarray(np.tile(mask, (8, 8)))
+    for mode in ("L", "RGB", "P"):
+        pictures[f"stored {mode}"] = encode(large.convert(mode), "PNG", compress_level=0)
+    pictures["stored in 4 bits"] = encode(large.convert("P"), "PNG", compress_level=0, bits=4)
     one_value = encode(np.zeros_like(mask), "PNG")
     for name, data in {**pictures, "three": encode(np.where(GREY > 200, 9, mask), "PNG"), "one": one_value}.items():
         (tmp_path / "image").write_bytes(data)
