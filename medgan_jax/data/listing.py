@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 
+from medgan_jax.data.classes import composed
 from medgan_jax.errors import UserError, abbreviate, reason_of
 from medgan_jax.files import LITTER
 from medgan_jax.images import DICOM, HEAD, IMAGE, recognise
@@ -45,7 +46,8 @@ def find_images(
     Args:
       folder: the folder.
       field: the setting that it comes from, for messages.
-      include: patterns of `fnmatch` separated by commas, of which a path must match one; "" is any path.
+      include: patterns of `fnmatch` separated by commas, of which a path must match one, in composed or decomposed
+        Unicode; "" is any path.
       exclude: the same, of which it must match none.
 
     Returns:
@@ -63,11 +65,12 @@ def find_images(
     try:
         for path in _walk(folder, frozenset()):
             name = os.path.relpath(path, folder).replace(os.sep, "/")
+            shown = composed(name)
             if other := _other_kind(path):
                 left_out[other] += 1
-            elif pattern := next((each for each in unwanted if fnmatch.fnmatchcase(name, each)), ""):
+            elif pattern := next((each for each in unwanted if fnmatch.fnmatchcase(shown, each)), ""):
                 left_out[f"by data.exclude={pattern}"] += 1
-            elif wanted and not any(fnmatch.fnmatchcase(name, each) for each in wanted):
+            elif wanted and not any(fnmatch.fnmatchcase(shown, each) for each in wanted):
                 left_out[f"by data.include={include}"] += 1
             else:
                 names.append(name)
@@ -85,7 +88,7 @@ def describe_counts(counts: Counter[str]) -> str:
 
 
 def _patterns(text: str) -> list[str]:
-    return [pattern.strip() for pattern in text.split(",") if pattern.strip()]
+    return [pattern.strip() for pattern in composed(text).split(",") if pattern.strip()]
 
 
 def _walk(folder: str, ancestors: frozenset[tuple[int, int]]) -> Iterator[str]:

@@ -361,7 +361,7 @@ def _with_settings(
 ) -> FileSource:
     return dataclasses.replace(
         source,
-        labels=labels,
+        labels=labels and tuple(map(composed, labels)),
         groups=groups,
         window=data.value_range() or data.window,
         fit=data.fit,

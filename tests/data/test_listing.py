@@ -68,6 +68,14 @@ def test_patterns(tmp_path, patterns, kept, left_out):
     assert names == kept and dict(counts) == left_out
 
 
+@pytest.mark.parametrize("spelling", ["n\xe9vus", "ne\u0301vus"])
+def test_patterns_are_equal_in_composed_and_decomposed_unicode(tmp_path, spelling):
+    names = ["m/3.png", "ne\u0301vus/1.png", "n\xe9vus/2.png"]
+    lay_down(tmp_path, dict.fromkeys(names, b""))
+    assert find_images(str(tmp_path), exclude=f"{spelling}/*")[0] == names[:1]
+    assert find_images(str(tmp_path), include=f"{spelling}/*")[0] == names[1:]
+
+
 @pytest.mark.parametrize(
     ("images", "masks", "pattern"),
     [
