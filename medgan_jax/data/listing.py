@@ -26,7 +26,7 @@ _WORD = re.compile(  # of a name; letters that end in "mask" are two
 )
 _ANNOTATIONS = "ground[ _-]?truths?|gt|masks|segmentations?|super[ _-]?pixels?|annotations|labels"
 _OF_FOLDER = rf"{_ANNOTATIONS}|mask|segm?|annotation|annot?s?|label|lbls?|(?:label|seg|tri)maps?|manual"
-_OF_FILE = rf"{_OF_FOLDER}|segmented|annotated|contours?|outlines?|overlays?|rois?|bw"
+_OF_FILE = rf"{_OF_FOLDER}|segmented|annotated|contours?|outlines?|overlays?|rois?|bw|binary|semantic|bbox(?:es)?"
 _FOLDER = re.compile(rf"(?:.*[ _.-])?(?:{_ANNOTATIONS})", re.IGNORECASE)
 _WORD_OF_FOLDER = re.compile(_OF_FOLDER, re.IGNORECASE)
 _FOLDER_OF_SAME_NAMES = re.compile(_OF_FILE, re.IGNORECASE)
@@ -140,26 +140,27 @@ def refuse_annotations(names: Sequence[str], *, folder: str, shown: Callable[[st
     files = [(name, *name.rpartition("/")[::2]) for name in names]
     # What all images lie in says nothing of a single one.
     shared = len(_parts(os.path.commonpath([place for _, place, _ in files])))
-    parts = {place: _parts(place)[shared:] for _, place, _ in files}
-    has_images = any(not any(map(_FOLDER.fullmatch, those)) for those in parts.values())
+    parts = {place: _parts(place)[shared:] for place in {place for _, place, _ in files}}
+    of_masks = {place: next(filter(_FOLDER.fullmatch, those), "") for place, those in parts.items()}
+    may_hold_masks = {place: next(filter(_may_hold_masks, those), "") for place, those in parts.items()}
+    has_images = not all(of_masks.values())
     stems = {os.path.splitext(file)[0].lower() for _, _, file in files}
     starts: set[str] = set()  # of the names of images that are in no folder of annotations, up to the end of a word
     for _, place, file in files:
-        if not any(map(_may_hold_masks, parts[place])):
+        if not may_hold_masks[place]:
             stem = os.path.splitext(file)[0].lower()
             starts.update((stem, *(stem[: word.end()] for word in _WORD.finditer(stem))))
 
     found: dict[str, str] = {}  # and a pattern that leaves it out
     for name, place, file in files:
         stem, suffix = os.path.splitext(file)
-        part = next(filter(_FOLDER.fullmatch, parts[place]), "") if has_images else ""
-        if not part and (same := next(filter(_may_hold_masks, parts[place]), "")):
-            word = _word_of_mask(stem)
-            image = stem[: word.start()].rstrip(" _.-(") if word else ""
-            part = same if {stem.lower(), image.lower()} & starts else ""
+        part = of_masks[place] if has_images else ""
+        if not part and may_hold_masks[place]:
+            images = {stem, *(stem[: word.start()].rstrip(" _.-(") for word in _words_of_mask(stem))}
+            part = "" if starts.isdisjoint(map(str.lower, images)) else may_hold_masks[place]
         if part:
             escaped = _ESCAPED.sub("?", part)
-            found[name] = f"{escaped}/*" if place.startswith(part) else f"*/{escaped}/*"
+            found[name] = f"{escaped}/*" if place.partition("/")[0] == part else f"*/{escaped}/*"
         elif pattern := _pattern_of_mask(stem, stems):
             found[name] = pattern + suffix
     if found:
@@ -182,20 +183,20 @@ def _may_hold_masks(part: str) -> bool:
     return bool(_FOLDER_OF_SAME_NAMES.fullmatch(part)) or any(map(_WORD_OF_FOLDER.fullmatch, words))
 
 
-def _word_of_mask(stem: str) -> re.Match[str] | None:
-    """The first word for an annotation in the name of a file."""
-    return next((word for word in _WORD.finditer(stem) if _WORD_OF_FILE.fullmatch(word[0])), None)
+def _words_of_mask(stem: str) -> list[re.Match[str]]:
+    """The words for an annotation in the name of a file."""
+    return [word for word in _WORD.finditer(stem) if _WORD_OF_FILE.fullmatch(word[0])]
 
 
 def _pattern_of_mask(stem: str, images: set[str]) -> str:
     """A pattern for the file `stem` and its like where it is an annotation of one of `images` by its name, else ""."""
-    if not (word := _word_of_mask(stem)):
+    if not (words := _words_of_mask(stem)):
         return ""
     starts = {found.start() for found in _WORD.finditer(stem)}
-    for end in range(word.start(), 0, -1):
+    for end in range(words[-1].start(), 0, -1):
         if (end in starts or not stem[end].isalnum()) and stem[:end].lower() in images:
             return "*" + _ESCAPED.sub("*", re.sub(r"\d+", "*", stem[end:]))
-    for start in range(word.end() + 1, len(stem)):
+    for start in range(words[0].end() + 1, len(stem)):
         if not stem[start - 1].isalnum() and stem[start:].lower() in images:
             return f"*{_ESCAPED.sub('*', stem[:start])}*"
     return ""

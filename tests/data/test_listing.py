@@ -98,12 +98,14 @@ def test_patterns_are_equal_in_composed_and_decomposed_unicode(tmp_path, spellin
         (["Segmentation/images/1.png"], ["Segmentation/masks/1.png"], "*/masks/*"),
         (["i/1.png"], ["MASKS_resized/1.png", "annots/1.png", "gt_png/1.png", "mask_images/1.png"],
             "MASKS_resized/*,annots/*,gt_png/*,mask_images/*"),
+        (["images/ROI_1.png"], ["masks_png/ROI_1_mask.png"], "masks_png/*"),
+        (["ROI_1.png", "label_1.png"], ["ROI_1_mask.png", "label_1_gt.png"], "*_mask.png,*_gt.png"),
         (["im.png", "im3.png"], ["im3GT.png", "im3mask.png", "immask.png"], "*GT.png,*mask.png"),
         (["1.png"], ["1_mask (1).png", "1_mask(2).png", "1_mask[3].png"], "*_mask (*).png,*_mask(*).png,*_mask***.png"),
         (["1.png"], ["1_anno.png", "1_annot.png", "1_bw.png", "1_labelmap.png"],
             "*_anno.png,*_annot.png,*_bw.png,*_labelmap.png"),
-        (["1.png"], ["1_lbl.png", "1_outline.png", "1_roi.png", "1_trimap.png"],
-            "*_lbl.png,*_outline.png,*_roi.png,*_trimap.png"),
+        (["1.png"], ["1_binary.png", "1_lbl.png", "1_outline.png", "1_roi.png", "1_trimap.png"],
+            "*_binary.png,*_lbl.png,*_outline.png,*_roi.png,*_trimap.png"),
     ],
 )  # fmt: skip
 def test_masks_beside_images_are_refused_and_left_out_as_the_message_says(tmp_path, images, masks, pattern):
