@@ -136,8 +136,8 @@ class DataConfig:
     frames: str = _data("", "of TIFF, GIF, WebP, PNG and DICOM files of several pages or frames: first | all, each an "
         'image; "" refuses them', _one_of("", "first", "all"))
     window: str = _data("auto", "which values become black and white: auto: of samples of more than 8 bits, the range "
-        "of as many bits as the data set uses, of DICOM the window of the file | full: that of all bits | LOW,HIGH: "
-        "these two, of DICOM after the modality LUT",
+        "of as many bits as the file declares, or else the data set uses, of DICOM the window of the file | full: that "
+        "of all bits | LOW,HIGH: these two, of DICOM after the modality LUT",
         Rule(lambda value: value in ("auto", "full") or _value_range(value) is not None,
             "auto, full, or LOW,HIGH, two numbers of which the first is smaller"))
     fit: str = _data("crop", "how images become square: crop: the centre | pad: all, on black | stretch: all, out of "

@@ -5,6 +5,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -47,20 +48,28 @@ def quoted(text: str) -> str:
 _GET_ITSELF = "download the file itself: its server may ask to log in or to confirm first"
 
 
-def placeholder(data: bytes) -> str | None:
-    """What a file is that is no data by its beginning: a pointer of Git LFS or git-annex, a web page. None for others.
+_PLACEHOLDERS = {
+    "Git LFS pointer": "a Git LFS pointer, not the file itself; run git lfs pull in its repository, or download the "
+    "file itself",
+    "git-annex pointer": "a git-annex pointer, not the file itself; run git annex get in its repository",
+    "web page": f"a web page (HTML), not the file itself; {_GET_ITSELF}",
+}
 
-    Returns:
-      What it is and what to do, to follow the file's name and "is": "a Git LFS pointer; run git lfs pull ...".
-    """
-    start = data[:1024].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+
+def placeholder_kind(data: bytes) -> str:
+    """What a file is that is no data by its beginning: a pointer of Git LFS or git-annex, a web page. "" for others."""
+    start = data[:4096].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if start.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the file itself; run git lfs pull in its repository, or download the file itself"
-    if start.startswith((b"/annex/objects/", b"../.git/annex/")):
-        return "a git-annex pointer, not the file itself; run git annex get in its repository"
-    if start.startswith(b"<") and (b"<html" in start or start.startswith(b"<!doctype html")):
-        return f"a web page (HTML), not the file itself; {_GET_ITSELF}"
-    return None
+        return "Git LFS pointer"
+    if re.match(rb"/annex/objects/|(\.\./)*\.git/annex/", start):
+        return "git-annex pointer"
+    is_page = start.startswith((b"<head", b"<title")) or b"<html" in start or b"<!doctype html" in start
+    return "web page" if start.startswith(b"<") and is_page else ""
+
+
+def placeholder(data: bytes) -> str | None:
+    """What `placeholder_kind` finds and what to do, to follow the file's name and "is"; None for others."""
+    return _PLACEHOLDERS.get(placeholder_kind(data))
 
 
 def stand_in(data: bytes) -> str | None:

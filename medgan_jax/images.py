@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from medgan_jax.errors import naming
+from medgan_jax.errors import naming, placeholder_kind
 from medgan_jax.provenance import is_synthetic
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (8, b"WEBP", IMAGE),
     (4, b"jP  \r\n\x87\n", IMAGE),  # JPEG 2000, and its codestream
     (0, b"\xff\x4f\xff\x51", IMAGE),
-    (0, b"version https://git-lfs", "Git LFS pointer"),
     (0, b"%PDF", "PDF document"),
     (0, b"PK\x03\x04", "zip archive"),
     (0, b"\x1f\x8b", "gzip archive"),
@@ -70,7 +69,6 @@ _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
 _PATTERNS = (
     (rb"P[1-6]\s+[#\d]", IMAGE),  # PBM, PGM, PPM
     (rb"BM.{4}\0{4}.{4}[\x0c\x28\x6c\x7c]\0{3}", IMAGE),
-    (rb"(?i)(\xef\xbb\xbf)?\s*(<!doctype html|<html|<head)", "web page"),
     # DICOM without its preamble: an element of group 2 or 8, then its type, or an even length below 256.
     (
         rb"([\x02\x08]\0[\0-\x23]\0|\0[\x02\x08]\0[\0-\x23])(UL|UI|CS|OB|SH|DA|[\0-\xff]\0\0\0|\0\0\0[\0-\xff])",
@@ -82,6 +80,7 @@ _REMEDIES = {
     IMAGE: "not an image",  # but for the first bytes
     "": "not an image",
     "Git LFS pointer": "Git LFS pointer, run git lfs pull",
+    "git-annex pointer": "git-annex pointer, run git annex get",
     "web page": "web page saved as an image",
 }
 
@@ -123,7 +122,8 @@ def recognise(head: bytes) -> str:
     for start, signature, kind in _SIGNATURES:
         if head.startswith(signature, start):
             return kind
-    return next((kind for pattern, kind in _PATTERNS if re.match(pattern, head, re.DOTALL)), "")
+    patterns = (kind for pattern, kind in _PATTERNS if re.match(pattern, head, re.DOTALL))
+    return placeholder_kind(head) or next(patterns, "")
 
 
 def decode_image(
@@ -323,11 +323,15 @@ def _declared_bits(image: Image.Image, head: bytes) -> int:
 
 
 def _may_have_two_values(image: Image.Image, size: int) -> bool:
-    """Whether the pixels are worth a look: two values compress well, where they are kept exactly and compressed."""
+    """Whether the pixels are worth a look: two values compress well, where they are kept exactly and compressed.
+
+    A file of as many bytes as its samples is not, be its format PNG. Palettes have fewer bits a sample, but are rare.
+    """
     if image.mode.startswith(("I", "F")) or image.format in ("JPEG", "MPO"):
         return False
-    is_raw = image.format in ("BMP", "PPM") or image.info.get("compression") == "raw"
-    return is_raw or size < image.width * image.height / 4 + 1000
+    pixels = image.width * image.height
+    is_raw = image.mode == "P" or image.format in ("BMP", "PPM") or image.info.get("compression") == "raw"
+    return is_raw or size < pixels / 4 + 1000 or size >= pixels * len(image.getbands())
 
 
 def _windowed(image: Image.Image, white: int | None, window: int | tuple[float, float] | None) -> Image.Image:

@@ -139,13 +139,13 @@ def _one(found: dict[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
 def _is_npz(data: bytes) -> bool:
     if not data.startswith(_ZIP_MARKS):
         return False
-    names = _archive(data).namelist()
+    names = _names(_archive(data))
     return bool(names) and all(name.endswith(".npy") for name in names)
 
 
 def _npz(data: bytes) -> dict[str, np.ndarray]:
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        arrays = {name: file[name] for name in file.files}
+        arrays = {name: file[name] for name in file.files if not _is_of_macos(name)}
     for name, array in arrays.items():
         if array.dtype.kind not in "fiub":
             raise _Refused(f"array {quoted(name)} is of {array.dtype}, not of numbers", "save it as numbers")
@@ -159,7 +159,7 @@ def _state_dicts(data: bytes, *, nested: bool = False) -> dict[str, dict[str, np
     if not data.startswith(_ZIP_MARKS):
         return _state_dicts_before_1_6(data)
     archive = _archive(data)
-    names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
+    names = _names(archive)
     roots = [name.removesuffix("/data.pkl") for name in names if name.split("/")[1:] == ["data.pkl"]]
     if len(roots) == 1:
         if f"{roots[0]}/byteorder" in names and _record(archive, f"{roots[0]}/byteorder") != b"little":
@@ -224,6 +224,16 @@ def _archive(data: bytes) -> zipfile.ZipFile:
             raise _Refused(f"record {quoted(record.filename)} is in a rare compression")
     _check_unfolded(sum(record.file_size for record in archive.infolist()), len(data))
     return archive
+
+
+def _names(archive: zipfile.ZipFile) -> list[str]:
+    return [name for name in archive.namelist() if not name.endswith("/") and not _is_of_macos(name)]
+
+
+def _is_of_macos(name: str) -> bool:
+    """Whether a record is what macOS puts beside each file of a zip archive."""
+    *folders, file = name.split("/")
+    return "__MACOSX" in folders or file.startswith("._")
 
 
 def _record(archive: zipfile.ZipFile, name: str) -> bytes:

@@ -270,6 +270,10 @@ def test_pictures_of_two_values_are_found(tmp_path):
     pictures = {file_format: encode(mask, file_format) for file_format in ("PNG", "BMP", "TIFF", "GIF", "PPM")}
     pictures |= {"black and white": encode(Image.fromarray(mask).convert("1"), "PNG"), "16-bit": png16(mask)}
     pictures["rgb"] = encode(np.repeat(mask[:, :, None], 3, 2), "PNG")
+    large = Image.fromarray(np.tile(mask, (8, 8)))
+    for mode in ("L", "RGB", "P"):
+        pictures[f"stored {mode}"] = encode(large.convert(mode), "PNG", compress_level=0)
+    pictures["stored in 4 bits"] = encode(large.convert("P"), "PNG", compress_level=0, bits=4)
     one_value = encode(np.zeros_like(mask), "PNG")
     for name, data in {**pictures, "three": encode(np.where(GREY > 200, 9, mask), "PNG"), "one": one_value}.items():
         (tmp_path / "image").write_bytes(data)
@@ -322,7 +326,13 @@ def test_damaged_exif_is_no_damaged_image():
         (b"hello, I am a text file", "^not an image$"),
         (b"%PDF-1.7" + bytes(100), "^PDF document$"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0a\n", "^Git LFS pointer, run git lfs pull$"),
+        (b"\xef\xbb\xbfversion https://git-lfs.github.com/spec/v1\n", "^Git LFS pointer, run git lfs pull$"),
+        (b"/annex/objects/SHA256E-s1--00.jpg\n", "^git-annex pointer, run git annex get$"),
+        (b"../../.git/annex/objects/0a/SHA256E-s1--00.jpg", "^git-annex pointer, run git annex get$"),
         (b"\n<!DOCTYPE html><html>", "^web page saved as an image$"),
+        (b'<?xml version="1.0"?>\n<!DOCTYPE html PUBLIC "-//W3C//DTD XHTML">', "^web page saved as an image$"),
+        (b"<!-- a proxy's -->\n<html>", "^web page saved as an image$"),
+        (b"<title>Sign in</title>", "^web page saved as an image$"),
         (b"PK\x03\x04" + bytes(40), "^zip archive$"),
         (bytes(4) + b"ftypisom" + bytes(40), "^video$"),
         (FILES["jpeg"][:400], "^truncated$"),

@@ -139,7 +139,7 @@ def assert_same(arrays):
 def test_numbers_are_pytorchs(name, accepted):
     assert_same(read_arrays(FOLDER / name))
     assert_same(read_arrays(FOLDER / name))
-    within = {"weights/v0.1/alex.pt": (FOLDER / name).read_bytes(), "__MACOSX/._alex.pt": b"x"}
+    within = {"weights/v0.1/alex.pt": (FOLDER / name).read_bytes(), "__MACOSX/._alex.pt": b"x", "._b.pt": b"x"}
     assert_same(accepted(zipped(within, zipfile.ZIP_DEFLATED)))
 
 
@@ -147,6 +147,8 @@ def test_npz_is_told_by_its_content(tmp_path, refused):
     assert_same(read_arrays(FOLDER / "expected.npz"))
     arrays = {"columns": np.asfortranarray(np.arange(6.0).reshape(2, 3)), "big": np.arange(3, dtype=">i4")}
     np.savez(tmp_path / "a.npz", **arrays)
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as archive:
+        archive.writestr("__MACOSX/._big.npy", b"x")
     read = read_arrays(tmp_path / "a.npz")
     for name, array in arrays.items():
         np.testing.assert_array_equal(read[name], array)

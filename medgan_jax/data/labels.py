@@ -1,5 +1,6 @@
 """Tables of labels: reading them as they are published, and matching them to image files one to one."""
 
+import contextlib
 import csv
 import io
 import logging
@@ -194,8 +195,8 @@ class _Table(NamedTuple):
         if wrong:
             raise UserError(
                 f"{self.place}: to be a class each, {shown} need one 1 in each row and 0 elsewhere; not so in "
-                f"{len(wrong)} of {len(self.rows)} rows: {abbreviate(wrong)}; mend them, or set "
-                f"{self.prefix}label_column to the column of labels"
+                f"{len(wrong)} of {len(self.rows)} rows: {abbreviate(wrong)}; mend them, take columns that are no "
+                f"classes, such as an age, out of the table, or set {self.prefix}label_column to the column of labels"
             )
         return labels, f"the 1 in {shown}" + (f", {rest} where there is none" if rest else "")
 
@@ -236,9 +237,10 @@ def _read_cells(path: str, place: str) -> list[tuple[int, list[str]]]:
 
 
 def _flag(cell: str) -> bool | None:
-    """What a cell of a class's column says; None where it is neither 0 nor 1."""
-    cell = cell.lower().replace(",", ".")
-    return True if cell in ("1", "1.0", "true") else False if cell in ("0", "0.0", "false") else None
+    """What a cell of a class's column says; None where it is neither 0 nor 1, however written."""
+    with contextlib.suppress(ValueError):
+        return {0.0: False, 1.0: True}.get(float(cell.replace(",", ".")))
+    return {"false": False, "true": True}.get(cell.lower())
 
 
 def match_labels(

@@ -62,6 +62,7 @@ class ImageSource(abc.ABC):
       groups: the patient or lesion that each image shows; None where that is unknown.
       numbers: of each image among the records or phantoms; of files, the frame, or None where all are the first.
       files: of DICOM files, the paths below `root`, whose digests are the names; None elsewhere.
+      bits: how many of 16 bits the samples of each file use, see `decode_image`; None where all are used.
       window: which samples become black and white, as data.window says.
       fit: how images become square, as data.fit says.
     """
@@ -72,6 +73,7 @@ class ImageSource(abc.ABC):
     groups: tuple[str, ...] | None = None
     numbers: tuple[int, ...] | None = None
     files: tuple[str, ...] | None = None
+    bits: tuple[int, ...] | None = None
     window: Window = "auto"
     fit: str = "crop"
 
@@ -81,7 +83,7 @@ class ImageSource(abc.ABC):
 
     def select(self, indices: Sequence[int]) -> Self:
         """Some of the images, in the order of `indices`."""
-        columns = {name: getattr(self, name) for name in ("names", "labels", "groups", "numbers", "files")}
+        columns = {name: getattr(self, name) for name in ("names", "labels", "groups", "numbers", "files", "bits")}
         kept: dict[str, Any] = {
             name: tuple(column[index] for index in indices) for name, column in columns.items() if column
         }
@@ -145,12 +147,10 @@ class FileSource(ImageSource):
     """Image files below the folder `root`.
 
     Attributes:
-      bits: how many of 16 bits the samples of the data set use, see `decode_image`.
       values: the range of values of DICOM files that do not say what is to be shown, see `decode_dicom`.
       left_out: what else lies in the folder, for messages.
     """
 
-    bits: int = 16
     values: tuple[float, float] | None = None
     left_out: str = ""
 
@@ -165,7 +165,7 @@ class FileSource(ImageSource):
             channels=channels,
             min_side=image_size,
             window=self.window,
-            bits=self.bits,
+            bits=self.bits[index] if self.bits else 16,
             values=self.values,
             frame=self.numbers[index] if self.numbers else 0,
         )
@@ -176,7 +176,8 @@ class FileSource(ImageSource):
         recipe = super().recipe()
         if self.files:
             recipe += [f"dicom {dicom.VERSION}", f"window={self.window}", f"values={self.values}"]
-        return recipe if self.bits == 16 else [*recipe, f"bits={self.bits}"]
+        bits = sorted(set(self.bits or ()))
+        return [*recipe, f"bits={bits[0] if len(bits) == 1 else self.bits}"] if bits else recipe
 
     def content_ids(self, digest_files: Callable[[Sequence[Path]], list[str]]) -> list[str]:
         """See `ImageSource`."""
@@ -203,7 +204,7 @@ def decode_file(
       channels: 1 (grey) or 3 (RGB).
       min_side: the size that it will be resized to, see `decode_image`.
       window: as data.window says: of DICOM files "auto" is their own.
-      bits: how many of 16 bits the samples of the data set use.
+      bits: how many of 16 bits its samples use.
       values: of DICOM files, what to show where they do not say.
       frame: which one of a file of several, from 0.
 
@@ -360,7 +361,7 @@ def _with_settings(
 ) -> FileSource:
     return dataclasses.replace(
         source,
-        labels=labels,
+        labels=labels and tuple(map(composed, labels)),
         groups=groups,
         window=data.value_range() or data.window,
         fit=data.fit,

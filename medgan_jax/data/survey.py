@@ -23,8 +23,9 @@ _LARGE = 8  # an image is small among others whose sides are so many times as lo
 def survey(source: ImageSource, data: "DataConfig", *, image_size: int, progress: bool = True) -> ImageSource:
     """Looks at the headers of a source of files before any is decoded, and settles how they are to be read.
 
-    A line says what there is; a warning names small images among large ones. The window of 16-bit samples is that of
-    the whole source, so that its images stay comparable. Other sources are returned as they are.
+    A line says what there is; a warning names small images among large ones. The window of 16-bit samples is that which
+    a tag of the file declares, or else one for all of the source, so that its images stay comparable. Other sources are
+    returned as they are.
 
     Args:
       source: the images.
@@ -48,14 +49,14 @@ def survey(source: ImageSource, data: "DataConfig", *, image_size: int, progress
     _refuse_masks(source, infos, data.include)
     if not data.allow_synthetic:
         _refuse_synthetic(source, infos)
-    bits, why = _bits(infos) if data.window == "auto" else (16, "")
+    bits, why = _bits(infos) if data.window == "auto" else (None, "")
     values, why_values = _values(infos) if data.window == "auto" else (None, "")
     if progress:
         for line in filter(None, (why, why_values)):
             log.info("%s", line)
         if small := _small(source, infos, image_size):
             log.warning("%s", small)
-    return dataclasses.replace(_with_frames(source, infos, data.frames), bits=bits, values=values)
+    return _with_frames(dataclasses.replace(source, bits=bits, values=values), infos, data.frames)
 
 
 def _summary(source: FileSource, infos: Sequence[ImageInfo | None]) -> str:
@@ -119,19 +120,28 @@ def _with_frames(source: FileSource, infos: Sequence[ImageInfo | None], frames: 
     return dataclasses.replace(source, numbers=tuple(frame for number in numbers for frame in range(number)))
 
 
-def _bits(infos: Sequence[ImageInfo | None]) -> tuple[int, str]:
-    """How many of 16 bits the samples use, and a line that says why."""
-    deep = [info for info in infos if info and info.brightest]
-    if not deep:
-        return 16, ""
-    brightest = max(info.brightest for info in deep)
-    declared = max(info.declared_bits for info in deep)
-    bits = max(declared, next(bits for bits in _BITS if brightest < 2**bits))
-    tag = f", and a tag declares {declared} bits" if declared else ""
-    return bits, (
-        f"data.window=auto: the largest value of {len(deep)} images of 16 bits is {brightest}{tag}, so 0 to "
-        f"{2**bits - 1} ({bits} bits) become black to white"
-    )
+def _bits(infos: Sequence[ImageInfo | None]) -> tuple[tuple[int, ...] | None, str]:
+    """How many of 16 bits the samples of each file use, None where all, and a line that says why."""
+    # A tag is wrong where a value is above what it declares.
+    declared = [info.declared_bits if info and info.brightest < 2**info.declared_bits else 0 for info in infos]
+    others = [info for info, bits in zip(infos, declared, strict=True) if info and info.brightest and not bits]
+    reasons = [
+        f"a tag of {number} images of 16 bits declares {bits} bits, so 0 to {2**bits - 1} become black to white in them"
+        for bits, number in sorted(Counter(filter(None, declared)).items())
+    ]
+    shared = 16
+    if others:
+        brightest = max(info.brightest for info in others)
+        shared = next(bits for bits in _BITS if brightest < 2**bits)
+        wrong = max(info.declared_bits for info in others)
+        reasons.append(
+            f"the largest value of {len(others)} {'other ' if reasons else ''}images of 16 bits is {brightest}"
+            + (f", though a tag declares {wrong} bits" if wrong else "")
+            + f", so 0 to {2**shared - 1} ({shared} bits) become black to white"
+        )
+    of_files = tuple(bits or shared for bits in declared)
+    line = f"data.window=auto: {'; '.join(reasons)}" if reasons else ""
+    return (None if set(of_files) == {16} else of_files), line
 
 
 def _values(infos: Sequence[ImageInfo | None]) -> tuple[tuple[float, float] | None, str]:

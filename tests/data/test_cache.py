@@ -97,7 +97,8 @@ def test_size_and_channels_have_caches_of_their_own(source, load):
 
 def test_what_changes_pixels_has_a_cache_of_its_own_and_defaults_that_of_older_versions(source, load):
     digest = load(source).digest
-    changed = [{"fit": "pad"}, {"fit": "stretch"}, {"window": (0.0, 200.0)}, {"window": (0.0, 100.0)}, {"bits": 12}]
+    changed = [{"fit": "pad"}, {"fit": "stretch"}, {"window": (0.0, 200.0)}, {"window": (0.0, 100.0)}]
+    changed += [{"bits": (12,) * 6}, {"bits": (10,) + (16,) * 5}]
     digests = {load(dataclasses.replace(source, **fields)).digest for fields in changed}
     assert len(digests) == len(changed) and digest not in digests
     for same in ({"window": "full"}, {"left_out": "3 .txt"}):

@@ -80,10 +80,12 @@ def test_an_unquoted_delimiter_of_another_table_is_text(labels_of):
         ("image,melanoma", "0.0", "0.0", "labels by melanoma$"),
         ("image,lesion,age,nevus,wart", "L1,55,False,True", "wart", "the columns nevus, wart$"),
         ("image;nevus;wart", "0,0;1,0", "wart", "the columns nevus, wart$"),
+        ("image,nevus,wart", "0.000,1.000", "wart", "the columns nevus, wart$"),
+        ("image,nevus,wart", "1e+00,0e+00", "nevus", "the columns nevus, wart$"),
     ],
     ids=[
         "2018", "2019, test", "2017", "2017, neither", "2020", "2024", "spaces", "one column", "0 and 1", "pandas",
-        "decimal commas",
+        "decimal commas", "decimals", "exponents",
     ],
 )  # fmt: skip
 def test_tables_as_published(read, caplog, header, row, label, understood):
@@ -153,6 +155,10 @@ MANY = ",".join(f"column_{number}" for number in range(300))
         (
             "image,MEL,NV\nu,1,0\nv,0,0\nw,1,1\nx,0.5,0.5\ny,,1\n", {},
             r"the columns MEL, NV need one 1 in each row .* not so in 4 of 5 rows: 3, 4, 5 and 1 more; mend them",
+        ),
+        (
+            "image,MEL,NV,male\nu,1,0,1\nv,0,1,0\n", {},
+            "MEL, NV, male need one 1 .* take columns that are no classes, such as an age, out of the table",
         ),
     ],
 )  # fmt: skip

@@ -68,6 +68,14 @@ def test_patterns(tmp_path, patterns, kept, left_out):
     assert names == kept and dict(counts) == left_out
 
 
+@pytest.mark.parametrize("spelling", ["n\xe9vus", "ne\u0301vus"])
+def test_patterns_are_equal_in_composed_and_decomposed_unicode(tmp_path, spelling):
+    names = ["m/3.png", "ne\u0301vus/1.png", "n\xe9vus/2.png"]
+    lay_down(tmp_path, dict.fromkeys(names, b""))
+    assert find_images(str(tmp_path), exclude=f"{spelling}/*")[0] == names[:1]
+    assert find_images(str(tmp_path), include=f"{spelling}/*")[0] == names[1:]
+
+
 @pytest.mark.parametrize(
     ("images", "masks", "pattern"),
     [
@@ -82,8 +90,24 @@ def test_patterns(tmp_path, patterns, kept, left_out):
         (["Data/I_1.jpg"], ["Part1_GroundTruth/I_1_segmentation.png"], "Part1_GroundTruth/*"),
         (["Original/1.tif"], ["Ground Truth/1.tif"], "Ground Truth/*"),
         (["CXR/M1.png"], ["ManualMask/leftMask/M1.png"], "ManualMask/*"),
+        (["JPEGImages/1.jpg"], ["SegmentationClass/1.png", "SegmentationObject/1.png"],
+            "SegmentationClass/*,SegmentationObject/*"),
+        (["imagesTr/B_01_0000.png"], ["labelsTr/B_01.png"], "labelsTr/*"),
+        (["leftImg8bit/x_000_leftImg8bit.png"], ["gtFine/x_000_gtFine_labelIds.png"], "gtFine/*"),
+        (["training/images/21_training.tif"], ["training/1st_manual/21_manual1.gif"], "*/1st_manual/*"),
+        (["Segmentation/images/1.png"], ["Segmentation/masks/1.png"], "*/masks/*"),
+        (["i/1.png"], ["MASKS_resized/1.png", "annots/1.png", "gt_png/1.png", "mask_images/1.png"],
+            "MASKS_resized/*,annots/*,gt_png/*,mask_images/*"),
+        (["images/ROI_1.png"], ["masks_png/ROI_1_mask.png"], "masks_png/*"),
+        (["ROI_1.png", "label_1.png"], ["ROI_1_mask.png", "label_1_gt.png"], "*_mask.png,*_gt.png"),
+        (["im.png", "im3.png"], ["im3GT.png", "im3mask.png", "immask.png"], "*GT.png,*mask.png"),
+        (["1.png"], ["1_mask (1).png", "1_mask(2).png", "1_mask[3].png"], "*_mask (*).png,*_mask(*).png,*_mask***.png"),
+        (["1.png"], ["1_anno.png", "1_annot.png", "1_bw.png", "1_labelmap.png"],
+            "*_anno.png,*_annot.png,*_bw.png,*_labelmap.png"),
+        (["1.png"], ["1_binary.png", "1_lbl.png", "1_outline.png", "1_roi.png", "1_trimap.png"],
+            "*_binary.png,*_lbl.png,*_outline.png,*_roi.png,*_trimap.png"),
     ],
-)
+)  # fmt: skip
 def test_masks_beside_images_are_refused_and_left_out_as_the_message_says(tmp_path, images, masks, pattern):
     names = sorted([*images, *masks])
     with pytest.raises(UserError) as raised:
@@ -106,6 +130,9 @@ def test_masks_beside_images_are_refused_and_left_out_as_the_message_says(tmp_pa
         ["x_mask.png", "y.png"],
         ["masks/1.png", "masks/2.png"],  # all there is
         ["unmasked.png", "segment.png", "labels.png"],
+        ["1.png", "1_lesion.png", "1_m.png", "12_mask.png", "a.png", "after_mask.png"],
+        ["segmented_neutrophil/1.png", "band/1.png"],
+        ["manual_1/a1.png", "automatic/b1.png"],
     ],
 )
 def test_names_that_may_be_of_images_are_accepted(names):
@@ -121,6 +148,17 @@ def test_names_that_may_be_of_images_are_accepted(names):
         (["train/1.png", "test/2.png", "valid/3.png"], "train + val", "train/1.png valid/3.png", "1.png 3.png"),
         (["benign/train/1.png", "benign/test/2.png"], "test", "benign/test/2.png", "benign/2.png"),
         (["chest/train/ill/1.png", "chest/val/ill/2.png"], "train", "chest/train/ill/1.png", "ill/1.png"),
+        (["training_set/a/1.png", "test_set/a/2.png"], "test", "test_set/a/2.png", "a/2.png"),
+        (["train_images/1.png", "test_images/2.png"], "train", "train_images/1.png", "1.png"),
+        (["imagesTr/1.png", "imagesTs/2.png"], "test", "imagesTs/2.png", "2.png"),
+        (["train2017/1.png", "val2017/2.png", "test2017/3.png"], "val", "val2017/2.png", "2.png"),
+        (["trainset/1.png", "validset/2.png"], "val", "validset/2.png", "2.png"),
+        (["d/ISIC_Train/a/1.png", "d/ISIC_Test/a/2.png"], "train", "d/ISIC_Train/a/1.png", "a/1.png"),
+        (["a/train_data/1.png", "a/val_data/2.png"], "val", "a/val_data/2.png", "a/2.png"),
+        (["train_a/1.png", "test_b/2.png"], "train", "train_a/1.png test_b/2.png", "train_a/1.png test_b/2.png"),
+        (["test_a/1.png", "test_b/2.png"], "train", "test_a/1.png test_b/2.png", "test_a/1.png test_b/2.png"),
+        (["x/val_a/1", "y/test_a/2"], "train", "x/val_a/1 y/test_a/2", "x/val_a/1 y/test_a/2"),
+        (["TR/1.png", "TS/2.png"], "train", "TR/1.png TS/2.png", "TR/1.png TS/2.png"),
     ],
 )
 def test_folders_of_splits(names, split, chosen, inside):

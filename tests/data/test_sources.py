@@ -157,6 +157,7 @@ def test_rows_and_images_without_each_other_may_be_left_out(open_csv):
 
 def test_names_of_classes_are_equal_in_composed_and_decomposed_unicode(tmp_path, open_folder):
     lay_down(tmp_path, ["ne\u0301vus/a.png", "n\xe9vus/b.png", "wart/c.png"])
+    assert open_folder(tmp_path).labels == ("n\xe9vus", "n\xe9vus", "wart")
     for spelling in ("ne\u0301vus", "n\xe9vus"):
         assert values(open_folder(tmp_path, class_filter=spelling)) == [0, 1]
 

@@ -70,6 +70,26 @@ def test_the_window_is_that_of_the_whole_data_set(load, tmp_path, caplog, scale,
     )
 
 
+@pytest.mark.parametrize(
+    ("window", "expected", "says"),
+    [
+        ("auto", (GREY, GREY, GREY),
+            "a tag of 1 images of 16 bits declares 10 bits, so 0 to 1023 become black to white in them; the largest "
+            "value of 2 other images of 16 bits is 63488, though a tag declares 12 bits, so 0 to 65535 (16 bits)"),
+        ("full", (GREY // 64, GREY, GREY), ""),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("frames", ["", "all"])
+def test_a_file_is_read_by_its_own_tag(load, tmp_path, caplog, window, expected, says, frames):
+    """But where its values are above what the tag declares."""
+    write(tmp_path, "a.tif", GREY.astype(np.uint16) * 4, tiffinfo={281: 1023})
+    write(tmp_path, "b.tif", GREY.astype(np.uint16) * 256)
+    write(tmp_path, "c.tif", GREY.astype(np.uint16) * 256, tiffinfo={281: 4095})
+    for image, of_image in zip(load(window=window, frames=frames)[0].images, expected, strict=True):
+        np.testing.assert_array_equal(image[:, :, 0], of_image)
+    assert says in caplog.text and ("data.window" in caplog.text) == bool(says)
+
+
 def test_eight_bits_are_read_as_ever(load, tmp_path, caplog):
     write(tmp_path, "a.png")
     write(tmp_path, "b.png", GREY.astype(np.uint16) * 16)
