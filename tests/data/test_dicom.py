@@ -329,6 +329,40 @@ def test_files_are_called_by_digests_and_patients_are_groups(open_dicom, tmp_pat
     assert source.select([2]).path(0) == tmp_path / "set/mr/c"
 
 
+def test_an_extension_of_images_hides_no_dicom_file(open_dicom):
+    source = open_dicom({"a.png": {"PatientID": "one"}, "b.jpg": {"PatientID": "one"}})
+    assert source.names == (public_name("a.png"), public_name("b.jpg"))
+    assert source.groups == (public_name("one"),) * 2
+
+
+def test_a_file_named_as_dicom_that_is_none_cannot_be_read(open_dicom, tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    files = {
+        "a.dcm": (b"", "empty file"),
+        "b.DCM": (bytes(5000), "not a DICOM image"),
+        "c.dicom": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer, run git lfs pull"),
+        "d.dcm": (b"<html>", "web page saved as an image"),
+        "e.dcm": (dicom(STORED)[:131], "not a DICOM image"),
+    }
+    for name, (content, _) in files.items():
+        (folder / name).write_bytes(content)
+    (folder / "f.dcm").symlink_to(PLANTED)
+    table = "image,label\n" + "".join(f"{name},x\n" for name in [*files, "f.dcm", "good"])
+    source = open_dicom({"good": {}}, table)
+    assert source.names == tuple(map(public_name, [*files, "f.dcm", "good"]))
+    for index, (_, reason) in enumerate(files.values()):
+        with pytest.raises(ImageError, match=f"^{reason}$"):
+            source.read(index, 4, 1)
+
+
+def test_what_looks_like_an_extension_but_is_a_name_is_not_said(open_dicom, tmp_path):
+    (tmp_path / "set").mkdir()
+    for name in (f"letter.{PLANTED}", "report.Smith", "x.txt"):
+        (tmp_path / "set" / name).write_text("text")
+    assert open_dicom({"a.dcm": {}}, exclude="*.jpg").left_out == "2 other, 1 .txt, 0 by data.exclude=*.jpg"
+
+
 def test_folders_called_as_patients_are_no_classes(open_dicom, caplog):
     source = open_dicom({"LIDC-IDRI-0001/a": {"PatientID": "LIDC-IDRI-0001"}, "b/c": {}})
     assert source.labels is None
