@@ -25,6 +25,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from medgan_jax.data.classes import composed
 from medgan_jax.errors import UserError
 from medgan_jax.images import MAX_PIXELS, ImageError, ImageInfo, between_8_bits, check_frames, convert_channels
 
@@ -40,6 +41,7 @@ _DECODERS = {  # of transfer syntaxes that the extra brings no decoder for
 }
 _EXTENDED_12_BIT = "1.2.840.10008.1.2.4.51"
 _JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
+_SHORTEST_WORD, _LONG_WORD = 3, 6  # letters
 _MAX_INFLATED = 2**28  # bytes of a deflated file
 
 
@@ -50,11 +52,35 @@ class Identity(NamedTuple):
       instance: its SOP Instance UID; "" where there is none.
       patient: its Patient ID; "" where there is none.
       words: those of the Patient ID and the Patient's Name.
+      identifiers: each spelling of the Patient's Name, and the Patient ID, Accession Number and Study ID.
     """
 
     instance: str
     patient: str
     words: frozenset[str]
+    identifiers: tuple[str, ...] = ()
+
+    def is_named_by(self, text: str) -> bool:
+        """Whether a text names the patient, or the study of the image.
+
+        It is an identifier; or all its words are those of the patient, and not just initials; or among others, in any
+        order or joined, it has all words of at least three letters of an identifier. One word may be part of another by
+        chance: it must stand apart, or be longer.
+        """
+        called, joined = words(text), _joined(text)
+        if joined and joined in map(_joined, self.identifiers):
+            return True
+        if called <= self.words and any(len(word) >= _SHORTEST_WORD for word in called):
+            return True
+        for identifier in self.identifiers:
+            parts = [word for word in words(identifier) if len(word) >= _SHORTEST_WORD]
+            if len(parts) < 2:
+                parts = [_joined(identifier)]
+                if len(parts[0]) < _SHORTEST_WORD or (len(parts[0]) < _LONG_WORD and parts[0] not in called):
+                    continue
+            if all(part in joined for part in parts):
+                return True
+        return False
 
 
 def public_name(private: str) -> str:
@@ -68,17 +94,22 @@ def read_identity(path: Path) -> Identity:
     Raises:
       UserError: pydicom is not installed.
     """
-    keywords = ["SOPInstanceUID", "PatientID", "PatientName"]
+    keywords = ["SOPInstanceUID", "PatientID", "PatientName", "AccessionNumber", "StudyID"]
     with contextlib.suppress(ImageError, OSError), open(path, "rb") as file, _anonymous("header"):
         dataset = _read(file, stop_before_pixels=True, specific_tags=keywords)
-        instance, patient, name = (str(dataset.get(keyword) or "").strip() for keyword in keywords)
-        return Identity(instance, patient, words(f"{patient} {name}"))
+        instance, patient, name, *studies = (str(dataset.get(keyword) or "").strip() for keyword in keywords)
+        return Identity(instance, patient, words(f"{patient} {name}"), (*name.split("="), patient, *studies))
     return Identity("", "", frozenset())
 
 
 def words(text: str) -> frozenset[str]:
     """The words of a text, in lower case, without the signs between them."""
-    return frozenset(re.findall(r"[^\W_]+", text.lower()))
+    return frozenset(re.findall(r"[^\W_]+", composed(text).lower()))
+
+
+def _joined(text: str) -> str:
+    """A text in lower case, without the signs between its words."""
+    return re.sub(r"[\W_]+", "", composed(text).lower())
 
 
 def inspect_dicom(data: bytes) -> ImageInfo:
@@ -214,10 +245,12 @@ def _read(file: BinaryIO, **options: Any) -> Any:
     pydicom.filereader.read_preamble(file, force=True)
     meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
     if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:  # pydicom inflates without limit
-        inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(file.read(), _MAX_INFLATED)
-        if len(inflated) == _MAX_INFLATED:
-            raise ImageError(f"too large: inflates to {_MAX_INFLATED // 2**20} MiB or more")
-        del inflated
+        inflater, rest, size = zlib.decompressobj(-zlib.MAX_WBITS), file.read(), 0
+        while rest:
+            size += len(inflater.decompress(rest, 2**20))
+            rest = inflater.unconsumed_tail
+            if size > _MAX_INFLATED:
+                raise ImageError(f"too large: inflates to more than {_MAX_INFLATED // 2**20} MiB")
     file.seek(0)
     return pydicom.dcmread(file, force=True, **options)
 

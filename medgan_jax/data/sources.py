@@ -246,7 +246,9 @@ def _open_folder(data: "DataConfig") -> FileSource:
     folders = [name.partition("/")[0] if "/" in name else "" for name in inside]
     identities = _identities(source)
     if _are_patients(folders, identities):
-        logging.getLogger(__name__).warning("folders in %s are called as patients, so they are no classes", data.path)
+        logging.getLogger(__name__).warning(
+            "folders in %s are called as patients or studies, so they are no classes", data.path
+        )
         folders = [""] * len(source)
     flat = [name for name, folder in zip(source.names, folders, strict=True) if not folder]
     if flat and len(flat) < len(source):
@@ -339,9 +341,9 @@ def _patients(source: FileSource, identities: Sequence[dicom.Identity]) -> tuple
 
 
 def _are_patients(folders: Sequence[str], identities: Sequence[dicom.Identity]) -> bool:
-    """Whether a folder has the name of the patient of a DICOM file in it, or the Patient ID."""
-    pairs = [(dicom.words(folder), who.words) for folder, who in zip(folders, identities, strict=False)]
-    return any(called and called <= patient for called, patient in pairs)
+    """Whether a folder names the patient or the study of a DICOM file in it."""
+    pairs = {(folder, who.words, who.identifiers): who for folder, who in zip(folders, identities, strict=False)}
+    return any(who.is_named_by(folder) for (folder, *_), who in pairs.items())
 
 
 def _by_public_name(
