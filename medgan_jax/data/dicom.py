@@ -246,7 +246,7 @@ def _read(file: BinaryIO, **options: Any) -> Any:
     meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
     if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:  # pydicom inflates without limit
         inflater, rest, size = zlib.decompressobj(-zlib.MAX_WBITS), file.read(), 0
-        while rest:
+        while rest and not inflater.eof:
             size += len(inflater.decompress(rest, 2**20))
             rest = inflater.unconsumed_tail
             if size > _MAX_INFLATED:

@@ -234,6 +234,8 @@ def test_more_frames_than_anyone_has_are_refused():
 def test_a_deflated_file_is_inflated_up_to_a_limit(monkeypatch):
     data = dicom(np.zeros((64, 64), np.uint8), syntax=pydicom.uid.DeflatedExplicitVRLittleEndian)
     assert grey(data) == [[0] * 64] * 64
+    big = dicom(np.zeros((2048, 2048), np.uint8), syntax=pydicom.uid.DeflatedExplicitVRLittleEndian)
+    assert inspect_dicom(big + b"what follows").height == 2048
     monkeypatch.setattr("medgan_jax.data.dicom._MAX_INFLATED", 2**12)
     for look in (inspect_dicom, grey):
         with pytest.raises(ImageError, match="^too large: inflates to more than 0 MiB$"):
