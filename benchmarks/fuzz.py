@@ -108,11 +108,11 @@ def _safetensors() -> list[bytes]:
 
 
 def _dicom() -> list[bytes]:
-    """Pydicom's own examples: CT, RLE, JPEG, JPEG 2000, JPEG-LS, a palette."""
+    """Pydicom's own examples: CT, RLE, JPEG, JPEG 2000, JPEG-LS, a palette, deflated, two frames."""
     from pydicom.data import get_testdata_file
 
     names = ("CT_small.dcm", "MR_small_RLE.dcm", "SC_rgb_jpeg_dcmtk.dcm", "MR_small_jp2klossless.dcm")
-    names += ("MR_small_jpeg_ls_lossless.dcm", "examples_palette.dcm")
+    names += ("MR_small_jpeg_ls_lossless.dcm", "examples_palette.dcm", "image_dfl.dcm", "SC_rgb_rle_2frame.dcm")
     return [Path(str(get_testdata_file(name))).read_bytes() for name in names]
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Array = TypeVar("Array", np.ndarray, "jax.Array")
 
 MAX_PIXELS = 100_000_000
+MAX_FRAMES = 100_000  # of a file
 VERSION = 1  # raise when decode_image or resize give other pixels: caches are keyed by it
 HEAD = 4096  # bytes at the start of a file, by which it is recognised
 IMAGE, DICOM = "image", "DICOM file"  # what `recognise` calls these two
@@ -156,7 +157,8 @@ def decode_image(
     """
     with _reasons(data[:HEAD]), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         _check_size(image)
-        if frame is None and (frames := _frames(image)) > 1:
+        frames = _frames(image) if frame is None or image.format == "PNG" else 1  # in others it takes long
+        if frame is None and frames > 1:
             raise ImageError(f"{frames} frames: set data.frames=first")
         if frame:
             image.seek(frame)
@@ -172,11 +174,7 @@ def decode_image(
         elif image.mode.startswith(("I", "F")):
             return _as_array(_windowed(image, white, window), channels)
         pixels = _as_array(image, channels)
-        if isinstance(window, tuple):
-            if window[1] > 255:
-                raise ImageError(f"8 bits a sample, which data.window={window[0]:g},{window[1]:g} is not for")
-            pixels = _between(np.arange(256), *window)[pixels]
-        return pixels
+        return between_8_bits(pixels, *window) if isinstance(window, tuple) else pixels
 
 
 def inspect_image(path: str | os.PathLike) -> ImageInfo:
@@ -242,7 +240,28 @@ def _check_size(image: Image.Image) -> None:
 
 
 def _frames(image: Image.Image) -> int:
-    return getattr(image, "n_frames", 1) if image.format in _OF_FRAMES else 1
+    """How many frames an image that is not loaded has."""
+    frames = getattr(image, "n_frames", 1) if image.format in _OF_FRAMES else 1
+    if frames > 1 and image.format == "PNG":  # Pillow takes the header's word; each frame has a control chunk
+        file, default = image.fp, image.default_image  # type: ignore[attr-defined]
+        place = file.tell()
+        file.seek(0)
+        held = file.read().count(b"fcTL") + default
+        file.seek(place)
+        if held < frames:
+            raise ImageError("truncated")
+    return check_frames(frames)
+
+
+def check_frames(frames: int) -> int:
+    """The number of a file's frames.
+
+    Raises:
+      ImageError: it is above `MAX_FRAMES`.
+    """
+    if frames > MAX_FRAMES:
+        raise ImageError(f"too many frames: limit {MAX_FRAMES}")
+    return frames
 
 
 def _upright(image: Image.Image) -> tuple[int, int]:
@@ -362,6 +381,17 @@ def _windowed(image: Image.Image, white: int | None, window: int | tuple[float, 
     if tags.get(ExifTags.Base.PhotometricInterpretation) == 0:  # white is zero, which Pillow overlooks
         grey = 255 - grey
     return Image.fromarray(grey)
+
+
+def between_8_bits(pixels: np.ndarray, low: float, high: float) -> np.ndarray:
+    """uint8 pixels of any shape, where `low` and less becomes 0, `high` and more 255.
+
+    Raises:
+      ImageError: `high` is no value of 8 bits.
+    """
+    if high > 255:
+        raise ImageError(f"8 bits a sample, which data.window={low:g},{high:g} is not for")
+    return _between(np.arange(256), low, high)[pixels]
 
 
 def _between(samples: np.ndarray, low: float, high: float) -> np.ndarray:

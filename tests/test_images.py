@@ -265,6 +265,19 @@ def test_frames(tmp_path, file_format):
         decode_image(data, channels=1, frame=None)
 
 
+def test_frames_that_a_png_only_claims_are_refused(tmp_path):
+    data = encode(GREY, "PNG", save_all=True, append_images=[Image.fromarray(255 - GREY)])
+    start = data.index(b"acTL")
+    chunk = b"acTL" + struct.pack(">II", 0x7F000003, 0)
+    (tmp_path / "image").write_bytes(
+        claims := data[:start] + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[start + 16 :]
+    )
+    with pytest.raises(ImageError, match="^truncated$"):
+        inspect_image(tmp_path / "image")
+    with pytest.raises(ImageError, match="^truncated$"):
+        decode_image(claims, channels=1)
+
+
 def test_pictures_of_two_values_are_found(tmp_path):
     mask = np.where(GREY > 100, 255, 0).astype(np.uint8)
     pictures = {file_format: encode(mask, file_format) for file_format in ("PNG", "BMP", "TIFF", "GIF", "PPM")}

@@ -32,7 +32,7 @@ from medgan_jax.files import local_path
 from medgan_jax.progress import progress_bar
 
 _FORMAT = 1  # of the cache's files
-_MEMO_FORMAT = 4
+_MEMO_FORMAT = 5
 _RACY_NS = 2_000_000_000  # a file this young can change again and keep its time stamps
 _UNREADABLE = "unreadable"
 _ABANDONED_S = 24 * 3600  # a temporary file that nobody has written to for so long

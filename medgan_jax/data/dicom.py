@@ -14,19 +14,22 @@ import contextlib
 import hashlib
 import io
 import logging
+import math
 import re
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
+from medgan_jax.data.classes import composed
 from medgan_jax.errors import UserError
-from medgan_jax.images import MAX_PIXELS, ImageError, ImageInfo, convert_channels
+from medgan_jax.images import MAX_PIXELS, ImageError, ImageInfo, between_8_bits, check_frames, convert_channels
 
-VERSION = 1  # raise when decode_dicom gives other pixels: caches are keyed by it
+VERSION = 2  # raise when decode_dicom gives other pixels: caches are keyed by it
 
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _GREYS = ("MONOCHROME1", "MONOCHROME2")
@@ -38,6 +41,8 @@ _DECODERS = {  # of transfer syntaxes that the extra brings no decoder for
 }
 _EXTENDED_12_BIT = "1.2.840.10008.1.2.4.51"
 _JPEG_LS = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
+_SHORTEST_WORD, _LONG_WORD = 3, 6  # letters
+_MAX_INFLATED = 2**28  # bytes of a deflated file
 
 
 class Identity(NamedTuple):
@@ -47,11 +52,35 @@ class Identity(NamedTuple):
       instance: its SOP Instance UID; "" where there is none.
       patient: its Patient ID; "" where there is none.
       words: those of the Patient ID and the Patient's Name.
+      identifiers: each spelling of the Patient's Name, and the Patient ID, Accession Number and Study ID.
     """
 
     instance: str
     patient: str
     words: frozenset[str]
+    identifiers: tuple[str, ...] = ()
+
+    def is_named_by(self, text: str) -> bool:
+        """Whether a text names the patient, or the study of the image.
+
+        It is an identifier; or all its words are those of the patient, and not just initials; or among others, in any
+        order or joined, it has all words of at least three letters of an identifier. One word may be part of another by
+        chance: it must stand apart, or be longer.
+        """
+        called, joined = words(text), _joined(text)
+        if joined and joined in map(_joined, self.identifiers):
+            return True
+        if called <= self.words and any(len(word) >= _SHORTEST_WORD for word in called):
+            return True
+        for identifier in self.identifiers:
+            parts = [word for word in words(identifier) if len(word) >= _SHORTEST_WORD]
+            if len(parts) < 2:
+                parts = [_joined(identifier)]
+                if len(parts[0]) < _SHORTEST_WORD or (len(parts[0]) < _LONG_WORD and parts[0] not in called):
+                    continue
+            if all(part in joined for part in parts):
+                return True
+        return False
 
 
 def public_name(private: str) -> str:
@@ -65,17 +94,22 @@ def read_identity(path: Path) -> Identity:
     Raises:
       UserError: pydicom is not installed.
     """
-    keywords = ["SOPInstanceUID", "PatientID", "PatientName"]
+    keywords = ["SOPInstanceUID", "PatientID", "PatientName", "AccessionNumber", "StudyID"]
     with contextlib.suppress(ImageError, OSError), open(path, "rb") as file, _anonymous("header"):
         dataset = _read(file, stop_before_pixels=True, specific_tags=keywords)
-        instance, patient, name = (str(dataset.get(keyword) or "").strip() for keyword in keywords)
-        return Identity(instance, patient, words(f"{patient} {name}"))
+        instance, patient, name, *studies = (str(dataset.get(keyword) or "").strip() for keyword in keywords)
+        return Identity(instance, patient, words(f"{patient} {name}"), (*name.split("="), patient, *studies))
     return Identity("", "", frozenset())
 
 
 def words(text: str) -> frozenset[str]:
     """The words of a text, in lower case, without the signs between them."""
-    return frozenset(re.findall(r"[^\W_]+", text.lower()))
+    return frozenset(re.findall(r"[^\W_]+", composed(text).lower()))
+
+
+def _joined(text: str) -> str:
+    """A text in lower case, without the signs between its words."""
+    return re.sub(r"[\W_]+", "", composed(text).lower())
 
 
 def inspect_dicom(data: bytes) -> ImageInfo:
@@ -91,10 +125,14 @@ def inspect_dicom(data: bytes) -> ImageInfo:
         bits = int(dataset.get("BitsStored") or dataset.BitsAllocated)
         is_grey = dataset.PhotometricInterpretation in _GREYS
         kind = f"DICOM of {bits}-bit grey" if is_grey else "DICOM in colour"
-        ranges = []
+        ranges, two_values = [], False
         if is_grey and _lacks_window(_macro(dataset, 0, "FrameVOILUTSequence"), bits):
             for frame in range(frames):
-                ranges.append(_Grey(dataset, _decode(dataset, frame)[0], frame, bits).value_range())
+                stored = _decode(dataset, frame)[0]
+                ranges.append(_Grey(dataset, stored, frame, bits).value_range())
+                two_values = _has_two_values(stored)
+        elif bits <= 8 and not _syntax(dataset).is_encapsulated:  # of others, a look takes long
+            two_values = _has_two_values(_decode(dataset, 0)[0])
         values = (min(low for low, _ in ranges), max(high for _, high in ranges)) if ranges else None
         synthetic = dataset.get("SyntheticData") == "YES"
         return ImageInfo(
@@ -103,6 +141,7 @@ def inspect_dicom(data: bytes) -> ImageInfo:
             1 if is_grey else 3,
             kind,
             frames,
+            two_values=two_values,
             values=values,
             synthetic=synthetic,
         )
@@ -121,9 +160,9 @@ def decode_dicom(
     Args:
       data: the file.
       channels: 1 (grey) or 3 (RGB).
-      window: of grey images, the values that become black and white, in units after the modality LUT, such as
-        Hounsfield units; or "full": all that Bits Stored can hold; or "auto": the first VOI LUT or else the first
-        window of the file; where it has none, all that 8 bits can hold, and of more bits `otherwise`.
+      window: the values that become black and white, of grey images in units after the modality LUT, such as
+        Hounsfield units; or "full": all that Bits Stored can hold; or "auto": of grey images the first VOI LUT or else
+        the first window of the file; where it has none, all that 8 bits can hold, and of more bits `otherwise`.
       otherwise: by default from the frame's least to its greatest value, so that frames cannot be compared.
       frame: its number, from 0.
 
@@ -144,10 +183,20 @@ def decode_dicom(
         elif photometric == "RGB":
             image = stored
             if bits != 8:
-                image = _mapped(lambda values: _to_uint8(values / (2.0**bits - 1)), stored)
+                low, high = (0.0, 2.0**bits - 1) if isinstance(window, str) else window
+                image = _mapped(lambda values: _to_uint8((values - low) / (high - low)), stored)
         else:
             raise ImageError("a colour space that is not read")
-        return convert_channels(np.ascontiguousarray(image), channels)
+        image = convert_channels(np.ascontiguousarray(image), channels)
+        is_shown = isinstance(window, str) or photometric in _GREYS or (photometric == "RGB" and bits != 8)
+        return image if is_shown else between_8_bits(image, *window)
+
+
+def _has_two_values(stored: np.ndarray) -> bool:
+    """Whether all of (height, width[, 3]) stored values are one of just two."""
+    pixels = stored.reshape(stored.shape[0] * stored.shape[1], -1)
+    others = pixels[(pixels != pixels[0]).any(axis=1)]
+    return len(others) > 0 and bool((others == others[0]).all())
 
 
 def _to_uint8(x: np.ndarray) -> np.ndarray:
@@ -192,11 +241,38 @@ def import_pydicom() -> Any:
 
 def _read(file: BinaryIO, **options: Any) -> Any:
     """The pydicom Dataset of a file."""
-    return import_pydicom().dcmread(file, force=True, **options)
+    pydicom = import_pydicom()
+    pydicom.filereader.read_preamble(file, force=True)
+    meta = pydicom.filereader.read_dataset(file, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+    if meta.get("TransferSyntaxUID") == pydicom.uid.DeflatedExplicitVRLittleEndian:  # pydicom inflates without limit
+        inflater, rest, size = zlib.decompressobj(-zlib.MAX_WBITS), file.read(), 0
+        while rest and not inflater.eof:
+            size += len(inflater.decompress(rest, 2**20))
+            rest = inflater.unconsumed_tail
+            if size > _MAX_INFLATED:
+                raise ImageError(f"too large: inflates to more than {_MAX_INFLATED // 2**20} MiB")
+    file.seek(0)
+    return pydicom.dcmread(file, force=True, **options)
 
 
 def _frames(dataset: Any) -> int:
-    return max(1, int(dataset.get("NumberOfFrames") or 1))
+    """How many frames there are: what the header says, where the pixel data can be so many.
+
+    Raises:
+      ImageError: they cannot.
+    """
+    from pydicom.encaps import parse_fragments
+    from pydicom.pixels.utils import get_expected_length
+
+    frames = max(1, int(dataset.get("NumberOfFrames") or 1))
+    pixels = next(dataset[keyword].value for keyword in _PIXELS if keyword in dataset)
+    if _syntax(dataset).is_encapsulated:
+        is_whole = frames == 1 or frames < parse_fragments(pixels)[0]  # the first item is a table of offsets
+    else:
+        is_whole = len(pixels) >= get_expected_length(dataset)
+    if not is_whole:
+        raise ImageError("truncated")
+    return check_frames(frames)
 
 
 def _open(data: bytes) -> Any:
@@ -219,16 +295,11 @@ def _open(data: bytes) -> Any:
 def _decode(dataset: Any, frame: int) -> tuple[np.ndarray, str, int]:
     """The stored values (height, width[, 3]) of a frame, their Photometric Interpretation and bits; YBR becomes RGB."""
     with _anonymous("header"):
+        decoder, syntax = _decoder(dataset)
         frames = _frames(dataset)
         if frame >= frames:
             raise ImageError(f"has {frames} frames")
-        decoder, syntax = _decoder(dataset)
     with _anonymous("pixel data"):
-        if not syntax.is_encapsulated and "PixelData" in dataset:
-            from pydicom.pixels.utils import get_expected_length
-
-            if len(dataset.PixelData) < get_expected_length(dataset):
-                raise ImageError("truncated")
         if syntax in _JPEG_LS:  # without an end marker, CharLS may look for one for a quarter of a minute
             from pydicom.encaps import get_frame
 
@@ -245,16 +316,22 @@ def _kind(dataset: Any) -> str:
     return uid.name if uid and uid.name != uid else ""  # of a UID that it does not know, the name is the UID
 
 
+def _syntax(dataset: Any) -> Any:
+    """The transfer syntax, the one that the file was read by where it names none."""
+    from pydicom import uid
+
+    if syntax := dataset.file_meta.get("TransferSyntaxUID"):
+        return syntax
+    implicit, little = dataset.original_encoding
+    syntax = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
+    return syntax if little else uid.ExplicitVRBigEndian
+
+
 def _decoder(dataset: Any) -> tuple[Any, Any]:
     """The decoder of the transfer syntax, and the syntax."""
-    from pydicom import uid
     from pydicom.pixels import get_decoder
 
-    syntax = dataset.file_meta.get("TransferSyntaxUID")
-    if not syntax:
-        implicit, little = dataset.original_encoding
-        syntax = uid.ImplicitVRLittleEndian if implicit else uid.ExplicitVRLittleEndian
-        syntax = syntax if little else uid.ExplicitVRBigEndian
+    syntax = _syntax(dataset)
     name = syntax.name if syntax.name != syntax else "of its own"
     try:
         decoder = get_decoder(syntax)
@@ -300,7 +377,11 @@ class _Grey:
         if self.modality.get("ModalityLUTSequence"):
             return _look_up(stored, self.modality.ModalityLUTSequence[0], self.dataset)
         slope = self.modality.get("RescaleSlope") or self.dataset.get("DoseGridScaling") or 1
-        return stored * float(slope) + float(self.modality.get("RescaleIntercept") or 0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            values = stored * float(slope) + float(self.modality.get("RescaleIntercept") or 0)
+        if not np.isfinite(values[np.isfinite(stored)]).all():
+            raise ImageError("its rescale slope or intercept is not finite")
+        return values
 
     def padding(self, stored: np.ndarray) -> np.ndarray:
         """Where values are padding (C.7.5.1.1.2) or no number."""
@@ -342,6 +423,8 @@ class _Grey:
         if window == "auto" and (given := _file_window(self.voi)):
             center, width = given
             function = str(self.voi.get("VOILUTFunction") or "LINEAR").upper()
+            if not math.isfinite(center + width):
+                raise ImageError("its window is not finite; set data.window=LOW,HIGH")
             if width <= 0 or (function == "LINEAR" and width < 1):
                 raise ImageError("its window has no width; set data.window=LOW,HIGH")
             if function == "SIGMOID":
@@ -364,7 +447,8 @@ class _Grey:
         )
 
         def show(stored: np.ndarray) -> np.ndarray:
-            shares = of_interest(self.rescaled(stored))
+            with np.errstate(over="ignore"):  # far from a narrow window
+                shares = of_interest(self.rescaled(stored))
             grey = _to_uint8(1 - shares if inverted else shares)
             grey[self.padding(stored)] = 0
             return grey
@@ -398,7 +482,9 @@ def _look_up(values: np.ndarray, item: Any, dataset: Any) -> np.ndarray:
     pydicom's `apply_voi` gets 8-bit tables of more than 256 entries wrong, and `apply_modality_lut` raises on tables
     of 10 to 15 bits.
     """
-    number, first, _ = item.LUTDescriptor
+    number, first, bits = item.LUTDescriptor
+    if not bits:
+        raise ImageError("its look-up table has entries of 0 bits")
     entries = item.LUTData
     if isinstance(entries, bytes):
         order = ">" if dataset.original_encoding[1] is False else "<"

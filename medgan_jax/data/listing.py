@@ -13,7 +13,8 @@ from medgan_jax.files import LITTER
 from medgan_jax.images import DICOM, HEAD, IMAGE, recognise
 
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .bmp .tif .tiff .webp .gif .pbm .pgm .ppm .pnm .jp2 .j2k .jpx"
-IMAGE_SUFFIXES = frozenset(_SUFFIXES.split(" "))
+DICOM_SUFFIXES = (".dcm", ".dicom")
+IMAGE_SUFFIXES = frozenset((*_SUFFIXES.split(" "), *DICOM_SUFFIXES))
 _HIDDEN = "hidden"
 _SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test"}
 _SPLITS |= dict.fromkeys(("val", "valid", "validation"), "val")

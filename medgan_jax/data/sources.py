@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import hashlib
 import logging
+import mimetypes
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from medgan_jax.data import dicom, phantom
 from medgan_jax.data.classes import composed
 from medgan_jax.data.labels import Row, fitting, match_labels, read_labels, spellings
 from medgan_jax.data.listing import (
-    IMAGE_SUFFIXES,
+    DICOM_SUFFIXES,
     choose_split,
     describe_counts,
     find_images,
@@ -160,8 +161,12 @@ class FileSource(ImageSource):
 
     def read(self, index: int, image_size: int, channels: int) -> np.ndarray:
         """See `ImageSource`."""
+        path = self.path(index)
+        data = path.read_bytes()
+        if data and _named_dicom(path.name) and not recognise(data[:HEAD]):
+            raise ImageError("not a DICOM image")
         image = decode_file(
-            self.path(index).read_bytes(),
+            data,
             channels=channels,
             min_side=image_size,
             window=self.window,
@@ -237,16 +242,17 @@ def _open_folder(data: "DataConfig") -> FileSource:
 
     Of DICOM files, folders may also be called as their patients.
     """
-    found, left_out = _find(data)
-    names, inside, of_other_splits = choose_split(found, data.split, folder=data.path)
-    source = file_source(data.path, names)
+    source, left_out = _find(data)
+    source, inside, of_other_splits = _of_split(source, data.split)
     folders = [name.partition("/")[0] if "/" in name else "" for name in inside]
     identities = _identities(source)
     if _are_patients(folders, identities):
-        logging.getLogger(__name__).warning("folders in %s are called as patients, so they are no classes", data.path)
-        folders = [""] * len(names)
+        logging.getLogger(__name__).warning(
+            "folders in %s are called as patients or studies, so they are no classes", data.path
+        )
+        folders = [""] * len(source)
     flat = [name for name, folder in zip(source.names, folders, strict=True) if not folder]
-    if flat and len(flat) < len(names):
+    if flat and len(flat) < len(source):
         raise UserError(
             f"data.path={data.path} holds images ({abbreviate(flat)}) beside folders of images, so their classes "
             "are unclear: move the loose images into a class folder, or elsewhere"
@@ -258,8 +264,7 @@ def _open_folder(data: "DataConfig") -> FileSource:
 
 def _open_csv(data: "DataConfig") -> FileSource:
     """A folder of images, and a table that labels each of them."""
-    found, left_out = _find(data)
-    source = file_source(data.path, found)
+    source, left_out = _find(data)
     identities = _identities(source)
     columns = {field: getattr(data, field) for field in ("image_column", "label_column", "group_column")}
     table = read_labels(data.labels_csv, quote=not source.files, **columns)
@@ -275,23 +280,32 @@ def _open_csv(data: "DataConfig") -> FileSource:
                 "%s: %d of %d images have no %s, and each is a group of its own: %s",
                 data.labels_csv, len(alone), len(rows), data.group_column, abbreviate(alone),
             )  # fmt: skip
-    chosen, _, of_other_splits = choose_split(
-        [path for path, name in zip(found, source.names, strict=True) if name in rows], data.split, folder=data.path
-    )
-    left_out.update(of_other_splits)
     labels = tuple(rows[name].label if name in rows else "" for name in source.names)
-    source = _with_settings(source, data, labels, groups, left_out)
-    of_split = set(chosen)
-    return source.select([index for index, path in enumerate(found) if path in of_split])
+    source = dataclasses.replace(source, labels=labels, groups=groups)
+    source = source.select([index for index, name in enumerate(source.names) if name in rows])
+    source, _, of_other_splits = _of_split(source, data.split)
+    left_out.update(of_other_splits)
+    return _with_settings(source, data, source.labels, source.groups, left_out)
 
 
-def _find(data: "DataConfig") -> tuple[list[str], Counter[str]]:
+def _find(data: "DataConfig") -> tuple[FileSource, Counter[str]]:
     """The images that `find_images` gives, where none is a mask of another or all were asked for by pattern."""
     found, left_out = find_images(data.path, include=data.include, exclude=data.exclude)
+    source = file_source(data.path, found)
     if not data.include:
-        shown = dicom.public_name if _holds_dicom(data.path, found) else str
-        refuse_annotations(found, folder=data.path, shown=shown)
-    return found, left_out
+        refuse_annotations(found, folder=data.path, shown=dicom.public_name if source.files else str)
+    if source.files:  # what looks like an extension may be a name
+        for kind in [kind for kind in left_out if kind.startswith(".") and kind not in mimetypes.types_map]:
+            left_out["other"] += left_out.pop(kind)
+    return source, left_out
+
+
+def _of_split(source: FileSource, split: str) -> tuple[FileSource, list[str], Counter[str]]:
+    """The images of a split, and what `choose_split` says of them."""
+    found = source.files or source.names
+    chosen, inside, of_other_splits = choose_split(found, split, folder=source.root)
+    places = {path: index for index, path in enumerate(found)}
+    return source.select([places[path] for path in chosen]), inside, of_other_splits
 
 
 def file_source(folder: str, names: Sequence[str]) -> FileSource:
@@ -302,9 +316,12 @@ def file_source(folder: str, names: Sequence[str]) -> FileSource:
 
 
 def _holds_dicom(folder: str, names: Sequence[str]) -> bool:
-    """Whether there are DICOM files among those that have no extension of images."""
-    others = (name for name in names if os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES)
-    return any(_is_dicom(Path(folder, name)) for name in others)
+    """Whether there are DICOM files among them, by the name or the first bytes of any, whatever its extension."""
+    return any(map(_named_dicom, names)) or any(_is_dicom(Path(folder, name)) for name in names)
+
+
+def _named_dicom(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in DICOM_SUFFIXES
 
 
 def _is_dicom(path: Path) -> bool:
@@ -325,9 +342,9 @@ def _patients(source: FileSource, identities: Sequence[dicom.Identity]) -> tuple
 
 
 def _are_patients(folders: Sequence[str], identities: Sequence[dicom.Identity]) -> bool:
-    """Whether a folder has the name of the patient of a DICOM file in it, or the Patient ID."""
-    pairs = [(dicom.words(folder), who.words) for folder, who in zip(folders, identities, strict=False)]
-    return any(called and called <= patient for called, patient in pairs)
+    """Whether a folder names the patient or the study of a DICOM file in it."""
+    pairs = {(folder, who.words, who.identifiers): who for folder, who in zip(folders, identities, strict=False)}
+    return any(who.is_named_by(folder) for (folder, *_), who in pairs.items())
 
 
 def _by_public_name(

@@ -152,6 +152,21 @@ def test_the_header_tells_size_frames_and_a_range_of_values_where_there_is_no_wi
     assert inspect_dicom(dicom(np.zeros((4, 2, 3), np.uint16)))[:5] == (4, 2, 3, "DICOM in colour", 1)
 
 
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (np.array([0, 255, 0], np.uint8), True),
+        (np.array([0, 255, 1], np.uint8), False),
+        (np.array([7, 7], np.uint8), False),
+        (np.array([[[0, 0, 0], [9, 8, 7]]], np.uint8), True),
+        (np.array([[[0, 0, 0], [9, 8, 7], [9, 8, 8]]], np.uint8), False),
+        (np.array([0, 4095, 0], np.uint16), True),
+    ],
+)
+def test_two_values_are_found(stored, expected):
+    assert inspect_dicom(dicom(stored)).two_values is expected
+
+
 def test_frames_are_numbered_and_may_have_windows_of_their_own():
     groups = [dataset(FrameVOILUTSequence=[dataset(WindowCenter=c, WindowWidth=101)]) for c in (0, 1023)]
     data = dicom(np.stack([STORED, STORED])[:, None], PerFrameFunctionalGroupsSequence=groups)
@@ -165,6 +180,66 @@ def test_colours_of_16_bits_and_grey_become_what_is_asked_for():
     assert decode_dicom(dicom(colours), channels=3).tolist() == [[[0, 0, 255], [1, 2, 255]]]
     assert decode_dicom(dicom(colours), channels=1).shape == (1, 2, 1)
     assert decode_dicom(dicom(np.array([7], np.uint8)), channels=3).tolist() == [[[7, 7, 7]]]
+
+
+def test_a_window_is_for_colours_too():
+    colours = np.array([[[0, 50, 100], [75, 200, 100]]])
+    shown = [[[0, 0, 255], [128, 255, 255]]]
+    for bits in (8, 16):
+        data = dicom(colours.astype(f"u{bits // 8}"))
+        assert decode_dicom(data, channels=3, window=(50.0, 100.0)).tolist() == shown
+    with pytest.raises(ImageError, match=r"8 bits a sample, which data.window=-160,256 is not for"):
+        decode_dicom(dicom(colours.astype(np.uint8)), channels=3, window=(-160.0, 256.0))
+
+
+@pytest.mark.parametrize("value", ["nan ", "inf ", "-inf", "1e999"])
+@pytest.mark.parametrize("name", ["RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth"])
+@pytest.mark.parametrize("function", ["LINEAR", "SIGMOID"])
+def test_values_that_are_not_finite_are_refused(name, value, function, recwarn):
+    attributes = {"RescaleSlope": 1, "RescaleIntercept": 0, "WindowCenter": 0, "WindowWidth": 9, name: "12345 "}
+    data = dicom(STORED, **attributes, VOILUTFunction=function).replace(b"12345", value.ljust(5).encode())
+    with pytest.raises(ImageError, match="^its (rescale slope or intercept|window) is not finite"):
+        decode_dicom(data, channels=1)
+    assert not recwarn.list
+
+
+def test_a_narrow_window_and_a_table_of_no_bits(recwarn):
+    narrow = {"WindowCenter": 450, "WindowWidth": 0.01, "VOILUTFunction": "SIGMOID"}
+    assert grey(dicom(STORED, **narrow)) == [[0, 0, 255, 255, 255]]
+    with pytest.raises(ImageError, match="entries of 0 bits"):
+        grey(dicom(STORED, VOILUTSequence=[dataset(LUTDescriptor=[2, 0, 0], LUTData=bytes(4))]))
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("syntax", [pydicom.uid.ExplicitVRLittleEndian, pydicom.uid.RLELossless])
+@pytest.mark.parametrize("frames", [2, 2_000_000_000])
+def test_frames_that_a_file_only_claims_are_refused(syntax, frames):
+    read = pydicom.dcmread(io.BytesIO(dicom(STORED, WindowCenter=1, WindowWidth=9)))
+    if syntax.is_encapsulated:
+        read.compress(syntax)
+    read.NumberOfFrames = frames
+    buffer = io.BytesIO()
+    read.save_as(buffer)
+    for look in (inspect_dicom, grey):
+        with pytest.raises(ImageError, match="^truncated$"):
+            look(buffer.getvalue())
+
+
+def test_more_frames_than_anyone_has_are_refused():
+    data = dicom(np.zeros((100_001, 1, 1), np.uint8))
+    with pytest.raises(ImageError, match="^too many frames: limit 100000$"):
+        inspect_dicom(data)
+
+
+def test_a_deflated_file_is_inflated_up_to_a_limit(monkeypatch):
+    data = dicom(np.zeros((64, 64), np.uint8), syntax=pydicom.uid.DeflatedExplicitVRLittleEndian)
+    assert grey(data) == [[0] * 64] * 64
+    big = dicom(np.zeros((2048, 2048), np.uint8), syntax=pydicom.uid.DeflatedExplicitVRLittleEndian)
+    assert inspect_dicom(big + b"what follows").height == 2048
+    monkeypatch.setattr("medgan_jax.data.dicom._MAX_INFLATED", 2**12)
+    for look in (inspect_dicom, grey):
+        with pytest.raises(ImageError, match="^too large: inflates to more than 0 MiB$"):
+            look(data)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])
@@ -231,8 +306,8 @@ def test_dicom_is_recognised_with_and_without_preamble(name, start, expected):
 def test_identity_is_read_without_pixels(tmp_path):
     (tmp_path / "a").write_bytes(dicom(STORED)[:-4])
     words = frozenset({PLANTED.lower(), PLANTED.lower() + "1"})
-    assert read_identity(tmp_path / "a") == ("2.25.1", PLANTED + "1", words)
-    assert read_identity(tmp_path / "none") == ("", "", frozenset())
+    assert read_identity(tmp_path / "a") == ("2.25.1", PLANTED + "1", words, (PLANTED, PLANTED + "1", "", ""))
+    assert read_identity(tmp_path / "none") == ("", "", frozenset(), ())
 
 
 @pytest.mark.parametrize(
@@ -329,10 +404,69 @@ def test_files_are_called_by_digests_and_patients_are_groups(open_dicom, tmp_pat
     assert source.select([2]).path(0) == tmp_path / "set/mr/c"
 
 
-def test_folders_called_as_patients_are_no_classes(open_dicom, caplog):
-    source = open_dicom({"LIDC-IDRI-0001/a": {"PatientID": "LIDC-IDRI-0001"}, "b/c": {}})
-    assert source.labels is None
-    assert "are called as patients" in caplog.text
+def test_an_extension_of_images_hides_no_dicom_file(open_dicom):
+    source = open_dicom({"a.png": {"PatientID": "one"}, "b.jpg": {"PatientID": "one"}})
+    assert source.names == (public_name("a.png"), public_name("b.jpg"))
+    assert source.groups == (public_name("one"),) * 2
+
+
+def test_a_file_named_as_dicom_that_is_none_cannot_be_read(open_dicom, tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    files = {
+        "a.dcm": (b"", "empty file"),
+        "b.DCM": (bytes(5000), "not a DICOM image"),
+        "c.dicom": (b"version https://git-lfs.github.com/spec/v1\n", "Git LFS pointer, run git lfs pull"),
+        "d.dcm": (b"<html>", "web page saved as an image"),
+        "e.dcm": (dicom(STORED)[:131], "not a DICOM image"),
+    }
+    for name, (content, _) in files.items():
+        (folder / name).write_bytes(content)
+    (folder / "f.dcm").symlink_to(PLANTED)
+    table = "image,label\n" + "".join(f"{name},x\n" for name in [*files, "f.dcm", "good"])
+    source = open_dicom({"good": {}}, table)
+    assert source.names == tuple(map(public_name, [*files, "f.dcm", "good"]))
+    for index, (_, reason) in enumerate(files.values()):
+        with pytest.raises(ImageError, match=f"^{reason}$"):
+            source.read(index, 4, 1)
+
+
+def test_what_looks_like_an_extension_but_is_a_name_is_not_said(open_dicom, tmp_path):
+    (tmp_path / "set").mkdir()
+    for name in (f"letter.{PLANTED}", "report.Smith", "x.txt"):
+        (tmp_path / "set" / name).write_text("text")
+    assert open_dicom({"a.dcm": {}}, exclude="*.jpg").left_out == "2 other, 1 .txt, 0 by data.exclude=*.jpg"
+
+
+@pytest.mark.parametrize(
+    ("folder", "is_named"),
+    [
+        ("LIDC-IDRI-0001", True),
+        ("lidc_idri_0001 nodules", True),
+        ("Zyxwvut_Qrspon_CT1", True),
+        ("ct-qrspon, zyxwvut a.", True),
+        ("QrsponZyxwvut", True),
+        ("ZyxwvutQrsponCT", True),
+        ("Qrspon", True),
+        ("山田太郎", True),
+        ("A-77123", True),
+        ("CTA77123", True),
+        ("visit S04", True),
+        ("LIDC", True),
+        ("lidc nodules", False),
+        ("Zyxwvut_CT", False),
+        ("benign", False),
+        ("a", False),
+        ("ct_a", False),
+        ("classs04b", False),
+    ],
+)
+def test_folders_called_as_patients_or_studies_are_no_classes(open_dicom, caplog, folder, is_named):
+    name = "Zyxwvut^Qrspon^A=山田^太郎"
+    ids = {"PatientID": "LIDC-IDRI-0001", "AccessionNumber": "A77123", "StudyID": "S04"}
+    source = open_dicom({f"{folder}/a": {**ids, "PatientName": name, "SpecificCharacterSet": "ISO_IR 192"}, "b/c": {}})
+    assert (source.labels is None) is is_named
+    assert ("are called as patients or studies" in caplog.text) is is_named
 
 
 def test_a_table_names_files_by_sop_instance_uid_or_name(open_dicom):
