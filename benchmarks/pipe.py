@@ -28,6 +28,7 @@ def serve(operations: Mapping[str, Callable[..., dict[str, Any]]]) -> None:
     # Whatever a library prints goes to stderr: the answers keep the real stdout for themselves.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    sys.stdout = sys.stderr  # which keeps nothing back: what ends a worker is the last line
     for line in sys.stdin:
         question = json.loads(line)
         answer = operations[question.pop("do")](**question)
