@@ -29,26 +29,30 @@ YEARS = ("2016", "2017", "2018", "2019", "2020")
 
 
 def refuse_unpackable(source: FileSource) -> None:
-    """Refuses files that no record should hold: those of several frames, and DICOM, whose headers would travel along.
+    """Refuses files that no record should hold: synthetic images, several frames, DICOM, whose headers would go along.
 
     Files that cannot be read are for others to refuse.
 
     Raises:
       UserError: there are any, of these kinds.
     """
-    dicom, of_frames = [], []
+    dicom, synthetic, of_frames = [], [], []
     for index, name in enumerate(source.names):
         with contextlib.suppress(ImageError, OSError), open(source.path(index), "rb") as file:
             if recognise(file.read(HEAD)) == DICOM:
                 dicom.append(public_name(name))
-            elif (frames := inspect_image(source.path(index)).frames) > 1:
-                of_frames.append(f"{name} ({frames})")
+            elif (info := inspect_image(source.path(index))).synthetic:
+                synthetic.append(name)
+            elif info.frames > 1:
+                of_frames.append(f"{name} ({info.frames})")
     many = f"of {len(source)} images in {source.root}"
     if dicom:
         raise UserError(
             f"{len(dicom)} {many} are DICOM, whose headers would be packed too: {abbreviate(dicom)}, which python -m "
             f"medgan_jax.data.dicom {source.root} NAME finds; train on the folder, with data.source=csv or folder"
         )
+    if synthetic:
+        raise UserError(f"{len(synthetic)} {many} are marked as synthetic: {abbreviate(synthetic)}; leave them out")
     if of_frames:
         raise UserError(
             f"{len(of_frames)} {many} have several pages or frames: {abbreviate(of_frames)}; convert them to files of "

@@ -15,7 +15,7 @@ from medgan_jax.data.dicom_writer import encode_dicom
 from medgan_jax.data.sources import open_source
 from medgan_jax.errors import UserError
 from medgan_jax.images import decode_image, resize
-from medgan_jax.provenance import Provenance
+from medgan_jax.provenance import XMP, Provenance, png_text
 
 COUNT = 30
 
@@ -128,9 +128,10 @@ def test_what_is_damaged_or_unmatched_is_skipped_when_asked(later_year, tmp_path
             "^1 of 3 images in .* are DICOM, whose headers would be packed too: [0-9a-f]{16}, which .*folder$",
         ),
         ("stack.tif", r"^1 of 3 images in .* have several pages or frames: stack.tif \(2\); convert them .* or leave"),
+        ("fake.jpg", "^1 of 3 images in .* are marked as synthetic: fake.jpg; leave them out$"),
     ],
 )
-def test_dicom_and_files_of_frames_are_refused(name, message, tmp_path):
+def test_dicom_frames_and_synthetic_images_are_refused(name, message, tmp_path):
     images = tmp_path / "images"
     images.mkdir()
     frames = [Image.effect_noise((20, 16), 50) for _ in range(2)]
@@ -139,6 +140,8 @@ def test_dicom_and_files_of_frames_are_refused(name, message, tmp_path):
     if name == "SMITH.dcm":
         origin = Provenance("abc", step=1, seed=0, index=0)
         (images / name).write_bytes(encode_dicom(np.zeros((16, 16, 1), np.uint8), kind="dicom", provenance=origin))
+    elif name == "fake.jpg":
+        frames[0].save(images / name, xmp=png_text()[XMP].encode())
     else:
         frames[0].save(images / name, save_all=True, append_images=frames[1:])
     (tmp_path / "labels.csv").write_text("a,x\nb,y\n")
