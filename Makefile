@@ -1,10 +1,10 @@
-# make quickstart, make test, make bench: all a fresh machine needs is python3 with venv.
+# make quickstart, make test, make docs, make bench: all a fresh machine needs is python3 with venv.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 
-.PHONY: quickstart test test-fast lint bench clean
+.PHONY: quickstart test test-fast lint docs bench clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN)
@@ -31,6 +31,11 @@ lint: $(VENV)/installed-test
 	$(BIN)/lint-imports --no-cache > $(VENV)/lint-imports.log || (cat $(VENV)/lint-imports.log; exit 1)
 	$(BIN)/mypy
 
+# Writes site/, to be put on any web server. Fails at a link that leads nowhere, and at a page that asks another server.
+docs: $(VENV)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	! grep -rE '<(script|link|img)[^>]* (src|href)="?(https?:)?//' site --include='*.html'
+
 # Prints this machine's figures beside PyTorch's; BENCH="--quick", BENCH="--rows=step64" for less.
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -44,10 +49,14 @@ $(VENV)/installed-test: $(VENV)/installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
 	touch $@
 
+$(VENV)/installed-docs: $(VENV)/installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
 # PyTorch is large, and on Linux brings CUDA along; for a CPU: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu
 $(VENV)/installed-bench: $(VENV)/installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build site *.egg-info
