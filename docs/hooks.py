@@ -1,7 +1,7 @@
 """What `make docs` adds to the pages of docs/, so that nothing is written twice.
 
-A page for each section of README.md, CONTRIBUTING.md and CHANGELOG.md, a table of all config fields, and a page for each
-public module, of its docstrings. Links are those that GitHub follows; here they lead to the pages.
+A page for each section of README.md, pages of CONTRIBUTING.md and CHANGELOG.md, a table of all config fields, and the
+docstrings of public modules. Links in the files are those that GitHub follows; here they lead to the pages.
 """
 
 import posixpath

@@ -200,7 +200,7 @@ def inspect_image(path: str | os.PathLike) -> ImageInfo:
             elif image.mode in ("I", "F"):
                 kind = "32-bit or signed grey"
             frames, brightest, bits, two_values = _frames(image), 0, 0, False
-            synthetic = is_synthetic(image.info | {"xmp": image.info.get("xmp") or _tags(image).get(_XMP_TAG)})
+            synthetic = _is_marked(image)
             if is_deep and _stated_white(image, head) is None:
                 bits = _declared_bits(image, head)
                 for frame in range(frames):
@@ -212,6 +212,17 @@ def inspect_image(path: str | os.PathLike) -> ImageInfo:
             elif _may_have_two_values(image, size):
                 two_values = len(image.getcolors(2) or ()) == 2
     return ImageInfo(height, width, 1 if is_grey else 3, kind, frames, brightest, bits, two_values, None, synthetic)
+
+
+def is_marked_synthetic(data: bytes) -> bool:
+    """Whether an image file is marked as that of a generated image; False of what is no image."""
+    with contextlib.suppress(ImageError), _reasons(data[:HEAD]):
+        return _is_marked(Image.open(io.BytesIO(data), formats=_FORMATS))
+    return False
+
+
+def _is_marked(image: Image.Image) -> bool:
+    return is_synthetic(image.info | {"xmp": image.info.get("xmp") or _tags(image).get(_XMP_TAG)})
 
 
 @contextlib.contextmanager

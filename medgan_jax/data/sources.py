@@ -39,6 +39,7 @@ from medgan_jax.images import (
     convert_channels,
     decode_image,
     inspect_image,
+    is_marked_synthetic,
     recognise,
     resize,
 )
@@ -66,6 +67,7 @@ class ImageSource(abc.ABC):
       bits: how many of 16 bits the samples of each file use, see `decode_image`; None where all are used.
       window: which samples become black and white, as data.window says.
       fit: how images become square, as data.fit says.
+      synthetic: which records are marked as synthetic; of files the survey finds out.
     """
 
     root: str
@@ -77,6 +79,7 @@ class ImageSource(abc.ABC):
     bits: tuple[int, ...] | None = None
     window: Window = "auto"
     fit: str = "crop"
+    synthetic: tuple[bool, ...] | None = None
 
     def __len__(self) -> int:
         """The number of images."""
@@ -84,7 +87,8 @@ class ImageSource(abc.ABC):
 
     def select(self, indices: Sequence[int]) -> Self:
         """Some of the images, in the order of `indices`."""
-        columns = {name: getattr(self, name) for name in ("names", "labels", "groups", "numbers", "files", "bits")}
+        names = ("names", "labels", "groups", "numbers", "files", "bits", "synthetic")
+        columns = {name: getattr(self, name) for name in names}
         kept: dict[str, Any] = {
             name: tuple(column[index] for index in indices) for name, column in columns.items() if column
         }
@@ -453,7 +457,7 @@ def _open_tfds(data: "DataConfig") -> TfdsSource:
             f"such as {splits[0]}[:80%]"
         ) from error
     try:
-        labels = _tfds_labels(tfds, features, records)
+        labels, synthetic = _tfds_columns(tfds, features, records, image)
     except (RuntimeError, ValueError, OSError) as error:
         raise UserError(f"{place} in {builder.data_dir} is damaged ({error}): prepare it again") from error
     return TfdsSource(
@@ -468,6 +472,7 @@ def _open_tfds(data: "DataConfig") -> TfdsSource:
         frame=0 if data.frames == "first" else None,
         window=data.value_range() or data.window,
         fit=data.fit,
+        synthetic=synthetic,
     )
 
 
@@ -477,15 +482,28 @@ def _holds_image(tfds: Any, feature: Any) -> bool:
     return type(feature) is tfds.features.Tensor and feature.np_dtype == np.uint8 and feature.shape[2:] in [(1,), (3,)]
 
 
-def _tfds_labels(tfds: Any, features: Any, records: Sequence[dict[str, Any]]) -> tuple[str, ...] | None:
-    """Classes by the first ClassLabel feature, or else by a text called "label"."""
-    for key, feature in features.items():
-        if isinstance(feature, tfds.features.ClassLabel):
-            numbers = [int(records[index][key]) for index in range(len(records))]
-            return tuple(feature.int2str(number) if number >= 0 else "unknown" for number in numbers)
-    if "label" in features and isinstance(features["label"], tfds.features.Text):
-        return tuple(records[index]["label"].decode() for index in range(len(records)))
-    return None
+def _tfds_columns(
+    tfds: Any, features: Any, records: Sequence[dict[str, Any]], image: str
+) -> tuple[tuple[str, ...] | None, tuple[bool, ...]]:
+    """Classes, by the first ClassLabel feature or else by a text called "label", and which images are marked.
+
+    In one pass: to read the records takes most of the time.
+    """
+    numbered = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
+    spoken = [key for key in features if key == "label" and isinstance(features[key], tfds.features.Text)]
+    keys = [*numbered, *spoken][:1]
+
+    def label_of(value: Any, key: str) -> str:
+        if key in spoken:
+            return value.decode()
+        return features[key].int2str(int(value)) if value >= 0 else "unknown"
+
+    labels, synthetic = [], []
+    for index in range(len(records)):
+        record = records[index]
+        labels += [label_of(record[key], key) for key in keys]
+        synthetic.append(isinstance(record[image], bytes) and is_marked_synthetic(record[image]))
+    return tuple(labels) or None, tuple(synthetic)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ def survey(source: ImageSource, data: "DataConfig", *, image_size: int, progress
 
     A line says what there is; a warning names small images among large ones. The window of 16-bit samples is that which
     a tag of the file declares, or else one for all of the source, so that its images stay comparable. Other sources are
-    returned as they are.
+    returned as they are, once it is seen that no record is marked as synthetic.
 
     Args:
       source: the images.
@@ -41,6 +41,8 @@ def survey(source: ImageSource, data: "DataConfig", *, image_size: int, progress
         among others; or images marked as synthetic, and data.allow_synthetic is off.
     """
     if not isinstance(source, FileSource):
+        if source.synthetic and not data.allow_synthetic:
+            _refuse_synthetic(source, source.synthetic, "prepare the data set without them")
         return source
     infos = inspect_files(source, cache_dir=data.cache_dir, progress=progress)
     log = logging.getLogger(__name__)
@@ -48,7 +50,8 @@ def survey(source: ImageSource, data: "DataConfig", *, image_size: int, progress
         log.info("%s", _summary(source, infos))
     _refuse_masks(source, infos, data.include)
     if not data.allow_synthetic:
-        _refuse_synthetic(source, infos)
+        marked = [bool(info and info.synthetic) for info in infos]
+        _refuse_synthetic(source, marked, "leave them out with data.exclude=PATTERNS")
     bits, why = _bits(infos) if data.window == "auto" else (None, "")
     values, why_values = _values(infos) if data.window == "auto" else (None, "")
     if progress:
@@ -97,11 +100,11 @@ def _refuse_masks(source: FileSource, infos: Sequence[ImageInfo | None], include
     )
 
 
-def _refuse_synthetic(source: FileSource, infos: Sequence[ImageInfo | None]) -> None:
-    if found := [name for name, info in zip(source.names, infos, strict=True) if info and info.synthetic]:
+def _refuse_synthetic(source: ImageSource, marked: Sequence[bool], remedy: str) -> None:
+    if found := [name for name, is_marked in zip(source.names, marked, strict=True) if is_marked]:
         raise UserError(
-            f"{len(found)} of {len(infos)} images in {source.root} are marked as synthetic: {abbreviate(found)}; leave "
-            "them out with data.exclude=PATTERNS, or, if they are to count as reals, set data.allow_synthetic=True"
+            f"{len(found)} of {len(source)} images in {source.root} are marked as synthetic: {abbreviate(found)}; "
+            f"{remedy}, or, if they are to count as reals, set data.allow_synthetic=True"
         )
 
 

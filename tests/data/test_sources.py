@@ -12,9 +12,12 @@ from PIL import Image
 
 from medgan_jax.data.phantom import phantom_image, phantom_label
 from medgan_jax.data.sources import open_source
+from medgan_jax.data.survey import survey
 from medgan_jax.errors import UserError
-from medgan_jax.images import ImageError, convert_channels
+from medgan_jax.images import ImageError, convert_channels, encode_png
+from medgan_jax.provenance import png_text
 
+MARKED = 51  # a malignant record that is marked as synthetic
 PATHS = list  # in place of digests of files: the ids are the paths
 
 
@@ -195,11 +198,14 @@ def tfds_dir(tmp_path_factory):
             return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
 
         def _split_generators(self, dl_manager):
-            return {"train": self._generate_examples(range(30)), "test": self._generate_examples([98, 99])}
+            splits = {"train": range(30), "test": [98, 99], "mixed": [0, 1, 2, MARKED]}
+            return {name: self._generate_examples(numbers) for name, numbers in splits.items()}
 
         def _generate_examples(self, numbers):
             for i in numbers:
                 photo = b"damaged" if i == 99 else png(i)
+                if i == MARKED:
+                    photo = encode_png(np.zeros((8, 8, 3), np.uint8), png_text())
                 yield i, {"id": str(i), "photo": photo, "kind": -1 if i > 90 else i % 2}
 
     class Scans(tfds.core.GeneratorBasedBuilder):
@@ -273,6 +279,16 @@ def test_a_damaged_record_is_an_image_error(open_tfds):
     assert sorted(outcomes, key=str) == [98, "not an image"]
 
 
+def test_a_record_that_is_marked_as_synthetic_is_refused(open_tfds, data_config):
+    data = data_config()
+    source = open_tfds("lesions", split="mixed")
+    with pytest.raises(UserError, match=r"^1 of 4 images in .* synthetic: mixed\[\d\]; prepare the data set without"):
+        survey(source, data, image_size=8)
+    assert survey(source, data_config(allow_synthetic=True), image_size=8) is source
+    for reals in (open_tfds("lesions", split="mixed", class_filter="benign"), open_tfds("scans")):
+        assert survey(reals, data, image_size=8) is reals
+
+
 def test_what_is_wrong_with_a_tfds_data_set(open_tfds, tfds_dir, tmp_path):
     for name, fields, message in [
         ("mnst", {"path": ""}, "tfds_name=mnst is not a data set of TFDS; did you mean mnist"),
@@ -282,7 +298,7 @@ def test_what_is_wrong_with_a_tfds_data_set(open_tfds, tfds_dir, tmp_path):
             {"path": str(tmp_path)},
             r"not prepared as array_record in \S+; .*download_and_prepare\(file_format='array_record'\)",
         ),
-        ("lesions", {"split": "val"}, r"data.split='val' of lesions .* one of train, test, or a slice such as"),
+        ("lesions", {"split": "val"}, r"data.split='val' of lesions .* one of train, test, mixed, or a slice such as"),
         ("lesions", {"class_filter": "naevus"}, r"there are: benign \(15\), malignant \(15\)$"),
     ]:
         with pytest.raises(UserError, match=message):
