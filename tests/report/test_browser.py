@@ -1,6 +1,7 @@
 """The page in a real browser: headless Chromium, told what to do through its DevTools protocol."""
 
 import contextlib
+import itertools
 import json
 import shutil
 import subprocess
@@ -8,8 +9,17 @@ import threading
 import time
 import urllib.request
 
+import numpy as np
 import pytest
 
+from medgan_jax.evaluation import page as evaluation_page
+from medgan_jax.evaluation.protocol import Evaluation, Figure
+from medgan_jax.images import encode_png
+from medgan_jax.metrics.distribution.bootstrap import Estimate
+from medgan_jax.proving import page as trial_page
+from medgan_jax.proving.arms import all_arms
+from medgan_jax.proving.figures import Fold, judge
+from medgan_jax.report import page
 from medgan_jax.report.page import write_report
 from medgan_jax.report.server import Server
 
@@ -17,6 +27,27 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 HOSTILE = "</script><img src=x onerror=alert(1)><script>alert(2)</script>"
 KEYS = {" ": ("Space", 32), "ArrowLeft": ("ArrowLeft", 37), "ArrowRight": ("ArrowRight", 39), "Home": ("Home", 36),
         "End": ("End", 35), "ArrowUp": ("ArrowUp", 38), "ArrowDown": ("ArrowDown", 40)}  # fmt: skip
+
+NAMED = {"button", "checkbox", "combobox", "image", "link", "meter", "progressbar", "slider"}  # roles that need names
+# Texts below the contrast of WCAG 2.2, 1.4.3 (AA), as "ratio text"; those of large type need less, but have none.
+FAINT = """(() => {
+  const numbers = (colour) => colour.match(/[\\d.]+/g).map(Number);
+  const linear = (v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+  const luminance = (rgb) => [0.2126, 0.7152, 0.0722].reduce((sum, w, i) => sum + w * linear(rgb[i] / 255), 0);
+  const backdrop = (element) => {
+    const colour = element ? numbers(getComputedStyle(element).backgroundColor) : [255, 255, 255];
+    return colour[3] === 0 ? backdrop(element.parentElement) : colour;
+  };
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT), faint = [];
+  while (walker.nextNode()) {
+    const text = walker.currentNode.textContent.trim(), element = walker.currentNode.parentElement;
+    if (!text || !element.checkVisibility()) continue;
+    const pair = [numbers(getComputedStyle(element).color), backdrop(element)].map(luminance).sort((a, b) => a - b);
+    const ratio = (pair[1] + 0.05) / (pair[0] + 0.05);
+    if (!(ratio >= 4.5)) faint.push(`${ratio.toFixed(2)} ${text}`);
+  }
+  return faint;
+})()"""
 
 pytestmark = [
     pytest.mark.slow,
@@ -243,7 +274,7 @@ def test_nothing_is_wider_than_the_screen(make, tab):
         file.write('{"step": 401, "loss_gen": 1, "loss_dis": 0.0084812, "score_dis": 0.99581, "score_gen": 0.00712}\n')
     url = write_report(files).as_uri()
     try:
-        for width in (390, 1190):
+        for width in (360, 1190):
             tab.call(
                 "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600
             )
@@ -260,6 +291,61 @@ def test_nothing_is_wider_than_the_screen(make, tab):
                 ), cell
     finally:
         tab.call("Emulation.clearDeviceMetricsOverride")
+
+
+def write_evaluation(folder):
+    images, estimate = np.zeros((8, 16, 16, 3), np.uint8), Estimate(0.123, -0.1, 0.2)
+    figures = [
+        Figure("kid", "KID, by EfficientNet-Lite1", "Distances", "lower", estimate, estimate, "", "good"),
+        Figure("memorization", "Copies", "Memorization", "lower", estimate, None, "of held-out images"),
+    ]
+    evaluation_page.write(
+        Evaluation(
+            protocol={"fakes": f"100 of {'x' * 99}", "digest": "y" * 99},
+            figures=tuple(figures),
+            skipped=("fid: needs 20 images",),
+            grids={"Fakes": images},
+            closest=(images, images, np.linspace(0, 1, 8)),
+            closest_of="training images",
+            memorized=(),
+        ),
+        folder,
+    )
+    return folder / evaluation_page.PAGE
+
+
+def write_trial(folder):
+    random, labels, arms = np.random.default_rng(0), np.arange(20) % 2, all_arms((1.0,))
+    folds = [Fold(labels, np.arange(20), {arm.name: random.dirichlet((1, 1), (1, 20)) for arm in arms})]
+    attention = {"images": np.zeros((4, 16, 16, 3), np.uint8), "plain": random.random((4, 2, 2), np.float32)}
+    details = {"positive": "malignant", "digest": "y" * 99}
+    trial_page.write(folder, judge(folds, arms, positive=1, replicates=20), folds, details, attention, positive=1)
+    return folder / trial_page.PAGE
+
+
+@pytest.mark.parametrize("kind", ["report", "evaluation", "trial"])
+def test_pages_are_accessible(kind, make, tab, tmp_path, monkeypatch):
+    """Names for what is seen and used, contrast in both colour schemes, and a phone's width."""
+    monkeypatch.setattr(page, "draw_plots", lambda record: {"losses": encode_png(np.zeros((9, 16, 3), np.uint8))})
+    writers = {"evaluation": write_evaluation, "trial": write_trial, "report": lambda _: write_report(make())}
+    url = writers[kind](tmp_path).as_uri()
+    try:
+        for width, scheme in itertools.product((360, 1200), ("light", "dark")):
+            tab.call("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=True)
+            tab.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+            tab.open(url)
+            assert tab.value("document.documentElement.scrollWidth") == width
+            assert tab.value(FAINT) == []
+        nodes = [node for node in tab.call("Accessibility.getFullAXTree")["nodes"] if not node["ignored"]]
+        names = [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in nodes]
+        assert [role for role, name in names if role in NAMED and not name.strip()] == []
+        assert sum(role == "image" for role, _ in names) == tab.value("document.images.length") >= 2
+        assert tab.value("[document.documentElement.lang, document.querySelectorAll('h1').length]") == ["en", 1]
+        assert tab.complaints == []
+        assert tab.requests == [url]
+    finally:
+        tab.call("Emulation.clearDeviceMetricsOverride")
+        tab.call("Emulation.setEmulatedMedia", features=[])
 
 
 def test_the_live_page_renews_itself_and_keeps_its_place(make, tab):
