@@ -4,6 +4,7 @@ A page for each section of README.md, pages of CONTRIBUTING.md and CHANGELOG.md,
 docstrings of public modules. Links in the files are those that GitHub follows; here they lead to the pages.
 """
 
+import importlib.util
 import posixpath
 import re
 from pathlib import Path
@@ -16,17 +17,19 @@ from medgan_jax.config import FIELDS, field_groups
 
 _ROOT = Path(__file__).parent.parent
 _PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
-_MODULES = (
-    "api", "sampling", "checkpoint", "evaluation.protocol", "metrics.paired", "metrics.distribution",
-    "training.trainer", "training.callbacks", "images", "provenance",
-)  # fmt: skip
+_MODULES = [
+    "sampling", "checkpoint", "evaluation.protocol", "metrics.paired", "metrics.distribution", "training.trainer",
+    "training.callbacks", "images", "provenance",
+]  # fmt: skip
+if importlib.util.find_spec("medgan_jax.api"):
+    _MODULES.insert(0, "api")
 
 
 def on_config(config: MkDocsConfig) -> None:
     """Lists the pages of the reference."""
     reference = next(entry["Reference"] for entry in config.nav if "Reference" in entry)
     reference += [{"Config fields": "reference/config.md"}]
-    reference += [{f"medgan_jax.{module}": f"reference/{module}.md"} for module in _existing_modules()]
+    reference += [{f"medgan_jax.{module}": f"reference/{module}.md"} for module in _MODULES]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
@@ -35,7 +38,7 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     pages = {"index.md": intro, "reference/config.md": _config_fields()}
     pages |= {_guide(title): f"# {title}\n{text}" for title, text in zip(sections[::2], sections[1::2], strict=True)}
     pages |= {page: (_ROOT / name).read_text() for name, page in _PAGES.items() if page != "index.md"}
-    for module in _existing_modules():
+    for module in _MODULES:
         pages[f"reference/{module}.md"] = f"# medgan_jax.{module}\n\n::: medgan_jax.{module}\n"
     for page, text in pages.items():
         files.append(File.generated(config, page, content=text))
@@ -66,11 +69,6 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 def _guide(title: str) -> str:
     """The page of a section of README.md, by its title or its anchor."""
     return f"guide/{re.sub('[^a-z0-9]+', '-', title.lower()).strip('-')}.md"
-
-
-def _existing_modules() -> list[str]:
-    paths = {module: _ROOT / "medgan_jax" / module.replace(".", "/") for module in _MODULES}
-    return [module for module, path in paths.items() if path.is_dir() or path.with_suffix(".py").is_file()]
 
 
 def _config_fields() -> str:
