@@ -1,7 +1,7 @@
 """What each metric is sensitive to, and which copies of training images are found: the tables of docs/metrics.md.
 
 python -m benchmarks.sensitivity --reals=/data/isic --picture=docs/images/metrics.png
-python -m benchmarks.sensitivity --generators=runs/sngan_small64,runs/sngan64
+python -m benchmarks.sensitivity --generators=runs/small64,runs/sngan_small64 --picture=docs/images/ranking.png
 
 Degrades real images in known ways and compares them with others; or ranks generators of equal data by KID, beside
 reals, by each kind of features. Prints Markdown.
@@ -116,8 +116,11 @@ def sets_table(images: np.ndarray) -> list[str]:
     return lines
 
 
-def ranking(workdirs: list[str]) -> list[str]:
-    """KID to the held-out images, by each kind of features: of training images, generators' fakes, and noise."""
+def ranking(workdirs: list[str], file: Path | None = None) -> list[str]:
+    """KID to the held-out images, by each kind of features: of training images, generators' fakes, and noise.
+
+    The picture, where a file for it is given, has the first ten images of each in a row.
+    """
     data = default.get_config().data.to_dict()
     nothing = {"fakes": None, "reals": None, "train": None, "num_images": None}
     chosen = {place: image_sets.choose(checkpoint=place, data=data, seed=0, **nothing) for place in workdirs}
@@ -132,6 +135,8 @@ def ranking(workdirs: list[str]) -> list[str]:
         found = [kid(features.of(images), features.of(np.asarray(held_out.images))) for features in kinds]
         cells = [f"{estimate.value:.3f} ({estimate.low:.2g} to {estimate.high:.2g})" for estimate in found]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    if file:
+        write_png(file, image_grid(np.concatenate([images[:10] for images in sets.values()]), columns=10))
     return [*lines, "", f"{len(reals)} training images, {len(held_out.images)} held out."]
 
 
@@ -190,17 +195,17 @@ def _main() -> None:
     parser.add_argument("--reals", help="a folder of images, or of a folder for each class")
     parser.add_argument("--generators", help="workdirs of runs with the same images held out, with commas between")
     parser.add_argument("--image_size", type=int, default=64)
-    parser.add_argument("--picture", type=Path, help="where to write the picture")
+    parser.add_argument("--picture", type=Path, help="where to write the picture: with --generators, of them")
     options = parser.parse_args()
     with reported():
         if options.generators:
-            print("\n".join(ranking(options.generators.split(","))))
+            print("\n".join(ranking(options.generators.split(","), options.picture)))
         if not options.reals:
             return
         images = load_reals(options.reals, options.image_size)
         print("\n".join(paired_table(images, 1)), "\n")
         print("\n".join(paired_table(images, len(images))), "\n")
-        if options.picture:
+        if options.picture and not options.generators:
             write_png(options.picture, picture(images))
         print("\n".join(sets_table(images)), "\n")
         print("\n".join(copies_table(images)))
