@@ -89,7 +89,7 @@ def _written(files: Workdir) -> str:
 
 def _guarded(files: Workdir) -> str:
     if not (files.generator / GUARD).exists():
-        return f"Copies of training images are not redrawn: the folder has no {GUARD}."
+        return f"Copies of training images are not drawn again: the folder has no {GUARD}."
     return (
         f"Images that are closer to a training image than unseen real images are, are drawn again, by {GUARD}. It "
         "holds hashes of the training images: whoever has it can tell whether a photograph was trained on, and draw a "

@@ -44,7 +44,7 @@ class Guard(CopySearch):
             `features` uint8, (8, M, F / 8), F bits of each training image in each orientation; `pixels` uint8,
             (M, 19, P / 8), P bits of each of its crops; `unseen` float32, (L,), distances of unseen reals.
         """
-        self._arrays, self._key = arrays, int(arrays["key"])
+        self.arrays, self.key = arrays, int(arrays["key"])
         self._mean, self._deviation = arrays["mean"], arrays["deviation"]
         self._directions = _unpacked(arrays["features"])
 
@@ -76,7 +76,7 @@ class Guard(CopySearch):
                 "pixels": np.concatenate(rows)[: len(training)],
             }
         )
-        guard._arrays["unseen"] = distances_of_unseen(guard, training, groups, held_out)
+        guard.arrays["unseen"] = distances_of_unseen(guard, training, groups, held_out)
         return guard
 
     @classmethod
@@ -93,20 +93,20 @@ class Guard(CopySearch):
 
     def save(self, path: Path) -> None:
         """Writes it, whole or not at all."""
-        buffer, arrays = io.BytesIO(), dict[str, Any](self._arrays)
+        buffer, arrays = io.BytesIO(), dict[str, Any](self.arrays)
         np.savez(buffer, **arrays)
         replace_file(path, buffer.getvalue())
 
     def copies(self, images: np.ndarray) -> np.ndarray:
         """bool, (N,): which images, uint8 (N, H, H, C), are closer to a training image than all unseen reals are."""
-        return memorized(self.nearest(images).distance, self._arrays["unseen"])
+        return memorized(self.nearest(images).distance, self.arrays["unseen"])
 
     def _direction(self, vectors: np.ndarray) -> jax.Array:
-        return _signs(super()._direction(vectors), self._key, _FEATURES, self._directions.shape[-1])
+        return _signs(super()._direction(vectors), self.key, _FEATURES, self._directions.shape[-1])
 
     def _compare(self, images: np.ndarray, candidates: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
-        theirs = _unpacked(self._arrays["pixels"][candidates])
-        return _closest(_signs(_flat(turned_back(jnp.asarray(images))), self._key, _PIXELS, theirs.shape[-1]), theirs)
+        theirs = _unpacked(self.arrays["pixels"][candidates])
+        return _closest(_signs(_flat(turned_back(jnp.asarray(images))), self.key, _PIXELS, theirs.shape[-1]), theirs)
 
 
 def _flat(images: jax.Array) -> jax.Array:
@@ -116,7 +116,7 @@ def _flat(images: jax.Array) -> jax.Array:
 
 def _signs(vectors: jax.Array, key: int, kind: int, bits: int) -> jax.Array:
     """+1 and -1, float32 (..., bits): the hashes of vectors (..., D)."""
-    return _hashes(vectors, _random_signs(key, kind, vectors.shape[-1], bits))
+    return _hashes(vectors, random_signs(key, kind, vectors.shape[-1], bits))
 
 
 @jax.jit
@@ -125,8 +125,11 @@ def _hashes(vectors: jax.Array, random: jax.Array) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=4)
-def _random_signs(key: int, kind: int, size: int, bits: int) -> np.ndarray:
-    """+1 and -1, float32 (size, bits), from the bits of a generator whose stream NumPy keeps as it is."""
+def random_signs(key: int, kind: int, size: int, bits: int) -> np.ndarray:
+    """+1 and -1, float32 (size, bits), from the bits of a generator whose stream NumPy keeps as it is.
+
+    `kind` is 0 for features, 1 for pixels.
+    """
     raw = np.random.PCG64([key, kind]).random_raw(-(-size * bits // 64))
     signs = np.unpackbits(raw.astype("<u8").view(np.uint8))[: size * bits].reshape(size, bits)
     return signs.astype(np.float32) * 2 - 1

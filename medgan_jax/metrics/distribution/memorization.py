@@ -108,17 +108,21 @@ class CopySearch:
         return _registered(images, self._training[candidates])
 
 
-def nearest(images: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """(N,), the index of the reference nearest to each image, by the pixels at 32 px or their own size if smaller.
+def nearest(images: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The reference nearest to each image, by the pixels at 32 px or their own size if smaller.
 
     Args:
       images: uint8, (N, H, H, C).
       references: uint8, (M, H, H, C).
+
+    Returns:
+      Its index, (N,); and the root mean squared difference of pixels in [0, 1], (N,).
     """
     ours, theirs = (_thumbnails(x).reshape(len(x), -1) for x in (images, references))
     norms = (theirs**2).sum(1)
     parts = [(norms - 2 * ours[i : i + _BATCH] @ theirs.T).argmin(1) for i in range(0, len(ours), _BATCH)]
-    return np.concatenate(parts)
+    index = np.concatenate(parts)
+    return index, np.sqrt(np.square(ours - theirs[index]).mean(1))
 
 
 def duplicated(distances: np.ndarray) -> np.ndarray:
