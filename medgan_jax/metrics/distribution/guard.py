@@ -23,7 +23,7 @@ from medgan_jax.metrics.distribution.memorization import (
 GUARD = "guard.npz"  # in the folder of a generator
 _ARRAYS = ("key", "mean", "deviation", "features", "pixels", "unseen")
 _FEATURES, _PIXELS = 0, 1  # kinds of hashes
-_FEATURE_BITS, _PIXEL_BITS = 128, 128
+_FEATURE_BITS, _PIXEL_BITS = 128, 512
 _BATCH = 16
 
 
@@ -83,7 +83,7 @@ class Guard(CopySearch):
     def load(cls, path: Path) -> "Guard":
         """Reads what `save` wrote. Raises UserError where it cannot be read."""
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 return cls({name: file[name] for name in _ARRAYS})
         except Exception as error:  # on damaged bytes NumPy raises nearly anything
             raise UserError(
