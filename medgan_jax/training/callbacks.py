@@ -414,6 +414,11 @@ class SaveGuard(Callback):
             for folder in missing:
                 guard.save(folder / GUARD)
 
+    def summary(self, run: "Run") -> Iterator[str]:
+        """The line that says what to think of before the generator is shared."""
+        if (run.files.generator / GUARD).exists():
+            yield f"guard:    {run.files.generator / GUARD} tells copies, and who was trained on: see docs/privacy.md"
+
 
 class Report(Callback):
     """Writes report.html while training and at the end, and plots/ at the end."""
