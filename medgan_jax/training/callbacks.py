@@ -408,6 +408,7 @@ class SaveGuard(Callback):
         missing = [folder for folder in folders if not (folder / GUARD).exists()]
         if missing and run.step >= run.total_steps:
             training, held_out = run.data.training, run.data.held_out
+            run.say(f"hashing {len(training.images)} training images, for {GUARD}")  # which may take minutes
             groups = np.unique(training.groups or training.names, return_inverse=True)[1]
             apart = held_out.images if held_out else training.images[:0]
             guard = Guard.calibrated(training.images, groups, apart, key=int(training.digest[:16], 16))
