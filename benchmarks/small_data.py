@@ -145,8 +145,8 @@ def training_config(name: str, seed: int, *, images: int, data: Mapping[str, str
     """
     c = named_config(RECIPES[name].config)
     c.update(
-        seed=seed, tensorboard=False, report=False, monitor_every_steps=0, evaluate_every_steps=0, keep_checkpoints=1,
-        sample_every_steps=10**9,
+        seed=seed, tensorboard=False, report=False, guard=False, monitor_every_steps=0, evaluate_every_steps=0,
+        keep_checkpoints=1, sample_every_steps=10**9,
     )  # fmt: skip
     c.data.update(data, holdout_fraction=0.2)
     c.update_from_flattened_dict(RECIPES[name].changes)

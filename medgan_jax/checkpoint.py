@@ -25,6 +25,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from medgan_jax.errors import UserError
 from medgan_jax.files import is_local
+from medgan_jax.metrics.distribution.guard import GUARD
 from medgan_jax.models.dcgan import Discriminator, Generator
 from medgan_jax.models.fastgan import FastGANGenerator
 from medgan_jax.models.projected import ProjectedDiscriminator, map_shapes
@@ -184,11 +185,14 @@ class TrainedGenerator:
     about: dict[str, Any]  # what was saved beside it
     digest: str  # of the variables, see `digest`
     classes: tuple[str, ...] = ()  # their names, by label; none where it is not conditional
+    guard: Path | None = None  # the file of its `Guard`, if it carries one
 
-    def provenance(self, *, seed: int | None, index: int, label: str, truncation: float | None = None) -> Provenance:
+    def provenance(
+        self, *, seed: int | None, index: int, label: str, truncation: float | None = None, attempt: int = 0
+    ) -> Provenance:
         """Of one of its images."""
         training_set = str(self.about.get("data_digest") or "")
-        return Provenance(self.digest, self.step, seed, index, label, truncation, training_set)
+        return Provenance(self.digest, self.step, seed, index, label, truncation, training_set, attempt=attempt)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -351,7 +355,10 @@ def _load_step(checkpoints: Checkpoints, step: int, name: str, about: dict[str, 
     variables = checkpoints.restore(step, like, sharding)
     if name == DISCRIMINATOR_FOLDER:
         return TrainedDiscriminator(module, variables, inputs, step, about, about["digest"])
-    return TrainedGenerator(module, variables, inputs, step, about, about["digest"], classes)
+    guard = checkpoints.folder / GUARD
+    return TrainedGenerator(
+        module, variables, inputs, step, about, about["digest"], classes, guard if guard.exists() else None
+    )
 
 
 def _load_file(path: Path, wanted: list[str], sharding: Sharding) -> Any:

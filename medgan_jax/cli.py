@@ -28,6 +28,7 @@ COMMANDS = {
     "train": "train a GAN on a folder of images, or resume a run",
     "sample": "sample images from a trained generator",
     "evaluate": "compare generated images with real ones",
+    "audit": "tell whether others could find out what a generator was trained on",
     "verify": "tell which images a generator drew, and whether they were changed",
     "balance": "make a training set of real and generated images with the counts asked for",
     "prove": "tell whether synthetic images help a classifier",

@@ -68,7 +68,8 @@ def walk_frames(
     Args:
       generator: what to sample from.
       num_images: how many images to pass through, 2 or more; None for one for each latent, or 8.
-      seed: the images are those that `sample_to_folder` numbers 0, 1, ... of this seed and `label`.
+      seed: the images are those that `sample_to_folder` numbers 0, 1, ... of this seed and `label`
+        without a guard.
       batch_size: frames generated at once.
       mesh: the devices.
       latents: (at least num_images, latent_dim), to pass through in order instead of a seed.

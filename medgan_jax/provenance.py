@@ -40,6 +40,7 @@ class Provenance:
       truncation: of the latents, see `sampling.seeded_latents`.
       training_set: digest of the training images; "" where it is not known.
       software: that drew it.
+      attempt: which draw of the number it is, above 0 where a guard rejected others, see `sampling.accepted_attempts`.
     """
 
     generator: str
@@ -50,10 +51,12 @@ class Provenance:
     truncation: float | None = None
     training_set: str = ""
     software: str = _SOFTWARE
+    attempt: int = 0
 
     def as_json(self) -> str:
-        """One line."""
-        return json.dumps(dataclasses.asdict(self))
+        """One line; of a first draw without `attempt`, as files were written before there were others."""
+        values = dataclasses.asdict(self)
+        return json.dumps(values if self.attempt else {name: values[name] for name in values if name != "attempt"})
 
 
 def from_json(text: str) -> Provenance | None:
@@ -64,6 +67,7 @@ def from_json(text: str) -> Provenance | None:
         return None
     fits = isinstance(found.index, int) and found.index >= 0 and isinstance(found.seed, int | None)
     fits = fits and isinstance(found.truncation, float | None) and isinstance(found.step, int)
+    fits = fits and isinstance(found.attempt, int)
     return found if fits and all(isinstance(x, str) for x in (found.generator, found.label, found.software)) else None
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import Any, NamedTuple, TextIO, cast
 
 import jax
 import numpy as np
@@ -20,6 +20,7 @@ from medgan_jax.data.dicom_writer import SOP_CLASSES, encode_dicom
 from medgan_jax.errors import UserError, naming
 from medgan_jax.files import is_litter, lock
 from medgan_jax.images import image_grid, replace_file, signed_to_uint8, write_png
+from medgan_jax.metrics.distribution.guard import GUARD, Guard
 from medgan_jax.models.batch_norm import estimate_statistics
 from medgan_jax.progress import progress_bar
 from medgan_jax.provenance import png_text
@@ -32,6 +33,8 @@ FORMATS = ("png", *SOP_CLASSES)
 _DEFAULT_IMAGES = 64
 _GRID_IMAGES = 64
 MAX_TRUNCATION = 4.0  # beyond, less than one number in 10,000 changes
+MAX_ATTEMPTS = 20  # of an image; where half of all draws are rejected, one image in a million fails
+_GUARDED_AT_ONCE = 256  # images of which those left are drawn again together
 _STATISTICS_BATCHES, _STATISTICS_BATCH = 32, 16  # of truncated latents, for the batch statistics
 _OURS = re.compile(rf"\d{{6,}}\.(png|dcm)|{GRID}|{MANIFEST}")
 _BUSY = "{}: another process is writing images there; wait for it, or give another folder"
@@ -39,8 +42,15 @@ _UNFINISHED = re.compile(r"\.[0-9a-f]{16}\.tmp")
 
 
 @functools.partial(jax.jit, static_argnames=("seed", "latent_dim", "truncation"))
-def seeded_latents(seed: int, indices: np.ndarray, *, latent_dim: int, truncation: float | None = None) -> jax.Array:
-    """The latents of numbered images: row i depends on (seed, indices[i]) and `truncation` alone.
+def seeded_latents(
+    seed: int,
+    indices: np.ndarray,
+    attempts: np.ndarray | None = None,
+    *,
+    latent_dim: int,
+    truncation: float | None = None,
+) -> jax.Array:
+    """The latents of numbered images: row i depends on (seed, indices[i], attempts[i]) and `truncation` alone.
 
     Truncated latents are from the normal distribution without its tails, by which Brock et al. 2019 (arXiv:1809.11096,
     section 3.1) trade variety for fidelity; with batch normalisation it changes little. They are not drawn anew but
@@ -49,14 +59,17 @@ def seeded_latents(seed: int, indices: np.ndarray, *, latent_dim: int, truncatio
     Args:
       seed: of the random numbers.
       indices: (N,) int32, the numbers of the images.
+      attempts: (N,) int32, which draw of each; 0 is the same as None.
       latent_dim: L.
       truncation: where the tails are cut off, above 0 and at most `MAX_TRUNCATION`; None leaves them.
 
     Returns:
       (N, L) float32.
     """
-    key = rng_key(seed, RngStream.LATENTS)
-    latents = jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (latent_dim,)))(indices)
+    keys = jax.vmap(functools.partial(jax.random.fold_in, rng_key(seed, RngStream.LATENTS)))(indices)
+    if attempts is not None:
+        keys = jax.numpy.where(attempts > 0, jax.vmap(jax.random.fold_in)(keys, attempts), keys)
+    latents = jax.vmap(lambda key: jax.random.normal(key, (latent_dim,)))(keys)
     if truncation is None:
         return latents
     share = math.erf(truncation / math.sqrt(2))  # of the normal distribution that is left
@@ -154,6 +167,94 @@ def sample_batches(
         yield np.asarray(running[0])[: running[1]]
 
 
+def numbered_batches(
+    generator: TrainedGenerator,
+    variables: dict[str, Any],
+    indices: np.ndarray,
+    attempts: np.ndarray,
+    *,
+    seed: int,
+    truncation: float | None,
+    batch_size: int,
+    mesh: Mesh,
+    labels_of: Callable[[np.ndarray], Any] | None,
+) -> Iterator[np.ndarray]:
+    """Generates the images of a seed with the numbers `indices`, (N,) int32, in this order.
+
+    Args:
+      generator: what to sample from.
+      variables: its variables, see `truncated_variables`.
+      indices: of the images.
+      attempts: which draw of each, (N,) int32.
+      seed: of the latents.
+      truncation: of the latents.
+      batch_size: as of `sample_batches`.
+      mesh: the devices.
+      labels_of: from image numbers to their classes.
+
+    Yields:
+      As `sample_batches`.
+    """
+
+    def of(places: np.ndarray) -> np.ndarray:
+        return np.minimum(places, len(indices) - 1)
+
+    return sample_batches(
+        generator.module,
+        variables,
+        lambda places: seeded_latents(
+            seed, indices[of(places)], attempts[of(places)], latent_dim=generator.latent_dim, truncation=truncation
+        ),
+        len(indices),
+        batch_size=batch_size,
+        mesh=mesh,
+        labels_of=labels_of and (lambda places: labels_of(indices[of(places)])),
+    )
+
+
+def accepted_attempts(
+    generator: TrainedGenerator, variables: dict[str, Any], guard: Guard, num_images: int, *, seed: int, **options: Any
+) -> np.ndarray:
+    """Which draw of each image is the first that the guard lets pass: int32, (num_images,).
+
+    Where it is 0, the image is that without a guard. `options` are those of `numbered_batches`.
+
+    Raises:
+      UserError: it lets none of `MAX_ATTEMPTS` pass.
+    """
+    attempts = np.zeros(num_images, np.int32)
+    with progress_bar(num_images, unit="image", desc="looking for copies") as bar:
+        for start in range(0, num_images, _GUARDED_AT_ONCE):
+            left = np.arange(start, min(start + _GUARDED_AT_ONCE, num_images), dtype=np.int32)
+            while len(left):
+                batches = numbered_batches(generator, variables, left, attempts[left], seed=seed, **options)
+                copies = np.concatenate([guard.copies(images) for images in batches])
+                bar.update(len(left) - copies.sum())
+                left = left[copies]
+                attempts[left] += 1
+                if attempts[left].max(initial=0) == MAX_ATTEMPTS:
+                    raise UserError(
+                        f"{generator.guard}: all {MAX_ATTEMPTS} draws of image {left[0]} of seed {seed} are closer to "
+                        "a training image than unseen real images are: the generator copies what it was trained on. "
+                        "Train one on more images or less long, or give --noguard to get such images"
+                    )
+    return attempts
+
+
+class Written(NamedTuple):
+    """What `sample_to_folder` has written.
+
+    Attributes:
+      manifest: the file that names the images.
+      num_images: how many.
+      rejected: how many draws the guard has rejected; None where there was none.
+    """
+
+    manifest: Path
+    num_images: int
+    rejected: int | None
+
+
 def sample_to_folder(
     generator: TrainedGenerator,
     out: Path,
@@ -169,14 +270,15 @@ def sample_to_folder(
     label: str | None = None,
     truncation: float | None = None,
     format: str = "png",
-) -> Path:
+    guard: Guard | None = None,
+) -> Written:
     """Writes files 000000.png, 000001.png, ... and manifest.csv with the origin of each.
 
     Args:
       generator: what to sample from.
       out: the folder; created when missing.
       num_images: how many; None for one for each latent, or 64.
-      seed: image i depends on (seed, i) and the generator alone.
+      seed: image i depends on (seed, i), the generator and its guard alone.
       batch_size: images at once.
       mesh: the devices.
       latents: (at least num_images, latent_dim), used in order instead of a seed.
@@ -187,14 +289,12 @@ def sample_to_folder(
         number. The latents are the same either way.
       truncation: of the latents, see `seeded_latents`; goes with a seed.
       format: one of `FORMATS`; DICOM files end in .dcm.
-
-    Returns:
-      The path of the manifest.
+      guard: draws images again that are too close to a training image; goes with a seed.
 
     Raises:
       UserError: the generator has not learned the class; there are fewer latents than images asked for; `format` needs
-        pydicom, which is not installed; or `out` is a file, or holds anything (with `prefix`, anything named as ours)
-        and `overwrite` is off, or holds such files without a manifest.
+        pydicom, which is not installed; `out` is a file, or holds anything (with `prefix`, anything named as ours)
+        and `overwrite` is off, or holds such files without a manifest; or the guard lets no draw of an image pass.
     """
     lead = f"{prefix}_" if prefix else ""
     manifest_path = out / (lead + MANIFEST)
@@ -205,21 +305,37 @@ def sample_to_folder(
     labels_of = classes_of(generator, label)
     if format != "png":
         import_pydicom()
-    _prepare_folder(out, overwrite, lead)
-    latents_of = functools.partial(seeded_latents, seed, latent_dim=generator.latent_dim, truncation=truncation)
+    present = _check_folder(out, overwrite, lead)
+    variables = truncated_variables(generator, truncation)
+    options: dict[str, Any] = {"batch_size": batch_size, "mesh": mesh, "labels_of": labels_of}
+    attempts = np.zeros(num_images, np.int32)
+    if guard:
+        attempts = accepted_attempts(
+            generator, variables, guard, num_images, seed=seed, truncation=truncation, **options
+        )
+    _clear_folder(out, lead, present)
     if latents is not None:
         latents_of = functools.partial(np.take, latents, axis=0, mode="clip")
+        batches = sample_batches(generator.module, variables, latents_of, num_images, **options)
+    else:
+        indices = np.arange(num_images, dtype=np.int32)
+        batches = numbered_batches(generator, variables, indices, attempts, seed=seed, truncation=truncation, **options)
 
     source = "" if latents is not None else seed
 
     def origin(index: int) -> tuple:
         of_class = generator.classes[labels_of(np.array([index]))[0]] if labels_of else ""
-        return source, index, generator.step, generator.digest, of_class, truncation
+        attempt = attempts[index] if guard else ""
+        return source, index, generator.step, generator.digest, of_class, truncation, attempt
 
     def write(index: int, image: np.ndarray) -> str:
         name = f"{lead}{index:06d}.{'png' if format == 'png' else 'dcm'}"
         of_image = generator.provenance(
-            seed=None if latents is not None else seed, index=index, label=origin(index)[4], truncation=truncation
+            seed=None if latents is not None else seed,
+            index=index,
+            label=origin(index)[4],
+            truncation=truncation,
+            attempt=int(attempts[index]),
         )
         if format == "png":
             write_png(out / name, image, png_text(of_image))
@@ -227,10 +343,6 @@ def sample_to_folder(
             replace_file(out / name, encode_dicom(image, kind=format, provenance=of_image))
         return name
 
-    batches = sample_batches(
-        generator.module, truncated_variables(generator, truncation), latents_of, num_images,
-        batch_size=batch_size, mesh=mesh, labels_of=labels_of,
-    )  # fmt: skip
     done = 0
     first_images: list[np.ndarray] = []
     with (
@@ -240,7 +352,7 @@ def sample_to_folder(
         progress_bar(num_images, unit="image", desc="sampling") as bar,
     ):
         manifest = csv.writer(file)
-        manifest.writerow(("file", "seed", "index", "step", "digest", "label", "truncation"))
+        manifest.writerow(("file", "seed", "index", "step", "digest", "label", "truncation", "attempt"))
         for batch in batches:
             for name in pool.map(write, range(done, done + len(batch)), batch):
                 manifest.writerow((name, *origin(done)))  # only of an image that is on the disk
@@ -250,7 +362,25 @@ def sample_to_folder(
             bar.update(len(batch))
     if grid:
         write_png(out / (lead + GRID), image_grid(np.stack(first_images)), png_text())
-    return manifest_path
+    return Written(manifest_path, num_images, int(attempts.sum()) if guard else None)
+
+
+def open_guard(asked: bool | None, generator: TrainedGenerator, latents: np.ndarray | None) -> Guard | None:
+    """The guard of a generator, where --guard, --noguard or neither (`asked` is None) was given.
+
+    Raises:
+      UserError: it was asked for, and there is none, or the latents are the caller's own; or it cannot be read.
+    """
+    if asked and latents is not None:
+        raise UserError("--guard: draws other latents, and --latents are used as they are; leave one of them out")
+    if asked and generator.guard is None:
+        raise UserError(
+            f"--guard: there is no {GUARD} beside this generator; end its training with --config.guard=True, or leave "
+            "--guard out"
+        )
+    if asked is False or latents is not None or generator.guard is None:
+        return None
+    return Guard.load(generator.guard)
 
 
 def check_truncation(truncation: float | None, latents: np.ndarray | None) -> None:
@@ -284,7 +414,8 @@ def load_latents(path: Path, latent_dim: int) -> np.ndarray:
     return latents.astype(np.float32)
 
 
-def _prepare_folder(out: Path, overwrite: bool, lead: str) -> None:
+def _check_folder(out: Path, overwrite: bool, lead: str) -> set[str]:
+    """The files of an earlier run in a folder, which may be removed; the folder is made when missing."""
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; give a folder")
     try:
@@ -300,7 +431,7 @@ def _prepare_folder(out: Path, overwrite: bool, lead: str) -> None:
         ours |= {name for name in present if _UNFINISHED.fullmatch(name)}
         present = {name for name in present if name in ours or not is_litter(name)}
     if not present:
-        return
+        return set()
     if not overwrite:
         named = f" named {lead}..." if lead else ""
         raise UserError(f"{out}: holds {len(present)} files{named} already; give another folder, or --overwrite")
@@ -310,9 +441,16 @@ def _prepare_folder(out: Path, overwrite: bool, lead: str) -> None:
             f"{out}: {len(foreign)} files there, such as {foreign[0]}, are not of an earlier run of ours; "
             "give another folder"
         )
+    return ours
+
+
+def _clear_folder(out: Path, lead: str, names: set[str]) -> None:
+    """Removes files of an earlier run. Raises UserError where a process is writing them."""
+    if not names:
+        return
     with open(out / (lead + MANIFEST), "a") as manifest:
         lock(manifest, _BUSY.format(out))
-        for name in ours:
+        for name in names:
             (out / name).unlink()
 
 

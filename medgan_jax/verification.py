@@ -1,7 +1,6 @@
 """Whether an image file is what it says it is: the generator draws the image again, and both are compared."""
 
 import dataclasses
-import functools
 import io
 import struct
 import zlib
@@ -26,10 +25,10 @@ from medgan_jax.provenance import KEYWORD, Provenance, from_json, png_text
 from medgan_jax.sampling import (
     GRID,
     MANIFEST,
+    MAX_ATTEMPTS,
     MAX_TRUNCATION,
     classes_of,
-    sample_batches,
-    seeded_latents,
+    numbered_batches,
     truncated_variables,
 )
 
@@ -163,6 +162,7 @@ def _can_draw(claim: Provenance, generator: TrainedGenerator) -> bool:
         claim.seed is not None
         and 0 <= claim.seed < 2**32
         and 0 <= claim.index < 2**31
+        and 0 <= claim.attempt < MAX_ATTEMPTS
         and claim.label in (generator.classes or ("",))
         and (claim.truncation is None or 0 < claim.truncation <= MAX_TRUNCATION)
     )
@@ -170,18 +170,20 @@ def _can_draw(claim: Provenance, generator: TrainedGenerator) -> bool:
 
 def _drawn_again(files: Sequence[_File], generator: TrainedGenerator, mesh: Mesh) -> dict[Path, _Drawn]:
     """The images of the files that say they are of this generator, drawn by it."""
-    groups: dict[tuple[int, str, float | None], list[tuple[Path, int]]] = defaultdict(list)
+    groups: dict[tuple[int, str, float | None], list[tuple[Path, int, int]]] = defaultdict(list)
     for file in files:
         if (claim := file.claim) and claim.generator == generator.digest and _can_draw(claim, generator):
             assert claim.seed is not None
-            groups[claim.seed, claim.label, claim.truncation].append((file.path, claim.index))
+            groups[claim.seed, claim.label, claim.truncation].append((file.path, claim.index, claim.attempt))
     found = {}
     with progress_bar(sum(map(len, groups.values())), unit="image", desc="drawing again") as bar:
         for (seed, label, truncation), members in groups.items():
-            indices = np.array([index for _, index in members], np.int32)
-            images = _draw(generator, mesh, indices, seed=seed, label=label, truncation=truncation)
-            for (path, index), image in zip(members, images, strict=True):
-                of_image = generator.provenance(seed=seed, index=index, label=label, truncation=truncation)
+            numbers = np.array([member[1:] for member in members], np.int32).T
+            images = _draw(generator, mesh, *numbers, seed=seed, label=label, truncation=truncation)
+            for (path, index, attempt), image in zip(members, images, strict=True):
+                of_image = generator.provenance(
+                    seed=seed, index=index, label=label, truncation=truncation, attempt=attempt
+                )
                 found[path] = _Drawn(image, of_image)
                 bar.update()
     return found
@@ -191,18 +193,20 @@ def _draw(
     generator: TrainedGenerator,
     mesh: Mesh,
     indices: np.ndarray,
+    attempts: np.ndarray,
     *,
     seed: int,
     label: str,
     truncation: float | None = None,
 ) -> Iterator[np.ndarray]:
     """The images of `indices`, one by one."""
-    latents = functools.partial(seeded_latents, seed, latent_dim=generator.latent_dim, truncation=truncation)
-    batches = sample_batches(
-        generator.module,
+    batches = numbered_batches(
+        generator,
         truncated_variables(generator, truncation),
-        lambda numbers: latents(np.take(indices, numbers, mode="clip")),
-        len(indices),
+        indices,
+        attempts,
+        seed=seed,
+        truncation=truncation,
         batch_size=-(-_BATCH // mesh.size) * mesh.size,
         mesh=mesh,
         labels_of=classes_of(generator, label or None),
@@ -220,8 +224,9 @@ def _looked_for(
     found = {}
     with progress_bar(search * len(generator.classes or ("",)), unit="image", desc="looking for origins") as bar:
         for label in generator.classes or ("",):
+            numbers = np.arange(search, dtype=np.int32)
             for index, image in enumerate(
-                _draw(generator, mesh, np.arange(search, dtype=np.int32), seed=seed, label=label)
+                _draw(generator, mesh, numbers, np.zeros_like(numbers), seed=seed, label=label)
             ):
                 distances = np.square(thumbnails - _thumbnail(image)).sum((1, 2, 3))
                 for i in np.flatnonzero(distances < least).tolist():

@@ -56,7 +56,7 @@ def tiny_config():
         c.update(
             arch="sngan", image_size=16, latent_dim=8, gen_features=4, dis_features=4, batch_size=4, num_steps=8,
             log_every_steps=2, sample_every_steps=4, checkpoint_every_steps=4, num_sample_images=4,
-            monitor_every_steps=0, tensorboard=False, report=False,
+            monitor_every_steps=0, tensorboard=False, report=False, guard=False,
         )  # fmt: skip
         c.data.update(source="phantom", num_phantoms=12)
         for name, value in overrides.items():

@@ -116,7 +116,7 @@ def test_all_problems_are_named_at_once():
 
 def test_a_resumed_run_may_change_only_what_alters_no_step():
     old = plain("sngan64")
-    free = {"num_epochs": 7, "log_every_steps": 3, "data_path": "elsewhere", "on_alarm": "stop", "report": False}
+    free = {"num_epochs": 7, "log_every_steps": 3, "data_path": "elsewhere", "on_alarm": "stop", "guard": False}
     assert changed_fields(old, parse_config(plain("sngan64", **free))) == []
     new = parse_config(plain("sngan64", lr_dis=1e-3, augment_flips=True, data_class_filter="malignant", **free))
     assert changed_fields(old, new) == [

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 TINY = {
     "image_size": 16, "latent_dim": 8, "gen_features": 4, "dis_features": 4, "batch_size": 4, "num_sample_images": 4,
     "log_every_steps": 2, "sample_every_steps": 4, "checkpoint_every_steps": 4, "monitor_every_steps": 0,
-    "tensorboard": False, "report": False,
+    "tensorboard": False, "report": False, "guard": False,
     "data.source": "phantom", "data.num_phantoms": 12,
 }  # fmt: skip
 EXIT_S = 90  # how long a process may take to notice that another one is lost

@@ -17,9 +17,11 @@ from medgan_jax.errors import UserError
 from medgan_jax.models.batch_norm import estimate_statistics
 from medgan_jax.models.dcgan import Generator
 from medgan_jax.sampling import (
+    MAX_ATTEMPTS,
     check_truncation,
     generate,
     load_latents,
+    open_guard,
     sample_to_folder,
     seeded_latents,
 )
@@ -64,7 +66,7 @@ def conditional(generator):
 
 def sample(generator, out, **options):
     defaults = {"num_images": 7, "seed": 5, "batch_size": 4, "mesh": data_mesh()}
-    manifest = sample_to_folder(generator, out, **defaults | options)
+    manifest = sample_to_folder(generator, out, **defaults | options).manifest
     assert manifest.parent == out and manifest.name.endswith("manifest.csv")
     return {path.name: path.read_bytes() for path in out.iterdir()}
 
@@ -106,6 +108,68 @@ def test_an_image_is_a_function_of_seed_and_index(generator, tmp_path):
     assert len({image.tobytes() for image in images}) == 14
 
 
+class Picky:
+    """In place of a guard: rejects images whose first stripe is bright, as half of each class are."""
+
+    def copies(self, images):
+        return images[:, 0].min(2).mean(1) > 127.5
+
+
+def test_a_guard_has_what_it_rejects_drawn_again(conditional, tmp_path):
+    plain = sample(conditional, tmp_path / "plain", num_images=9)
+    options = {"num_images": 9, "truncation": 2.0}
+    files = sample(conditional, tmp_path / "a", guard=Picky(), **options)
+    assert sample(conditional, tmp_path / "b", guard=Picky(), batch_size=2, **options) == files
+    rejected = Picky().copies(pixels(tmp_path / "plain"))
+    attempts = np.array(column(tmp_path / "a", "attempt"), int)
+    np.testing.assert_array_equal(attempts > 0, rejected)
+    assert rejected.any() and not rejected.all()
+    assert not Picky().copies(pixels(tmp_path / "a")).any()
+    assert column(tmp_path / "a", "label") == column(tmp_path / "plain", "label")
+    sample(conditional, tmp_path / "cut", **options)
+    for name, attempt in zip(sorted(plain), attempts, strict=False):
+        assert (files[name] == (tmp_path / "cut" / name).read_bytes()) == (attempt == 0)
+    written = sample_to_folder(
+        conditional, tmp_path / "c", num_images=9, seed=5, batch_size=4, mesh=data_mesh(), truncation=2.0, guard=Picky()
+    )
+    assert (written.num_images, written.rejected) == (9, attempts.sum())
+
+
+def test_attempts_are_draws_of_their_own():
+    indices, attempts = np.divmod(np.arange(40, dtype=np.int32), 4)
+    latents = np.asarray(seeded_latents(5, indices, attempts, latent_dim=50))
+    np.testing.assert_array_equal(latents[::4], seeded_latents(5, np.arange(10, dtype=np.int32), latent_dim=50))
+    correlations = np.corrcoef(latents) - np.eye(40)
+    assert np.abs(correlations).max() < 0.7
+
+
+def test_a_generator_that_only_copies_ends_in_one_line_and_loses_nothing(generator, tmp_path):
+    before = sample(generator, tmp_path / "a")
+
+    class All:
+        def copies(self, images):
+            return np.ones(len(images), bool)
+
+    guarded = dataclasses.replace(generator, guard=tmp_path / "guard.npz")
+    with pytest.raises(UserError, match=rf"guard\.npz: all {MAX_ATTEMPTS} draws of image 0 of seed 5 .*--noguard"):
+        sample(guarded, tmp_path / "a", guard=All(), overwrite=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()} == before
+
+
+def test_whether_there_is_a_guard(generator, tmp_path):
+    latents = np.ones((1, 8), np.float32)
+    with pytest.raises(UserError, match=r"^--guard: there is no guard\.npz beside this generator"):
+        open_guard(True, generator, None)
+    guarded = dataclasses.replace(generator, guard=tmp_path / "guard.npz")
+    with pytest.raises(UserError, match="^--guard: draws other latents"):
+        open_guard(True, guarded, latents)
+    for asked, trained, given in [(None, generator, None), (False, guarded, None), (None, guarded, latents)]:
+        assert open_guard(asked, trained, given) is None
+    for asked in (None, True):
+        with pytest.raises(UserError, match="damaged"):  # it is opened
+            open_guard(asked, guarded, None)
+
+
 def test_the_callers_latents_are_used_in_order(generator, tmp_path):
     latents = np.random.default_rng(0).normal(size=(5, 8)).astype(np.float32)
     sample(generator, tmp_path / "a", num_images=None, latents=latents, batch_size=2)
@@ -119,7 +183,7 @@ def test_manifest_names_every_file_and_its_origin(generator, tmp_path):
     rows = list(csv.DictReader((tmp_path / "a/manifest.csv").read_text().splitlines()))
     assert {row["file"] for row in rows} == set(files) - {"manifest.csv"}
     origin = {"file": "000003.png", "seed": "5", "index": "3", "step": "40", "digest": generator.digest, "label": ""}
-    origin["truncation"] = ""
+    origin |= {"truncation": "", "attempt": ""}
     assert rows[3] == origin
 
 
@@ -168,10 +232,10 @@ def test_litter_in_the_folder_counts_as_nothing_and_stays(generator, tmp_path):
     (tmp_path / "a/.ipynb_checkpoints").mkdir(parents=True)
     (tmp_path / "a/Thumbs.db").write_text("x")
     for overwrite in (False, True):
-        manifest = sample_to_folder(
+        written = sample_to_folder(
             generator, tmp_path / "a", num_images=2, seed=5, batch_size=4, mesh=data_mesh(), overwrite=overwrite
         )
-        names = {path.name for path in manifest.parent.iterdir()}
+        names = {path.name for path in written.manifest.parent.iterdir()}
         assert names == {".ipynb_checkpoints", "Thumbs.db", "000000.png", "000001.png", "manifest.csv"}
 
 

@@ -16,7 +16,7 @@ from medgan_jax.provenance import XMP, Provenance, from_json, is_synthetic
 from medgan_jax.sampling import sample_to_folder
 from medgan_jax.sharding import data_mesh
 from medgan_jax.verification import ALTERED, DAMAGED, ENCODED, OTHER, SAME, UNKNOWN, verify
-from tests.test_sampling import NAMES, Painter, TrainedGenerator
+from tests.test_sampling import NAMES, Painter, Picky, TrainedGenerator
 
 IPTC = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}"
 RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
@@ -51,6 +51,22 @@ def test_each_file_names_its_origin(folder):
     assert all(inspect_image(path).synthetic for path in folder.glob("*.png"))  # the grid too
     (claim,) = verify(folder / "000007.png")
     assert claim.verdict == "" and "image 7 of seed 5, class malignant, by generator abc" in claim.detail
+
+
+def test_images_that_a_guard_had_drawn_again_are_the_same(generator, tmp_path):
+    sample_to_folder(
+        generator, tmp_path, num_images=8, seed=5, batch_size=4, mesh=data_mesh(), guard=Picky(), truncation=1.0
+    )
+    assert set(verdicts(tmp_path, generator).values()) == {SAME}
+    texts = [path.read_bytes() for path in sorted(tmp_path.glob("*.png"))]
+    assert 0 < sum(b'"attempt"' in text for text in texts) < 8  # first draws are marked as before there were guards
+    redrawn = next(path for path in sorted(tmp_path.glob("*.png")) if b'"attempt": 1}' in path.read_bytes())
+    with Image.open(redrawn) as opened:
+        info = PngInfo()
+        for name, text in opened.text.items():
+            info.add_itxt(name, text.replace('"attempt": 1', '"attempt": 2'))
+        opened.save(redrawn, pnginfo=info)
+    assert verdicts(redrawn, generator) == {redrawn.name: ALTERED}
 
 
 def test_untouched_files_are_the_same_whatever_they_are_called(folder, generator, tmp_path):

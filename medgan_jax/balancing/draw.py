@@ -10,12 +10,11 @@ from jax.sharding import Mesh
 from medgan_jax.balancing.sources import Drawer, Reals
 from medgan_jax.errors import UserError
 from medgan_jax.metrics.distribution.features import efficientnet_features
-from medgan_jax.metrics.distribution.memorization import CopySearch, memorized
+from medgan_jax.metrics.distribution.memorization import LEAST_HELD_OUT, CopySearch, distances_of_unseen, memorized
 from medgan_jax.sampling import classes_of, sample_batches, seeded_latents
 
 KEPT, COPY, OTHER_CLASS = "kept", "copy", "other class"
 BATCH = 16  # images at once, as in the search for copies
-_LEAST_HELD_OUT = 10  # by fewer, more than one good image in ten would be called a copy
 _FOLDS = 5
 _REGULARISATION = 0.001  # scikit-learn's C; 1e-4 to 1e-2 are as good on ISIC 2016
 
@@ -104,19 +103,17 @@ def draw(
 
 
 def distances_of_reals(drawer: Drawer, search: CopySearch) -> tuple[np.ndarray, str]:
-    """The distances, float32, from unseen reals of the class to the training images; and which reals these are.
+    """The distances of `distances_of_unseen`, of the class of the drawer; and which reals these are.
 
-    They are what the training held out; where that is fewer than 10 images, the training images of the class, each
-    compared with those of other groups alone. Where all are of one group there are none: then only images equal to a
-    training image to the grey level are copies.
+    Where there are none, only images equal to a training image to the grey level are copies.
     """
-    if (number := len(drawer.held_out)) >= _LEAST_HELD_OUT:
-        return search.nearest(drawer.held_out).distance, f"any of {number} held-out images is"
-    if len(np.unique(drawer.groups)) < 2:
-        return np.empty(0, np.float32), "0: all of these are of one group"
-    images = np.asarray(drawer.training.images[drawer.ours])
-    found = search.nearest(images, (drawer.groups[drawer.ours], drawer.groups))
-    return found.distance, f"any of {len(images)} of these is to the others"
+    training, apart = drawer.training.images, drawer.held_out
+    distances = distances_of_unseen(search, training, drawer.groups, apart, drawer.ours)
+    if len(apart) >= LEAST_HELD_OUT:
+        return distances, f"any of {len(apart)} held-out images is"
+    if not len(distances):
+        return distances, "0: all of these are of one group"
+    return distances, f"any of {len(distances)} of these is to the others"
 
 
 def train_classifier(reals: Reals) -> tuple[Callable[[np.ndarray], np.ndarray], float]:

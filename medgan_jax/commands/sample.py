@@ -6,7 +6,8 @@ python sample.py --checkpoint=runs/lesions --label=malignant --out=synthetic   o
 python sample.py --checkpoint=runs/melanoma --format=dicom --out=synthetic     marked as synthetic, of no patient
 python sample.py --checkpoint=runs/melanoma --interpolate=walk.mp4 --num_images=8   a movie from image to image
 
-Image i depends on the generator, the seed, the class and i alone, whatever the batch size and number of devices.
+Image i depends on the generator, its guard, the seed, the class and i alone, whatever the batch size and number of
+devices. The guard draws copies of training images again; see docs/privacy.md.
 """
 
 from pathlib import Path
@@ -59,17 +60,26 @@ def main(argv: list[str]) -> None:
     flags.DEFINE_string(
         "interpolate", None, "a .webp, .gif or .mp4 file in place of --out: each image turns into the next", **define
     )
+    flags.DEFINE_bool(
+        "guard",
+        None,
+        "draw images again that are closer to a training image than unseen real images are; by default where the "
+        "generator carries its guard.npz; not with --latents, nor the images of a movie",
+        **define,
+    )
     flags.DEFINE_bool("overwrite", False, "first remove an earlier run's files from the output folder", **define)
     cli.parse_flags(values, argv, doc=__doc__)
 
     from medgan_jax.checkpoint import load_generator
     from medgan_jax.interpolation import movie_path, write_walk
-    from medgan_jax.sampling import check_truncation, load_latents, sample_to_folder
+    from medgan_jax.sampling import check_truncation, load_latents, open_guard, sample_to_folder
     from medgan_jax.sharding import announce_devices, check_batch_size, data_mesh, replicated
 
     movie = movie_path(values.interpolate, grid=values.grid, overwrite=values.overwrite)
     if movie and values.out is not None:
         raise UserError(f"--out={values.out}: --interpolate writes its movie only; leave out one of them")
+    if movie and values.guard:
+        raise UserError("--guard: is of images, and --interpolate writes a movie; leave out one of them")
     if movie and values.format != "png":
         raise UserError(
             f"--format={values.format}: is of images, and --interpolate writes a movie; leave out one of them"
@@ -107,7 +117,13 @@ def main(argv: list[str]) -> None:
         write_walk(generator, movie, **what)
         print(f"wrote {movie}")
         return
-    manifest = sample_to_folder(
-        generator, out, **what, grid=values.grid, overwrite=values.overwrite, prefix=prefix, format=values.format
-    )
-    print(f"wrote the images that {manifest} names{', and a grid of them' if values.grid else ''}")
+    written = sample_to_folder(
+        generator, out, **what, grid=values.grid, overwrite=values.overwrite, prefix=prefix, format=values.format,
+        guard=open_guard(values.guard, generator, latents),
+    )  # fmt: skip
+    print(f"wrote the images that {written.manifest} names{', and a grid of them' if values.grid else ''}")
+    if (rejected := written.rejected) is not None:
+        draws = written.num_images + rejected
+        print(
+            f"the guard rejected {rejected} of {draws} draws ({rejected / draws:.1%}) as too close to a training image"
+        )

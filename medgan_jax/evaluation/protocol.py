@@ -267,7 +267,7 @@ def paired_scores(
       float32 (N,) by name; PSNR is 80 dB at most. With "medimagegan", (min(N, M),).
     """
     if pairing == "nearest":
-        partners = nearest(images, reals)
+        partners, _ = nearest(images, reals)
     elif pairing == "random":
         partners = np.resize(np.random.default_rng(seed).permutation(len(reals)), len(images))
     else:

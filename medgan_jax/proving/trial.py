@@ -175,6 +175,7 @@ def _record(config: Config, out: Path, settings: Settings, folds: Sequence[tuple
     plain = config.to_dict()
     for field in ("path", "labels_csv", "cache_dir"):
         plain["data"].pop(field)
+    plain.pop("guard")
     record = {
         "settings": {**dataclasses.asdict(settings), "ratios": list(settings.ratios)},
         "config": plain,
@@ -200,7 +201,7 @@ def _record(config: Config, out: Path, settings: Settings, folds: Sequence[tuple
 
 def _generator_configs(config: Config, folds: int, fold: int, names: Sequence[str]) -> dict[str, Config]:
     """By the name of its run, the config of each generator of a fold."""
-    of_fold = _fold_data(config, folds, fold)
+    of_fold = dataclasses.replace(_fold_data(config, folds, fold), guard=False)  # nobody samples from them later
     if config.conditional:
         return {"gan": of_fold}
     return {

@@ -24,6 +24,8 @@ from medgan_jax.errors import UserError
 from medgan_jax.evaluation.quick import QuickEvaluation
 from medgan_jax.images import image_grid, write_png
 from medgan_jax.metrics.distribution.features import efficientnet_features
+from medgan_jax.metrics.distribution.guard import GUARD, Guard
+from medgan_jax.models.efficientnet_lite import load_efficientnet_lite
 from medgan_jax.provenance import png_text
 from medgan_jax.sharding import local_mesh
 from medgan_jax.training.health.monitor import Alarm, Monitor
@@ -115,7 +117,7 @@ def default_callbacks() -> list[Callback]:
     """
     logger = MetricLogger()
     health = HealthChecks(logger)
-    return [logger, Pictures(logger), Evaluation(logger), health, SaveCheckpoints(health), Report()]
+    return [logger, Pictures(logger), Evaluation(logger), health, SaveCheckpoints(health), SaveGuard(), Report()]
 
 
 class MetricLogger(Callback):
@@ -381,6 +383,42 @@ class SaveCheckpoints(Callback):
         checkpoint = shlex.quote(f"--checkpoint={run.files.path}")
         command = "python sample.py" if sys.argv[0].endswith("train.py") else "medgan sample"
         yield f"sample:   {command} {checkpoint} --num_images=100 --out=samples"
+
+
+class SaveGuard(Callback):
+    """Writes guard.npz into the folders of the generator and of the best one, when the run reaches its end.
+
+    It depends on the images alone. Not earlier, because it takes longer than a checkpoint.
+    """
+
+    def check(self, config: Config, *, is_new: bool) -> None:
+        """See `Callback`: the weights of the features are there."""
+        if config.guard:
+            load_efficientnet_lite("lite1")
+
+    def on_end(self, run: "Run", state: GANState) -> None:
+        """Writes what is missing; removes what is not wanted any more."""
+        folders = [folder for folder in (run.files.generator, run.files.best) if folder.is_dir()]
+        if not run.files.writes:
+            return
+        if not run.config.guard:
+            for folder in folders:
+                (folder / GUARD).unlink(missing_ok=True)
+            return
+        missing = [folder for folder in folders if not (folder / GUARD).exists()]
+        if missing and run.step >= run.total_steps:
+            training, held_out = run.data.training, run.data.held_out
+            run.say(f"hashing {len(training.images)} training images, for {GUARD}")  # which may take minutes
+            groups = np.unique(training.groups or training.names, return_inverse=True)[1]
+            apart = held_out.images if held_out else training.images[:0]
+            guard = Guard.calibrated(training.images, groups, apart, key=int(training.digest[:16], 16))
+            for folder in missing:
+                guard.save(folder / GUARD)
+
+    def summary(self, run: "Run") -> Iterator[str]:
+        """The line that says what to think of before the generator is shared."""
+        if (run.files.generator / GUARD).exists():
+            yield f"guard:    {run.files.generator / GUARD} tells copies, and who was trained on: see docs/privacy.md"
 
 
 class Report(Callback):

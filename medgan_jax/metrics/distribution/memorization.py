@@ -7,6 +7,7 @@ from each other. So features propose a few training images, and their pixels, re
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,7 @@ _CANDIDATES = 3  # training images that the features propose for each image
 _CROPS = (1.0, 0.95, 0.9)  # shares of the side
 _SAME = 1 / 255  # below this root mean squared difference two images are one
 _FLAT = 0.5 / 255  # contrast that is all rounding
+LEAST_HELD_OUT = 10  # by fewer, more than one good image in ten would be called a copy
 _BATCH = 16  # as fast as 32, and less is computed in vain of a small set
 _PAIRS_BATCH = 8  # images; the crops of their candidates take 6 MB
 
@@ -88,12 +90,12 @@ class CopySearch:
             of training images themselves this finds others, as if each had been held out. There are two groups or more.
         """
         directions = self._direction(_activations(images))
-        ours, theirs = groups or (np.zeros(len(images), int), np.ones(len(self._training), int))
+        ours, theirs = groups or (np.zeros(len(images), int), np.ones(self._directions.shape[1], int))
         parts = []
         for batch in _batches(len(images), _PAIRS_BATCH):
             others = ours[batch, None] != theirs
             candidates = np.asarray(_proposed(directions[batch], self._directions, others))
-            distance, found, symmetry = _registered(images[batch], self._training[candidates])
+            distance, found, symmetry = self._compare(images[batch], candidates)
             parts.append((candidates[np.arange(len(batch)), found], np.asarray(distance), np.asarray(symmetry)))
         return Nearest(*(np.concatenate(values)[: len(images)] for values in zip(*parts, strict=True)))
 
@@ -101,23 +103,57 @@ class CopySearch:
         vectors = (vectors - self._mean) / (self._deviation + 1e-6)
         return jnp.asarray(vectors / (np.linalg.norm(vectors, axis=-1, keepdims=True) + 1e-6))
 
+    def _compare(self, images: np.ndarray, candidates: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Of images (B, H, H, C) with candidates (B, K): the distance, which of the K is the best, its symmetry."""
+        return _registered(images, self._training[candidates])
 
-def nearest(images: np.ndarray, references: np.ndarray) -> np.ndarray:
-    """(N,), the index of the reference nearest to each image, by the pixels at 32 px or their own size if smaller.
+
+def nearest(images: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The reference nearest to each image, by the pixels at 32 px or their own size if smaller.
 
     Args:
       images: uint8, (N, H, H, C).
       references: uint8, (M, H, H, C).
+
+    Returns:
+      Its index, (N,); and the root mean squared difference of pixels in [0, 1], (N,).
     """
     ours, theirs = (_thumbnails(x).reshape(len(x), -1) for x in (images, references))
     norms = (theirs**2).sum(1)
     parts = [(norms - 2 * ours[i : i + _BATCH] @ theirs.T).argmin(1) for i in range(0, len(ours), _BATCH)]
-    return np.concatenate(parts)
+    index = np.concatenate(parts)
+    return index, np.sqrt(np.square(ours - theirs[index]).mean(1))
 
 
 def duplicated(distances: np.ndarray) -> np.ndarray:
     """(N,), whether the nearest training image is the same one to the grey level, from the distances (N,) to it."""
     return distances == 0
+
+
+def distances_of_unseen(
+    search: CopySearch,
+    training: np.ndarray,
+    groups: np.ndarray,
+    held_out: np.ndarray,
+    ours: np.ndarray | slice = slice(None),
+) -> np.ndarray:
+    """The distances, float32, of reals that were not trained on to the training images.
+
+    They are what was held out; where that is fewer than `LEAST_HELD_OUT` images, the training images, each compared
+    with those of other groups alone. Where all are of one group there are none.
+
+    Args:
+      search: among the training images.
+      training: uint8, (M, H, H, C).
+      groups: int, (M,), the same number for images of one patient or lesion.
+      held_out: uint8, (L, H, H, C).
+      ours: which of the training images may stand for unseen ones.
+    """
+    if len(held_out) >= LEAST_HELD_OUT:
+        return search.nearest(held_out).distance
+    if len(np.unique(groups)) < 2:
+        return np.empty(0, np.float32)
+    return search.nearest(np.asarray(training[ours]), (groups[ours], groups)).distance
 
 
 def memorized(fakes: np.ndarray, heldout: np.ndarray) -> np.ndarray:
@@ -225,30 +261,40 @@ def _registered(images: jax.Array, candidates: jax.Array) -> tuple[jax.Array, ja
 
     Also which one that is, and its symmetry; each (B,).
     """
-    number, size = len(images), min(_SIZE, images.shape[1])
-
-    def crops(images: jax.Array, shares: tuple[float, ...]) -> jax.Array:
-        smaller = resized(uint8_to_unit(images), min(_WORKING_SIZE, images.shape[1]))
-        return jnp.concatenate([_cropped(smaller, share, size) for share in shares], 1)
+    number, views = len(images), turned_back(images)
 
     def flat(x: jax.Array) -> jax.Array:
-        return x.reshape(number, -1, size * size * x.shape[-1])
+        return x.reshape(number, -1, math.prod(views.shape[2:]))
 
-    # The images are turned back, which is less work than to turn every crop: a turned crop is a crop of what is turned.
-    backwards = [0, 3, 2, 1, 4, 5, 6, 7]
-    whole = crops(images, (1.0,))
-    ours = jnp.concatenate([turned(whole, symmetry) for symmetry in backwards], 1)
-    theirs = crops(candidates.reshape(-1, *images.shape[1:]), _CROPS)
+    theirs = crops(candidates.reshape(-1, *images.shape[1:]))
     correlations = jnp.einsum(
-        "bsd,btd->bts", flat(_normalized(ours)), flat(_normalized(theirs)), precision=jax.lax.Precision.HIGHEST
+        "bsd,btd->bts", flat(normalized(views)), flat(normalized(theirs)), precision=jax.lax.Precision.HIGHEST
     )
-    distances = 1 - correlations.reshape(number, candidates.shape[1], -1, 8) / (size * size * images.shape[-1])
+    distances = 1 - correlations.reshape(number, candidates.shape[1], -1, 8) / math.prod(views.shape[2:])
     # Only the same image has the distance 0, though correlations are rounded, and flat images have none.
-    squares = ((flat(theirs[:, :1])[:, :, None] - flat(ours)[:, None]) ** 2).mean(-1)
+    squares = ((flat(theirs[:, :1])[:, :, None] - flat(views)[:, None]) ** 2).mean(-1)
     distances = jnp.clip(distances, 1e-6).min(2)  # (B, K, 8)
     distances = jnp.where(squares < _SAME**2, 0, distances).reshape(number, -1)
     best = distances.argmin(1)
     return distances.min(1), best // 8, best % 8
+
+
+def turned_back(images: jax.Array) -> jax.Array:
+    """(N, 8, S, S, C) in [0, 1] of uint8 images (N, H, H, C): at S = 32 px or less, undone each symmetry in turn.
+
+    The images are turned back, which is less work than to turn every crop of what they are compared with: a turned crop
+    is a crop of what is turned.
+    """
+    backwards = [0, 3, 2, 1, 4, 5, 6, 7]
+    whole = crops(images, (1.0,))
+    return jnp.concatenate([turned(whole, symmetry) for symmetry in backwards], 1)
+
+
+def crops(images: jax.Array, shares: tuple[float, ...] = _CROPS) -> jax.Array:
+    """(N, P, S, S, C) in [0, 1] of uint8 images (N, H, H, C): crops of these shares of the side, the whole at first."""
+    size = min(_SIZE, images.shape[1])
+    smaller = resized(uint8_to_unit(images), min(_WORKING_SIZE, images.shape[1]))
+    return jnp.concatenate([_cropped(smaller, share, size) for share in shares], 1)
 
 
 def _cropped(images: jax.Array, share: float, size: int) -> jax.Array:
@@ -269,7 +315,7 @@ def _cropped(images: jax.Array, share: float, size: int) -> jax.Array:
     return crops.reshape(len(images), -1, *crops.shape[3:])
 
 
-def _normalized(images: jax.Array) -> jax.Array:
+def normalized(images: jax.Array) -> jax.Array:
     """Each channel of (..., H, W, C) without its mean, the whole of unit mean square; 0 where there is no contrast."""
     images = images - images.mean((-3, -2), keepdims=True)
     contrast = jnp.sqrt((images**2).mean((-3, -2, -1), keepdims=True))

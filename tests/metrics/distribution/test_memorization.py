@@ -137,7 +137,9 @@ def test_the_nearest_by_pixels(phantoms):
     """Against all differences at 32 px, one by one."""
     small = phantoms.astype(float).reshape(40, 32, 2, 32, 2, 3).mean((2, 4))
     distances = ((small[:4, None] - small[None, 10:]) ** 2).mean((2, 3, 4))
-    np.testing.assert_array_equal(nearest(phantoms[:4], phantoms[10:]), distances.argmin(1))
+    index, distance = nearest(phantoms[:4], phantoms[10:])
+    np.testing.assert_array_equal(index, distances.argmin(1))
+    np.testing.assert_allclose(255 * distance, np.sqrt(distances.min(1)), rtol=1e-4)
 
 
 def test_share_of_copies():
