@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     c.augment.translation = 0.0
     c.batch_size = 8
     c.num_steps = 200
+    c.guard = False  # phantoms are no patients
     c.sample_every_steps = 50
     c.data.source = "phantom"
     return c

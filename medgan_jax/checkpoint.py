@@ -355,10 +355,9 @@ def _load_step(checkpoints: Checkpoints, step: int, name: str, about: dict[str, 
     variables = checkpoints.restore(step, like, sharding)
     if name == DISCRIMINATOR_FOLDER:
         return TrainedDiscriminator(module, variables, inputs, step, about, about["digest"])
-    guard = checkpoints.folder / GUARD
-    return TrainedGenerator(
-        module, variables, inputs, step, about, about["digest"], classes, guard if guard.exists() else None
-    )
+    places = (folder / GUARD for folder in (checkpoints.folder, checkpoints.folder.parent))  # the latter a workdir
+    guard = next((place for place in places if place.exists()), None)
+    return TrainedGenerator(module, variables, inputs, step, about, about["digest"], classes, guard)
 
 
 def _load_file(path: Path, wanted: list[str], sharding: Sharding) -> Any:

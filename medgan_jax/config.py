@@ -245,8 +245,8 @@ class Config:
     tensorboard: bool = _output(True, "also log for TensorBoard, in tensorboard/")
     report: bool = _output(True, "write report.html and plots/")
     guard: bool = _output(True,
-        "at the end write generator/guard.npz, by which sample.py redraws copies of training images without these; it "
-        "tells who was trained on, and blurred pictures of them: docs/privacy.md")
+        "at the end write guard.npz, by which sample.py redraws copies of training images; it tells who was trained "
+        "on, and blurred pictures of them: docs/privacy.md")
     report_every_minutes: float = _output(10.0, "write the report anew while training; 0: only at the end",
         _NOT_NEGATIVE)
     output_prefix: str = _output("",

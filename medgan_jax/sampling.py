@@ -375,7 +375,7 @@ def open_guard(asked: bool | None, generator: TrainedGenerator, latents: np.ndar
         raise UserError("--guard: draws other latents, and --latents are used as they are; leave one of them out")
     if asked and generator.guard is None:
         raise UserError(
-            f"--guard: there is no {GUARD} beside this generator; end its training with --config.guard=True, or leave "
+            f"--guard: there is no {GUARD} with this generator; end its training with --config.guard=True, or leave "
             "--guard out"
         )
     if asked is False or latents is not None or generator.guard is None:

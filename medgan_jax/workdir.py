@@ -16,6 +16,7 @@ from medgan_jax.config import Config, changed_fields
 from medgan_jax.errors import UserError, naming
 from medgan_jax.files import local_path, lock
 from medgan_jax.images import replace_file
+from medgan_jax.metrics.distribution.guard import GUARD
 
 _TOKEN_TRIES = 10  # a second apart
 _PICTURE = re.compile(r"step_([0-9]{8,15})\.png")
@@ -45,6 +46,7 @@ class Workdir:
         self.generator = path / GENERATOR_FOLDER
         self.discriminator = path / DISCRIMINATOR_FOLDER
         self.best = path / "best"
+        self.guard = path / GUARD
 
     def picture(self, step: int) -> Path:
         """The grid of fixed latents at `step`."""

@@ -158,7 +158,7 @@ def test_a_generator_that_only_copies_ends_in_one_line_and_loses_nothing(generat
 
 def test_whether_there_is_a_guard(generator, tmp_path):
     latents = np.ones((1, 8), np.float32)
-    with pytest.raises(UserError, match=r"^--guard: there is no guard\.npz beside this generator"):
+    with pytest.raises(UserError, match=r"^--guard: there is no guard\.npz with this generator"):
         open_guard(True, generator, None)
     guarded = dataclasses.replace(generator, guard=tmp_path / "guard.npz")
     with pytest.raises(UserError, match="^--guard: draws other latents"):

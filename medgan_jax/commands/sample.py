@@ -63,8 +63,8 @@ def main(argv: list[str]) -> None:
     flags.DEFINE_bool(
         "guard",
         None,
-        "draw images again that are closer to a training image than unseen real images are; by default where the "
-        "generator carries its guard.npz; not with --latents, nor the images of a movie",
+        "draw images again that are closer to a training image than unseen real images are; by default where "
+        "guard.npz is in the workdir, or in the generator's folder; not with --latents, nor the images of a movie",
         **define,
     )
     flags.DEFINE_bool("overwrite", False, "first remove an earlier run's files from the output folder", **define)

@@ -67,7 +67,8 @@ def _written(files: Workdir) -> str:
     parts = [
         "## Use",
         "```\nmedgan sample --checkpoint=generator --num_images=64 --out=synthetic\n```",
-        _guarded(files),
+        f"Copies of training images are drawn again where the training's {GUARD} was put into this folder. Whoever has "
+        "that file can tell whether a photograph was trained on, and draw a blurred picture of each training image.",
         "Every image file says that it is synthetic; `medgan verify synthetic --checkpoint=generator` checks it.",
         "## Training images",
         f"{images} images{f' ({classes})' if classes else ''}, {size:g} x {size:g} px, {colours}; "
@@ -85,16 +86,6 @@ def _written(files: Workdir) -> str:
         "training image: look at the closest pairs that `medgan evaluate` shows before you share any.",
     ]
     return "\n\n".join(["", *parts, ""])
-
-
-def _guarded(files: Workdir) -> str:
-    if not (files.generator / GUARD).exists():
-        return f"Copies of training images are not drawn again: the folder has no {GUARD}."
-    return (
-        f"Images that are closer to a training image than unseen real images are, are drawn again, by {GUARD}. It "
-        "holds hashes of the training images: whoever has it can tell whether a photograph was trained on, and draw a "
-        "blurred picture of each. Delete it where that must not be."
-    )
 
 
 def _changes(config: dict[str, Any]) -> list[tuple[str, str]]:

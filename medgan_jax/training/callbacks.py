@@ -24,7 +24,7 @@ from medgan_jax.errors import UserError
 from medgan_jax.evaluation.quick import QuickEvaluation
 from medgan_jax.images import image_grid, write_png
 from medgan_jax.metrics.distribution.features import efficientnet_features
-from medgan_jax.metrics.distribution.guard import GUARD, Guard
+from medgan_jax.metrics.distribution.guard import Guard
 from medgan_jax.models.efficientnet_lite import load_efficientnet_lite
 from medgan_jax.provenance import png_text
 from medgan_jax.sharding import local_mesh
@@ -386,9 +386,9 @@ class SaveCheckpoints(Callback):
 
 
 class SaveGuard(Callback):
-    """Writes guard.npz into the folders of the generator and of the best one, when the run reaches its end.
+    """Writes guard.npz when the run reaches its end; not earlier, because it takes longer than a checkpoint.
 
-    It depends on the images alone. Not earlier, because it takes longer than a checkpoint.
+    It depends on the images alone. It is in no generator's folder, which may be given to others.
     """
 
     def check(self, config: Config, *, is_new: bool) -> None:
@@ -397,28 +397,23 @@ class SaveGuard(Callback):
             load_efficientnet_lite("lite1")
 
     def on_end(self, run: "Run", state: GANState) -> None:
-        """Writes what is missing; removes what is not wanted any more."""
-        folders = [folder for folder in (run.files.generator, run.files.best) if folder.is_dir()]
+        """Writes it where it is missing; removes it where it is not wanted any more."""
+        file = run.files.guard
         if not run.files.writes:
             return
         if not run.config.guard:
-            for folder in folders:
-                (folder / GUARD).unlink(missing_ok=True)
-            return
-        missing = [folder for folder in folders if not (folder / GUARD).exists()]
-        if missing and run.step >= run.total_steps:
+            file.unlink(missing_ok=True)
+        elif run.step >= run.total_steps and not file.exists():
             training, held_out = run.data.training, run.data.held_out
-            run.say(f"hashing {len(training.images)} training images, for {GUARD}")  # which may take minutes
+            run.say(f"hashing {len(training.images)} training images, for {file.name}")  # which may take minutes
             groups = np.unique(training.groups or training.names, return_inverse=True)[1]
             apart = held_out.images if held_out else training.images[:0]
-            guard = Guard.calibrated(training.images, groups, apart, key=int(training.digest[:16], 16))
-            for folder in missing:
-                guard.save(folder / GUARD)
+            Guard.calibrated(training.images, groups, apart, key=int(training.digest[:16], 16)).save(file)
 
     def summary(self, run: "Run") -> Iterator[str]:
-        """The line that says what to think of before the generator is shared."""
-        if (run.files.generator / GUARD).exists():
-            yield f"guard:    {run.files.generator / GUARD} tells copies, and who was trained on: see docs/privacy.md"
+        """The line that says what not to share."""
+        if run.files.guard.exists():
+            yield f"guard:    {run.files.guard} tells copies, and who was trained on: keep it, see docs/privacy.md"
 
 
 class Report(Callback):

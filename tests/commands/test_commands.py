@@ -289,13 +289,14 @@ def test_a_finished_run_has_a_guard_and_is_audited(trained, tmp_path, capsys):
     attempts = [int(line.rpartition(",")[2]) for line in (tmp_path / "images/manifest.csv").read_text().split()[1:]]
     assert f"the guard rejected {sum(attempts)} of {5 + sum(attempts)} draws" in capsys.readouterr().out
     assert len(attempts) == 5
+    assert not list(tmp_path.glob("run/generator/*.npz"))  # which is what one gives away
     audit.main([checkpoint, "--num_images=20", f"--out={tmp_path}/audit.json"])
     out = capsys.readouterr().out
     assert re.search(r"21 training images, 23 held out\nwho has the generator, by 20 fakes: advantage -?\d", out)
     found = json.loads((tmp_path / "audit.json").read_text())
     assert found["discriminator"]["advantage"]["low"] <= found["discriminator"]["advantage"]["value"]
     assert train.main([*command, *overrides(TINY | HUNDRED_STEPS)]) == 0
-    assert not (tmp_path / "run/generator/guard.npz").exists()
+    assert not (tmp_path / "run/guard.npz").exists()
 
 
 @pytest.mark.slow

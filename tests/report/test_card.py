@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from medgan_jax.config import Config
-from medgan_jax.metrics.distribution.guard import GUARD
 from medgan_jax.report.card import write_card
 from medgan_jax.workdir import Workdir
 
@@ -41,12 +40,9 @@ def test_it_says_what_is_known_and_no_paths(files):
         "| lr_gen | 0.5 |",
         "| data.fit | pad |",
         "Not evaluated yet",
-        "Copies of training images are not drawn again",
     ):
         assert said in body
     assert "secret" not in text
-    (files.generator / GUARD).touch()
-    assert "by guard.npz. It holds hashes of the training images" in card(files)
 
 
 def test_figures_are_added_and_what_the_owner_wrote_stays(files):
