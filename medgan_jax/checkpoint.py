@@ -159,7 +159,7 @@ class Checkpoints:
     def _remedy(self, step: int) -> str:
         if self._read_only:
             return "run its training again to write it anew, or give another"
-        return f"delete {self.folder / str(step)} to fall back to the checkpoint before it, or give another --workdir"
+        return f"delete {self.folder / str(step)} to fall back to the checkpoint before it, or give another workdir"
 
     @contextlib.contextmanager
     def _explained(self, problem: str, remedy: str) -> Iterator[None]:

@@ -256,7 +256,7 @@ def test_a_label_that_was_not_learned_writes_nothing(generator, conditional, tmp
         (conditional, "", "give one of them"),
         (generator, "benign", "the checkpoint has no classes"),
     ]:
-        with pytest.raises(UserError, match=f"^--label={label}: .*{says}"):
+        with pytest.raises(UserError, match=f"^label={label}: .*{says}"):
             sample(trained, tmp_path / "a", label=label)
     assert not (tmp_path / "a").exists()
 

@@ -150,11 +150,7 @@ def choose(
     else:
         none = f": the training of {checkpoint} held none out (data.holdout_fraction)" if training else ""
         raise UserError(f"give --reals=..., the real images to compare with{none}")
-    least = 2 if train_set else 4
-    if len(real_set.images) < least:
-        raise UserError(
-            f"{real_set.title}: {len(real_set.images)} images are too few to compare with; give {least} or more"
-        )
+    _check_enough(real_set, train_set)
     if generator:
         number = num_images or min(len(train_set.images) if train_set else len(real_set.images) // 2, MAX_IMAGES)
         counts = _counts(generator.classes, real_set) if generator.classes and label is None else None
@@ -162,11 +158,48 @@ def choose(
     return found, real_set, train_set
 
 
+def from_arrays(
+    fakes: np.ndarray, reals: np.ndarray, train: np.ndarray | None
+) -> tuple[ImageSet, ImageSet, ImageSet | None]:
+    """Sets of images in memory.
+
+    Raises:
+      UserError: they are not uint8, (N, H, H, 1 or 3), all of one size of 16 px or more; or there are too few.
+    """
+    sets = {"fakes": fakes, "reals": reals, "train": train}
+    for name, images in sets.items():
+        if images is None:
+            continue
+        found = f"{name}: must be uint8, (N, H, H, 1 or 3)"
+        if not isinstance(images, np.ndarray):
+            raise UserError(f"{found}, and is a {type(images).__name__}; give a NumPy array")
+        shape = images.shape
+        if images.dtype != np.uint8 or images.ndim != 4 or shape[1] != shape[2] or shape[3] not in (1, 3):
+            raise UserError(f"{found}, and is {images.dtype}, {shape}; crop, scale or convert the images")
+        if shape[1] < MIN_SIZE or not len(images):
+            raise UserError(f"{found}, with an image or more of {MIN_SIZE} px or more, and is {shape}")
+        if shape[1:] != fakes.shape[1:]:
+            raise UserError(
+                f"{name}: has images of {_spoken(shape[1:])}, and fakes of {_spoken(fakes.shape[1:])}; give one size"
+            )
+    real_set = ImageSet("the reals", reals)
+    train_set = None if train is None else ImageSet("the training images", train)
+    _check_enough(real_set, train_set)
+    return ImageSet("the fakes", fakes), real_set, train_set
+
+
+def _check_enough(reals: ImageSet, train: ImageSet | None) -> None:
+    """Raises UserError where there are too few reals; without training images they are halved."""
+    least = 2 if train else 4
+    if len(reals.images) < least:
+        raise UserError(f"{reals.title}: {len(reals.images)} images are too few to compare with; give {least} or more")
+
+
 FEATURES = ("efficientnet-lite1", "efficientnet-lite0", "pyramid", "pixels", "inception", "MODULE:FUNCTION")
 
 
 def choose_features(name: str | None, inception_weights: str | None) -> Features:
-    """The features that the flags of evaluate.py name, one of `FEATURES`.
+    """The features of a name, one of `FEATURES`; by default the first, or Inception's where its weights are given.
 
     Raises:
       UserError: there are none of this name, or weights are missing or unusable.
@@ -174,13 +207,13 @@ def choose_features(name: str | None, inception_weights: str | None) -> Features
     if name is None:
         name = "inception" if inception_weights else FEATURES[0]
     if (name == "inception") != bool(inception_weights):
-        raise UserError("--features=inception and --inception_weights=FILE go together")
+        raise UserError("features=inception and inception_weights=FILE go together")
     if inception_weights:
         return inception_features(Path(inception_weights))
     if ":" in name:
         return _imported_features(name)
     if name not in FEATURES:
-        raise UserError(f"--features={name}: must be one of {', '.join(FEATURES)}")
+        raise UserError(f"features={name}: must be one of {', '.join(FEATURES)}")
     return {"pyramid": PYRAMID, "pixels": PIXELS}.get(name) or efficientnet_features(name.rpartition("-")[2])
 
 
@@ -192,7 +225,7 @@ def _imported_features(name: str) -> Features:
     try:
         compute = getattr(importlib.import_module(module), function)
     except (Exception, SystemExit) as error:  # whatever the user's module does
-        raise UserError(f"--features={name}: cannot be imported ({error}); give MODULE:FUNCTION") from error
+        raise UserError(f"features={name}: cannot be imported ({error}); give MODULE:FUNCTION") from error
     lengths: set[int] = set()
 
     def checked(images: jax.Array) -> np.ndarray:
@@ -203,10 +236,10 @@ def _imported_features(name: str) -> Features:
             is_right = len(vectors) == number and vectors.ndim == 2 and len(lengths) == 1 and vectors.size > 0
             is_right = is_right and not np.iscomplexobj(vectors) and bool(np.isfinite(vectors).all())
         except Exception as error:
-            raise UserError(f"--features={name}: failed ({type(error).__name__}: {error})") from error
+            raise UserError(f"features={name}: failed ({type(error).__name__}: {error})") from error
         if not is_right:
             shape = f"{vectors.dtype} {vectors.shape}"
-            raise UserError(f"--features={name}: must return finite real vectors ({number}, D), and returned {shape}")
+            raise UserError(f"features={name}: must return finite real vectors ({number}, D), and returned {shape}")
         return vectors
 
     return Features(name, "a function of the user's", checked)

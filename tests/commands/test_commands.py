@@ -178,9 +178,9 @@ class Bomb:
         (evaluate, ["--fakes=D/none", "--reals=D"], "--fakes.*no such"),
         (evaluate, ["--fakes=D", "--reals=D", "--pairing=best"], "pairing"),
         (evaluate, ["--fakes=D", "--reals=D", "--data.lable=x"], "--data.lable: there is no such field"),
-        (evaluate, ["--checkpoint=D", "--features=inception"], "--inception_weights"),
-        (evaluate, ["--checkpoint=D", "--features=lite1"], "--features=lite1: must be one of efficientnet-lite1"),
-        (evaluate, ["--checkpoint=D", "--features=nowhere:f"], "--features=nowhere:f: cannot be imported"),
+        (evaluate, ["--checkpoint=D", "--features=inception"], "inception_weights=FILE go together"),
+        (evaluate, ["--checkpoint=D", "--features=lite1"], "features=lite1: must be one of efficientnet-lite1"),
+        (evaluate, ["--checkpoint=D", "--features=nowhere:f"], "features=nowhere:f: cannot be imported"),
         (evaluate, ["--checkpoint=D", "--inception_weights=D/bomb.pth"], "bomb.pth"),
     ],
 )
