@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 
-.PHONY: quickstart test test-fast lint bench clean
+.PHONY: quickstart test test-fast lint notebooks bench clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN)
@@ -31,6 +31,10 @@ lint: $(VENV)/installed-test
 	$(BIN)/lint-imports --no-cache > $(VENV)/lint-imports.log || (cat $(VENV)/lint-imports.log; exit 1)
 	$(BIN)/mypy
 
+# Runs them from top to bottom, and writes them with their outputs: in place, or to OUT=FOLDER.
+notebooks: $(VENV)/installed-notebooks
+	$(BIN)/python notebooks/run.py $(OUT)
+
 # Prints this machine's figures beside PyTorch's; BENCH="--quick", BENCH="--rows=step64" for less.
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -42,6 +46,10 @@ $(VENV)/installed: requirements.txt
 
 $(VENV)/installed-test: $(VENV)/installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	touch $@
+
+$(VENV)/installed-notebooks: $(VENV)/installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[notebooks]'
 	touch $@
 
 # PyTorch is large, and on Linux brings CUDA along; for a CPU: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu

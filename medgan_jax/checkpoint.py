@@ -10,6 +10,7 @@ import functools
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ AnyDiscriminator = Discriminator | ResidualDiscriminator | ProjectedDiscriminato
 
 # TensorStore locks the files that it writes, and a disk of NFS or Lustre may have no locks. Orbax has no option for it.
 tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT["file_io_locking"] = {"mode": "lockfile"}
+# Orbax warns of each folder that is opened to be read only, as we ask it to.
+logging.getLogger("absl").addFilter(lambda record: not re.search("read[ _]only", str(record.msg)))
 
 _TRIES = 20  # to read a network that a training replaces again and again
 _SAVING_REMEDY = "earlier checkpoints are untouched: make room and run the same command again"
