@@ -20,7 +20,7 @@ _WIDGET = "application/vnd.jupyter.widget-view+json"  # of progress bars, which 
 def main() -> None:
     """Runs them."""
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # for !medgan
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # for medgan in cells
     for path in sorted(HERE.glob("*.ipynb")):
         print(path.name, flush=True)
         notebook = nbformat.read(path, as_version=4)

@@ -79,6 +79,14 @@ def test_table(report):
     assert "not measured: fid: needs 20 images" in lines
 
 
+def test_a_notebook_shows_the_tables(report):
+    elements = Elements()
+    elements.feed(report._repr_html_())
+    assert {"script", "img", "html"}.isdisjoint(tag for tag, _ in elements.found)
+    for text in ("distance from real images", f"lower is better; {HOSTILE}", "0.123 (0.1 to 0.2)"):
+        assert text in elements.text
+
+
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="file: cannot be written"):
