@@ -21,6 +21,7 @@ def main() -> None:
     """Runs them."""
     out = Path(sys.argv[1]) if len(sys.argv) > 1 else HERE
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])  # for medgan in cells
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # XLA complains of slow machines
     for path in sorted(HERE.glob("*.ipynb")):
         print(path.name, flush=True)
         notebook = nbformat.read(path, as_version=4)
@@ -32,6 +33,8 @@ def main() -> None:
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs = [output for output in cell.outputs if _WIDGET not in output.get("data", {})]
+                for output in cell.outputs:
+                    output.get("data", {}).pop("image/jpeg", None)  # Pillow gives each picture as PNG and as JPEG
         notebook.metadata.language_info = {"name": "python"}  # without the version that ran it
         nbformat.write(notebook, out / path.name)
 
