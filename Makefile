@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 RUN ?= runs/quickstart
 
-.PHONY: quickstart test test-fast lint docs bench clean
+.PHONY: quickstart test test-fast lint docs notebooks bench clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/python train.py --config=configs/quickstart.py --workdir=$(RUN)
@@ -36,6 +36,10 @@ docs: $(VENV)/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	! grep -rE '<(script|link|img)[^>]* (src|href)="?(https?:)?//' site --include='*.html'
 
+# Runs them from top to bottom, and writes them with their outputs: in place, or to OUT=FOLDER.
+notebooks: $(VENV)/installed-notebooks
+	$(BIN)/python notebooks/run.py $(OUT)
+
 # Prints this machine's figures beside PyTorch's; BENCH="--quick", BENCH="--rows=step64" for less.
 bench: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -51,6 +55,10 @@ $(VENV)/installed-test: $(VENV)/installed pyproject.toml
 
 $(VENV)/installed-docs: $(VENV)/installed pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
+$(VENV)/installed-notebooks: $(VENV)/installed pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[notebooks]'
 	touch $@
 
 # PyTorch is large, and on Linux brings CUDA along; for a CPU: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu

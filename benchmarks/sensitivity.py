@@ -21,7 +21,8 @@ from medgan_jax.data.batches import load_dataset
 from medgan_jax.errors import reported
 from medgan_jax.evaluation import image_sets
 from medgan_jax.evaluation.image_sets import ImageSet
-from medgan_jax.evaluation.protocol import Evaluation, evaluate
+from medgan_jax.evaluation.protocol import evaluate
+from medgan_jax.evaluation.report import Report
 from medgan_jax.images import image_grid, uint8_to_unit, write_png
 from medgan_jax.metrics.distribution.features import PIXELS, PYRAMID, efficientnet_features
 from medgan_jax.metrics.distribution.kid import kid
@@ -104,7 +105,7 @@ def sets_table(images: np.ndarray) -> list[str]:
     """Figures of evaluate.py, of a third of the images as it is and degraded; the others are train and held out."""
     order = np.random.default_rng(0).permutation(len(images))
     fakes, train, reals = (images[np.sort(part)] for part in np.array_split(order, 3))
-    results: dict[str, Evaluation] = {
+    results: dict[str, Report] = {
         name: evaluate(ImageSet(name, degrade(fakes)), ImageSet("held out", reals), ImageSet("train", train))
         for name, degrade in SETS.items()
     }

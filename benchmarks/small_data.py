@@ -254,7 +254,7 @@ def _score(name: str, config: Config, workdir: Path, out: Path) -> None:
     if not record["problem"]:
         print(f"{workdir}: evaluates step {step}", flush=True)
         fakes, held_out, training = _sets(config, workdir)
-        found = page.as_json(evaluate(fakes, held_out, training, seed=_SEED, progress=False))
+        found = evaluate(fakes, held_out, training, seed=_SEED, progress=False).to_dict()
         by_pyramid = [PYRAMID.of(np.asarray(each.images)) for each in (fakes, training, held_out)]
         of_fakes, of_reals = (dataclasses.asdict(kid(each, by_pyramid[2], seed=_SEED)) for each in by_pyramid[:2])
         record["figures"] = found["figures"] | {"kid_pyramid": of_fakes | {"reals": of_reals}}

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import logging
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ AnyDiscriminator = Discriminator | ResidualDiscriminator | ProjectedDiscriminato
 
 # TensorStore locks the files that it writes, and a disk of NFS or Lustre may have no locks. Orbax has no option for it.
 tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT["file_io_locking"] = {"mode": "lockfile"}
+# Orbax warns of each folder that is opened to be read only, as we ask it to.
+logging.getLogger("absl").addFilter(lambda record: not re.search("read[ _]only", str(record.msg)))
 
 _TRIES = 20  # to read a network that a training replaces again and again
 _SAVING_REMEDY = "earlier checkpoints are untouched: make room and run the same command again"
@@ -160,7 +163,7 @@ class Checkpoints:
     def _remedy(self, step: int) -> str:
         if self._read_only:
             return "run its training again to write it anew, or give another"
-        return f"delete {self.folder / str(step)} to fall back to the checkpoint before it, or give another --workdir"
+        return f"delete {self.folder / str(step)} to fall back to the checkpoint before it, or give another workdir"
 
     @contextlib.contextmanager
     def _explained(self, problem: str, remedy: str) -> Iterator[None]:

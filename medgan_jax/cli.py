@@ -7,7 +7,6 @@ import importlib
 import io
 import logging
 import os
-import runpy
 import shlex
 import sys
 import threading
@@ -20,7 +19,7 @@ from typing import Any, NoReturn
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from medgan_jax.config import FIELDS, config_path, current_name, default_config, rename_former_fields
+from medgan_jax.config import FIELDS, current_name, default_config, named_config
 from medgan_jax.errors import UserError, reported
 from medgan_jax.files import expanded, local_path
 
@@ -146,16 +145,7 @@ def load_config(argv: Sequence[str]) -> tuple[ConfigDict | None, list[str]]:
             rest.append(argument)
     if not given:
         return None, rest
-    name, colon, value = given.partition(":")
-    path = config_path(name)
-    try:
-        config = runpy.run_path(str(path))["get_config"](*[value] * bool(colon))
-        rename_former_fields(config)
-    except UserError:
-        raise
-    except Exception as error:  # whatever the file raised
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise UserError(f"--config={given}: is not a working config file ({reason})") from error
+    config = named_config(given)
     fields = tuple(FIELDS) if "num_steps" in config else tuple(config)  # the latter of a control file for sampling
     return config, [_with_present_name(argument, "--config.", "--config.", fields) for argument in rest]
 
@@ -276,8 +266,21 @@ def _configure_libraries() -> None:
     threading.excepthook = lambda details: None
     sys.unraisablehook = lambda details: None
     warnings.filterwarnings("ignore", module=r"PIL|orbax|tensorflow_datasets|jax\..*compil")
-    ours = logging.getLogger("medgan_jax")
-    if not ours.handlers:
-        ours.addHandler(logging.StreamHandler())
-    ours.setLevel(logging.INFO)
-    ours.propagate = False
+    # What a training says is its result, on stdout; the rest is about the input.
+    for name, handler in (("medgan_jax", logging.StreamHandler()), ("medgan_jax.training", _AboveBar())):
+        ours = logging.getLogger(name)
+        if not ours.handlers:
+            ours.addHandler(handler)
+        ours.setLevel(logging.INFO)
+        ours.propagate = False
+
+
+class _AboveBar(logging.Handler):
+    """Prints lines, above a progress bar where there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See `logging.Handler`."""
+        from tqdm import tqdm
+
+        with contextlib.suppress(OSError, ValueError):  # nobody reads it
+            tqdm.write(record.getMessage())

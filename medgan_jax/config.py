@@ -321,13 +321,30 @@ def config_path(name: str) -> Path:
     if not path.is_file():
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean {near[0]}?" if near else f"give one of {', '.join(known)}" if known else "check the path"
-        raise UserError(f"--config={name}: no such config; {hint}")
+        raise UserError(f"config={name}: no such config; {hint}")
     return path
 
 
-def named_config(name: str, *argument: str) -> ConfigDict:
-    """What the packaged config `name` sets, such as "sngan64", for a config that builds on it."""
-    return runpy.run_path(str(config_path(name)))["get_config"](*argument)
+def named_config(given: str) -> ConfigDict:
+    """What a config sets, all fields under their present names.
+
+    Args:
+      given: the name of a packaged config, such as "sngan64", or the path of one; ":ARGUMENT" may follow.
+
+    Raises:
+      UserError: there is no such config, or the file does not work.
+    """
+    name, colon, argument = given.partition(":")
+    path = config_path(name)
+    try:
+        config = runpy.run_path(str(path))["get_config"](*[argument] * bool(colon))
+        _rename_former_fields(config)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the file raised
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(f"config={given}: is not a working config file ({reason})") from error
+    return config
 
 
 def help_text() -> str:
@@ -351,7 +368,7 @@ def field_groups() -> dict[str, tuple[str, ...]]:
     return groups
 
 
-def rename_former_fields(values: ConfigDict) -> None:
+def _rename_former_fields(values: ConfigDict) -> None:
     """Gives the fields that a config file set by their former names their present ones, in place."""
     for former in _FORMER_NAMES:
         group, _, leaf = former.rpartition(".")

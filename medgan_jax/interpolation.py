@@ -42,10 +42,15 @@ def movie_path(path: str | None, *, grid: bool, overwrite: bool) -> Path | None:
 def write_walk(generator: TrainedGenerator, path: Path, **options: Any) -> None:
     """Writes the movie of a walk, two seconds from image to image; `options` are those of `walk_frames`.
 
+    One image at a time is shown, as large as a viewer needs to follow what changes: a generator that has memorized
+    training images jumps from one to another, where others change little by little.
+
     Raises:
       UserError: as `walk_frames` does, or the movie cannot be written.
     """
-    write_movie(path, walk_frames(generator, **options), frames_per_second=_FRAMES_PER_SECOND)
+    factor = -(-_SIDE // generator.module.image_size)
+    frames = (image.repeat(factor, axis=0).repeat(factor, axis=1) for image in walk_frames(generator, **options))
+    write_movie(path, frames, frames_per_second=_FRAMES_PER_SECOND)
 
 
 def walk_frames(
@@ -62,9 +67,6 @@ def walk_frames(
 ) -> Iterator[np.ndarray]:
     """The frames of one walk from image to image, that ends where it began.
 
-    One image at a time is shown, as large as a viewer needs to follow what changes: a generator that has memorized
-    training images jumps from one to another, where others change little by little.
-
     Args:
       generator: what to sample from.
       num_images: how many images to pass through, 2 or more; None for one for each latent, or 8.
@@ -79,7 +81,7 @@ def walk_frames(
       frames_per_leg: from one image to the next.
 
     Yields:
-      uint8, (H, H, C), H at least 256: num_images * frames_per_leg of them.
+      uint8, (H, H, C): num_images * frames_per_leg of them.
 
     Raises:
       UserError: the generator has not learned the class; or fewer than two images, or fewer latents than images, are
@@ -103,7 +105,6 @@ def walk_frames(
 
     label = next(iter(generator.classes), None) if label is None else label
     num_frames = num_images * frames_per_leg
-    factor = -(-_SIDE // generator.module.image_size)
     batches = sample_batches(
         generator.module,
         truncated_variables(generator, truncation),
@@ -116,7 +117,7 @@ def walk_frames(
     with progress_bar(num_frames, unit="frame", desc="walking") as bar:
         for batch in batches:
             for image in batch:
-                yield image.repeat(factor, axis=0).repeat(factor, axis=1)
+                yield image
                 bar.update()
 
 

@@ -1,4 +1,4 @@
-"""Progress of long work on stderr, by tqdm."""
+"""Progress of long work, by tqdm: on stderr, or in a notebook."""
 
 import contextlib
 import sys
@@ -12,6 +12,8 @@ _LOG_INTERVAL = 30.0  # seconds between two lines in a log file: about 300 kB a 
 def progress_bar(total: int, *, desc: str, unit: str = "it", initial: int = 0, disable: bool = False) -> tqdm:
     """A tqdm bar on stderr: on a terminal the usual one, elsewhere (a log file) a line every 30 s, and a last one.
 
+    In a notebook it is tqdm's bar there.
+
     A stderr that is missing, closed or full never ends the work: nothing is shown then. Give `refresh=False` to
     `set_postfix`, or it adds a line to the log file each time.
 
@@ -22,6 +24,10 @@ def progress_bar(total: int, *, desc: str, unit: str = "it", initial: int = 0, d
       initial: how many units are done already.
       disable: show nothing.
     """
+    if "ipykernel" in sys.modules:  # a notebook
+        from tqdm.auto import tqdm as tqdm_auto
+
+        return tqdm_auto(total=total, desc=desc, unit=unit, initial=initial, disable=disable)
     stream = sys.stderr
     if stream is None or stream.closed:
         return tqdm(total=total, initial=initial, disable=True)

@@ -236,7 +236,7 @@ def accepted_attempts(
                     raise UserError(
                         f"{generator.guard}: all {MAX_ATTEMPTS} draws of image {left[0]} of seed {seed} are closer to "
                         "a training image than unseen real images are: the generator copies what it was trained on. "
-                        "Train one on more images or less long, or give --noguard to get such images"
+                        "Train one on more images or less long, or sample without the guard (--noguard, guard=False)"
                     )
     return attempts
 
@@ -366,17 +366,16 @@ def sample_to_folder(
 
 
 def open_guard(asked: bool | None, generator: TrainedGenerator, latents: np.ndarray | None) -> Guard | None:
-    """The guard of a generator, where --guard, --noguard or neither (`asked` is None) was given.
+    """The guard of a generator, where it was asked for or not; `asked` is None for: where there is one.
 
     Raises:
       UserError: it was asked for, and there is none, or the latents are the caller's own; or it cannot be read.
     """
     if asked and latents is not None:
-        raise UserError("--guard: draws other latents, and --latents are used as they are; leave one of them out")
+        raise UserError("guard: draws other latents, and --latents are used as they are; leave one of them out")
     if asked and generator.guard is None:
         raise UserError(
-            f"--guard: there is no {GUARD} with this generator; end its training with --config.guard=True, or leave "
-            "--guard out"
+            f"guard: there is no {GUARD} with this generator; train with config.guard=True, or leave guard out"
         )
     if asked is False or latents is not None or generator.guard is None:
         return None

@@ -76,9 +76,9 @@ class Workdir:
             self.path.mkdir(parents=True, exist_ok=True)
             file = open(self.lock, "a")  # noqa: SIM115
         except OSError as error:
-            raise UserError(f"--workdir={self.path}: cannot be written ({error.strerror}); give another") from error
+            raise UserError(f"workdir={self.path}: cannot be written ({error.strerror}); give another") from error
         with file:
-            lock(file, f"--workdir={self.path}: another training is running in it; stop that, or give another")
+            lock(file, f"workdir={self.path}: another training is running in it; stop that, or give another")
             self.check(config, dataset)
             yield
 
@@ -119,24 +119,24 @@ class Workdir:
           UserError: the path is a file, or lies in the image folder; or it holds a run with other hyperparameters or
             images.
         """
-        check_folder("--workdir", self.path)
+        check_folder("workdir", self.path)
         if config.data.source == "folder":
             images = local_path("data.path", config.data.path).resolve()
-            for field, place in (("--workdir", self.path), ("output_prefix", config.output_prefix)):
+            for field, place in (("workdir", self.path), ("output_prefix", config.output_prefix)):
                 if place and local_path(field, place).resolve().is_relative_to(images):
                     raise UserError(
                         f"{field}={place}: lies within data.path={config.data.path}, where its pictures would be "
                         "trained on; give another"
                     )
         if self.path.exists() and not self.path.is_dir():
-            raise UserError(f"--workdir={self.path}: is a file; give a folder")
+            raise UserError(f"workdir={self.path}: is a file; give a folder")
         if not self.config.exists():
             if self.checkpoints.exists():
-                raise UserError(f"--workdir={self.path}: has checkpoints but no config.json; give another")
+                raise UserError(f"workdir={self.path}: has checkpoints but no config.json; give another")
             if seeds := sorted(self.path.glob("seed_*/config.json")):
                 raise UserError(
-                    f"--workdir={self.path}: holds runs of several seeds; give --seeds to go on with all of them, or "
-                    f"--workdir={seeds[0].parent} with one"
+                    f"workdir={self.path}: holds runs of several seeds; give --seeds to go on with all of them, or "
+                    f"workdir={seeds[0].parent} with one"
                 )
             return
         changes = changed_fields(read_json(self.config), config)
@@ -149,7 +149,7 @@ class Workdir:
                 )
         if changes:
             raise UserError(
-                f"--workdir={self.path}: holds a training that differs in {'; '.join(changes)}. "
+                f"workdir={self.path}: holds a training that differs in {'; '.join(changes)}. "
                 "Undo the change to continue it, or give another workdir"
             )
 
@@ -207,7 +207,7 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                 yield line
 
 
-def read_json(path: Path, *, remedy: str = "restore it or give another --workdir") -> dict[str, Any]:
+def read_json(path: Path, *, remedy: str = "restore it or give another workdir") -> dict[str, Any]:
     """Reads a JSON object. Raises UserError, which ends in `remedy`, where the file is missing or damaged."""
     try:
         values = json.loads(path.read_text())

@@ -158,10 +158,10 @@ def test_a_generator_that_only_copies_ends_in_one_line_and_loses_nothing(generat
 
 def test_whether_there_is_a_guard(generator, tmp_path):
     latents = np.ones((1, 8), np.float32)
-    with pytest.raises(UserError, match=r"^--guard: there is no guard\.npz with this generator"):
+    with pytest.raises(UserError, match=r"^guard: there is no guard\.npz with this generator"):
         open_guard(True, generator, None)
     guarded = dataclasses.replace(generator, guard=tmp_path / "guard.npz")
-    with pytest.raises(UserError, match="^--guard: draws other latents"):
+    with pytest.raises(UserError, match="^guard: draws other latents"):
         open_guard(True, guarded, latents)
     for asked, trained, given in [(None, generator, None), (False, guarded, None), (None, guarded, latents)]:
         assert open_guard(asked, trained, given) is None
@@ -320,7 +320,7 @@ def test_a_label_that_was_not_learned_writes_nothing(generator, conditional, tmp
         (conditional, "", "give one of them"),
         (generator, "benign", "the checkpoint has no classes"),
     ]:
-        with pytest.raises(UserError, match=f"^--label={label}: .*{says}"):
+        with pytest.raises(UserError, match=f"^label={label}: .*{says}"):
             sample(trained, tmp_path / "a", label=label)
     assert not (tmp_path / "a").exists()
 

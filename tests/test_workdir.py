@@ -114,15 +114,15 @@ def test_a_folder_of_something_else_is_refused(tmp_path, tiny_config, folder, sa
         Workdir(tmp_path / "run").check(tiny_config(), IMAGES)
 
 
-@pytest.mark.parametrize("field", ["--workdir", "output_prefix"])
+@pytest.mark.parametrize("field", ["workdir", "output_prefix"])
 def test_pictures_may_not_be_written_among_the_training_images(tmp_path, tiny_config, field):
     (tmp_path / "images").mkdir()
 
     def check(place):
-        places = {"--workdir": tmp_path / "run", "output_prefix": ""} | {field: place}
+        places = {"workdir": tmp_path / "run", "output_prefix": ""} | {field: place}
         prefix = str(places["output_prefix"])
         config = tiny_config(data_source="folder", data_path=str(tmp_path / "images"), output_prefix=prefix)
-        Workdir(places["--workdir"]).check(config)
+        Workdir(places["workdir"]).check(config)
 
     check(tmp_path / "images_run")
     with pytest.raises(UserError, match=f"{field}=.*lies within data.path"):

@@ -69,9 +69,9 @@ def main(argv: list[str]) -> None:
     place = Path(paths["checkpoint"] or ".")
     out = Path(out or (place if place.is_dir() else Path(".")) / "evaluation")
     page.prepare(out)
-    result = evaluate(*sets, pairing=values.pairing, features=features, seed=values.seed)
-    page.write(result, out)
+    report = evaluate(*sets, pairing=values.pairing, features=features, seed=values.seed)
+    page.write(report, out)
     if (files := Workdir(place)).generator.is_dir() and files.config.exists() and out == place / "evaluation":
         write_card(files)
-    print(page.table(result))
+    print(report)
     print(f"\nLook at {out / page.PAGE}; the figures are in {out / page.JSON}")

@@ -41,6 +41,7 @@ def main(argv: list[str]) -> int:
     from medgan_jax.compat.medimagegan.experiments import PUBLISHED_FIGURES, run_experiments
     from medgan_jax.config import named_config, parse_config
     from medgan_jax.data.sources import open_source
+    from medgan_jax.sharding import announce_devices
 
     wanted = [name.strip() for name in args.only.split(",") if name.strip()]
     for name in wanted:
@@ -49,7 +50,7 @@ def main(argv: list[str]) -> int:
     configs = {}
     for name in PUBLISHED_FIGURES:
         if name in wanted or not wanted:
-            c = named_config("medimagegan", name)
+            c = named_config(f"medimagegan:{name}")
             c.seed = args.seed
             if args.features is not None:
                 c.gen_features = c.dis_features = args.features
@@ -59,6 +60,7 @@ def main(argv: list[str]) -> int:
     open_source(next(iter(configs.values())).data)  # refuses a wrong folder, table or class before anything is written
     settings = {"data": Path(args.data).resolve().name}
     settings |= {name: getattr(args, name) for name in ("class_filter", "scale", "seed", "features")}
+    announce_devices()
     code = run_experiments(configs, Path(args.out), settings)
     if not code:
         print(Path(args.out, "table.md").read_text())

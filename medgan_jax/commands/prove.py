@@ -64,6 +64,7 @@ def main(argv: list[str]) -> int:
 
     from medgan_jax.proving.page import PAGE, table
     from medgan_jax.proving.trial import Settings, prove
+    from medgan_jax.sharding import announce_devices
 
     settings = Settings(
         folds=values.folds,
@@ -74,6 +75,7 @@ def main(argv: list[str]) -> int:
     )
     out = cli.given_path("out", values.out)
     generators = cli.given_path("generators", values.generators) if values.generators else None
+    announce_devices()
     code, verdict = prove(parse_config(values.config), out, settings, generators=generators, command=cli.command_line())
     if verdict is not None:
         print(table(verdict))

@@ -52,15 +52,14 @@ def main(argv: list[str]) -> int:
     config = parse_config(values.config)
     workdir = cli.given_path("workdir", values.workdir or config.output_prefix)
 
-    from medgan_jax.distributed import find_cluster, joined
+    from medgan_jax.api import extra_callbacks
+    from medgan_jax.distributed import find_cluster, is_leader, joined
+    from medgan_jax.sharding import announce_devices
     from medgan_jax.training.seeds import train_seeds
     from medgan_jax.training.trainer import train
 
-    callbacks = []
-    if config.output_prefix:
-        from medgan_jax.compat.medimagegan.outputs import MedImageGANOutputs
-
-        callbacks.append(MedImageGANOutputs())
     with joined(find_cluster(values.coordinator, values.num_processes, values.process_id)):
+        if is_leader():
+            announce_devices()
         train_fn = train if values.seeds == 1 else train_seeds(values.seeds)
-        return train_fn(config, workdir, callbacks=callbacks, command=cli.command_line())
+        return train_fn(config, workdir, callbacks=extra_callbacks(config), command=cli.command_line())

@@ -96,20 +96,20 @@ def number_classes(training: Sequence[str] | None, held_out: Sequence[str] | Non
 
 
 def class_number(label: str, names: Sequence[str]) -> int:
-    """The number of the class that --label names.
+    """The number of the class called `label`.
 
     Raises:
       UserError: it is not one of `names`; there are none where the training was not conditional.
     """
     if not names:
         raise UserError(
-            f"--label={label}: the checkpoint has no classes, as its training was not conditional; leave --label out"
+            f"label={label}: the checkpoint has no classes, as its training was not conditional; leave it out"
         )
     composed_names = [composed(name) for name in names]
     if composed(label) not in composed_names:
         near = difflib.get_close_matches(label, names, n=1)
         hint = f"did you mean {near[0]}?" if near else "give one of them"
-        raise UserError(f"--label={label}: the classes of the checkpoint are {abbreviate(names, _SHOWN)}; {hint}")
+        raise UserError(f"label={label}: the classes of the checkpoint are {abbreviate(names, _SHOWN)}; {hint}")
     return composed_names.index(composed(label))
 
 

@@ -28,9 +28,10 @@ from medgan_jax.metrics.distribution.features import (
     efficientnet_features,
     inception_features,
 )
+from medgan_jax.metrics.distribution.guard import Guard
 from medgan_jax.models.projected import FROZEN
 from medgan_jax.progress import progress_bar
-from medgan_jax.sampling import GRID, MANIFEST, classes_listed, classes_of, sample_batches, seeded_latents
+from medgan_jax.sampling import GRID, MANIFEST, accepted_attempts, classes_listed, classes_of, numbered_batches
 from medgan_jax.sharding import data_mesh, replicated
 
 MIN_SIZE = 16  # px
@@ -150,11 +151,7 @@ def choose(
     else:
         none = f": the training of {checkpoint} held none out (data.holdout_fraction)" if training else ""
         raise UserError(f"give --reals=..., the real images to compare with{none}")
-    least = 2 if train_set else 4
-    if len(real_set.images) < least:
-        raise UserError(
-            f"{real_set.title}: {len(real_set.images)} images are too few to compare with; give {least} or more"
-        )
+    _check_enough(real_set, train_set)
     if generator:
         number = num_images or min(len(train_set.images) if train_set else len(real_set.images) // 2, MAX_IMAGES)
         counts = _counts(generator.classes, real_set) if generator.classes and label is None else None
@@ -162,11 +159,48 @@ def choose(
     return found, real_set, train_set
 
 
+def from_arrays(
+    fakes: np.ndarray, reals: np.ndarray, train: np.ndarray | None
+) -> tuple[ImageSet, ImageSet, ImageSet | None]:
+    """Sets of images in memory.
+
+    Raises:
+      UserError: they are not uint8, (N, H, H, 1 or 3), all of one size of 16 px or more; or there are too few.
+    """
+    sets = {"fakes": fakes, "reals": reals, "train": train}
+    for name, images in sets.items():
+        if images is None:
+            continue
+        found = f"{name}: must be uint8, (N, H, H, 1 or 3)"
+        if not isinstance(images, np.ndarray):
+            raise UserError(f"{found}, and is a {type(images).__name__}; give a NumPy array")
+        shape = images.shape
+        if images.dtype != np.uint8 or images.ndim != 4 or shape[1] != shape[2] or shape[3] not in (1, 3):
+            raise UserError(f"{found}, and is {images.dtype}, {shape}; crop, scale or convert the images")
+        if shape[1] < MIN_SIZE or not len(images):
+            raise UserError(f"{found}, with an image or more of {MIN_SIZE} px or more, and is {shape}")
+        if shape[1:] != fakes.shape[1:]:
+            raise UserError(
+                f"{name}: has images of {_spoken(shape[1:])}, and fakes of {_spoken(fakes.shape[1:])}; give one size"
+            )
+    real_set = ImageSet("the reals", reals)
+    train_set = None if train is None else ImageSet("the training images", train)
+    _check_enough(real_set, train_set)
+    return ImageSet("the fakes", fakes), real_set, train_set
+
+
+def _check_enough(reals: ImageSet, train: ImageSet | None) -> None:
+    """Raises UserError where there are too few reals; without training images they are halved."""
+    least = 2 if train else 4
+    if len(reals.images) < least:
+        raise UserError(f"{reals.title}: {len(reals.images)} images are too few to compare with; give {least} or more")
+
+
 FEATURES = ("efficientnet-lite1", "efficientnet-lite0", "pyramid", "pixels", "inception", "MODULE:FUNCTION")
 
 
 def choose_features(name: str | None, inception_weights: str | None) -> Features:
-    """The features that the flags of evaluate.py name, one of `FEATURES`.
+    """The features of a name, one of `FEATURES`; by default the first, or Inception's where its weights are given.
 
     Raises:
       UserError: there are none of this name, or weights are missing or unusable.
@@ -174,13 +208,13 @@ def choose_features(name: str | None, inception_weights: str | None) -> Features
     if name is None:
         name = "inception" if inception_weights else FEATURES[0]
     if (name == "inception") != bool(inception_weights):
-        raise UserError("--features=inception and --inception_weights=FILE go together")
+        raise UserError("features=inception and inception_weights=FILE go together")
     if inception_weights:
         return inception_features(Path(inception_weights))
     if ":" in name:
         return _imported_features(name)
     if name not in FEATURES:
-        raise UserError(f"--features={name}: must be one of {', '.join(FEATURES)}")
+        raise UserError(f"features={name}: must be one of {', '.join(FEATURES)}")
     return {"pyramid": PYRAMID, "pixels": PIXELS}.get(name) or efficientnet_features(name.rpartition("-")[2])
 
 
@@ -192,7 +226,7 @@ def _imported_features(name: str) -> Features:
     try:
         compute = getattr(importlib.import_module(module), function)
     except (Exception, SystemExit) as error:  # whatever the user's module does
-        raise UserError(f"--features={name}: cannot be imported ({error}); give MODULE:FUNCTION") from error
+        raise UserError(f"features={name}: cannot be imported ({error}); give MODULE:FUNCTION") from error
     lengths: set[int] = set()
 
     def checked(images: jax.Array) -> np.ndarray:
@@ -203,10 +237,10 @@ def _imported_features(name: str) -> Features:
             is_right = len(vectors) == number and vectors.ndim == 2 and len(lengths) == 1 and vectors.size > 0
             is_right = is_right and not np.iscomplexobj(vectors) and bool(np.isfinite(vectors).all())
         except Exception as error:
-            raise UserError(f"--features={name}: failed ({type(error).__name__}: {error})") from error
+            raise UserError(f"features={name}: failed ({type(error).__name__}: {error})") from error
         if not is_right:
             shape = f"{vectors.dtype} {vectors.shape}"
-            raise UserError(f"--features={name}: must return finite real vectors ({number}, D), and returned {shape}")
+            raise UserError(f"features={name}: must return finite real vectors ({number}, D), and returned {shape}")
         return vectors
 
     return Features(name, "a function of the user's", checked)
@@ -248,6 +282,7 @@ def sampled(
     label: str | None = None,
     counts: Sequence[int] | None = None,
     progress: bool = True,
+    guard: Guard | None = None,
 ) -> ImageSet:
     """Images 0 ... `number` - 1 of a seed, as `sample.py` would write them.
 
@@ -260,22 +295,21 @@ def sampled(
       label: the class of all; None for the classes in turn, where the generator has learned any, or as `counts` says.
       counts: of each class, in whose proportions to draw them.
       progress: whether to show a progress bar on stderr.
+      guard: draws images again that are too close to a training image.
 
     Raises:
-      UserError: the generator has not learned the class.
+      UserError: the generator has not learned the class, or the guard lets no draw of an image pass.
     """
-    module = generator.module
     labels_of = classes_listed(in_proportion(number, counts)) if counts else classes_of(generator, label)
-    latents = functools.partial(seeded_latents, seed, latent_dim=generator.latent_dim)
-    batches = sample_batches(
-        module,
-        generator.variables,
-        latents,
-        number,
-        batch_size=-(-_BATCH // mesh.size) * mesh.size,
-        mesh=mesh,
-        labels_of=labels_of,
-    )
+    options: dict[str, Any] = {
+        "seed": seed, "truncation": None, "batch_size": -(-_BATCH // mesh.size) * mesh.size, "mesh": mesh,
+        "labels_of": labels_of,
+    }  # fmt: skip
+    indices = np.arange(number, dtype=np.int32)
+    attempts = np.zeros_like(indices)
+    if guard:
+        attempts = accepted_attempts(generator, generator.variables, guard, number, **options)
+    batches = numbered_batches(generator, generator.variables, indices, attempts, **options)
     parts = []
     with progress_bar(number, unit="image", desc="sampling", disable=not progress) as bar:
         for batch in batches:

@@ -12,13 +12,14 @@ the given reals are divided into two halves.
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from medgan_jax.evaluation.image_sets import MAX_IMAGES, ImageSet
+from medgan_jax.evaluation.report import Figure, Report
 from medgan_jax.images import uint8_to_unit
 from medgan_jax.metrics.distribution.bootstrap import Estimate, bootstrap
 from medgan_jax.metrics.distribution.checkerboard import checkerboard_index
@@ -51,40 +52,10 @@ PAIRINGS = {
     "random": "each image with a real drawn by chance",
     "medimagegan": "the i-th image with the i-th real, each stretched to its own minimum and maximum, as MedImageGAN",
 }
-VERDICTS = {
-    "good": "as real images, as far as so few can tell",
-    "short": "worse than real images",
-    "poor": "much worse: KID above that of real images at 32 px, recall below half of theirs, or 5 % of copies",
-}
 _LOW_RESOLUTION = 32  # px
 _MAX_NAMED = 1000  # memorized fakes
 _PSNR_CEILING = 80.0  # dB, as in PIQA: a mean with infinity in it says nothing
 _BATCH = 4  # pairs: few enough that what is computed of them stays in a CPU's cache
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """One metric of the fakes, and of reals.
-
-    Attributes:
-      name: as in evaluation.json.
-      title: for people.
-      group: what kind of metric it is.
-      better: "higher", "lower", or "reals" where the value of the reals is best.
-      value: of the fakes.
-      reals: of the reals; None where there is none.
-      note: what must be known to read it.
-      verdict: of the figures to look at first: one of `VERDICTS`.
-    """
-
-    name: str
-    title: str
-    group: str
-    better: str
-    value: Estimate
-    reals: Estimate | None
-    note: str = ""
-    verdict: str = ""
 
 
 def verdict(value: Estimate, reals: Estimate, *, better: str, limit: float) -> str:
@@ -94,31 +65,6 @@ def verdict(value: Estimate, reals: Estimate, *, better: str, limit: float) -> s
     else:
         is_worse, is_beyond = value.high < reals.low, value.value < limit
     return "poor" if is_worse and is_beyond else "short" if is_worse else "good"
-
-
-@dataclasses.dataclass(frozen=True)
-class Evaluation:
-    """The result of an evaluation.
-
-    Attributes:
-      protocol: what was compared with what, and how.
-      figures: in the order to show them.
-      skipped: metrics that could not be computed, each as "NAME: reason".
-      grids: pictures, each by title: uint8 (N, H, W, C).
-      closest: the ten fakes nearest to the training set (or else to the reals): fakes, their neighbours as turned to
-        match, and their distances, 1 - the correlation of pixels.
-      closest_of: what those neighbours are, for people.
-      memorized: the fakes that count as memorized, the closest 1,000 of them, closest first: each as its index, that of
-        its training image, and their distance.
-    """
-
-    protocol: dict[str, Any]
-    figures: tuple[Figure, ...]
-    skipped: tuple[str, ...]
-    grids: dict[str, np.ndarray]
-    closest: tuple[np.ndarray, np.ndarray, np.ndarray]
-    closest_of: str
-    memorized: tuple[tuple[int, int, float], ...]
 
 
 def evaluate(
@@ -131,7 +77,7 @@ def evaluate(
     seed: int = 0,
     replicates: int = 200,
     progress: bool = True,
-) -> Evaluation:
+) -> Report:
     """Computes every metric of a set of fakes; the same call gives the same numbers.
 
     Args:
@@ -189,7 +135,7 @@ def evaluate(
             named = _named(found, of_heldout)
         bar.update()
 
-    return Evaluation(
+    return Report(
         protocol={
             "fakes": f"{len(sets.fakes)} of {fakes.title}",
             "reference": f"{len(sets.reference)} of {reals.title}" + ("" if train else ", one half"),

@@ -4,6 +4,7 @@ In a run of several processes all of them call each callback; only one of them w
 """
 
 import dataclasses
+import logging
 import shlex
 import sys
 import time
@@ -326,7 +327,8 @@ class HealthChecks(Callback):
         run.files.append(run.files.alarms, alarm.line(action) | more)
         what = f"{alarm.title}. {alarm.sentence} Evidence: {alarm.evidence}"
         self._logger.text(alarm.step, f"{what}. {'; '.join(alarm.remedies)}.")
-        run.say(f"ALARM at step {alarm.step}, {action}: {what}. Try {'; or '.join(alarm.remedies)}")
+        line = f"ALARM at step {alarm.step}, {action}: {what}. Try {'; or '.join(alarm.remedies)}"
+        run.say(line, level=logging.WARNING)
 
     def on_roll_back(self, run: "Run", action: RollBack, to_step: int) -> None:
         """Writes the alarms that led to it."""

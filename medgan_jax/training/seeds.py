@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,12 @@ def _write_summary(workdir: Path, folders: list[Path]) -> None:
         "evaluations": _spread([f.evaluations for f in files]),
     }
     write_json(workdir / "seeds.json", summary)
-    print(f"{workdir / 'seeds.json'}: mean and standard deviation over {len(folders)} seeds:")
+    log = logging.getLogger(__name__)
+    log.info("%s: mean and standard deviation over %d seeds:", workdir / "seeds.json", len(folders))
     figures = summary["metrics"] | summary["evaluations"]
     for name in _SHOWN:
         if name in figures:
-            print(f"  {name:<9}  {figures[name]['mean']:10.4g} +- {figures[name]['std']:.2g}")
+            log.info("  %-9s  %10.4g +- %.2g", name, figures[name]["mean"], figures[name]["std"])
 
 
 def _spread(logs: list[Path]) -> dict[str, Any]:

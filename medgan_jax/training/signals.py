@@ -16,6 +16,8 @@ _AGAIN_S = 0.02
 class Signals:
     """Handles signals within `with`: they interrupt at once, or are noted while `postpone` holds.
 
+    Only the main thread can: in another, a program handles them itself.
+
     SIGHUP stays ignored where it is, as under nohup. Of the others, SIGINT is ignored in what a script starts in the
     background, where it still means to stop.
     """
@@ -49,7 +51,8 @@ class Signals:
     def __enter__(self) -> Self:
         """Installs the handlers."""
         no_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        heard = [number for number in ASKING if not (no_hangup and number == signal.SIGHUP)]
+        is_main = threading.current_thread() is threading.main_thread()
+        heard = [number for number in ASKING if is_main and not (no_hangup and number == signal.SIGHUP)]
         self._previous = {number: signal.signal(number, self._handle) for number in heard}
         self._previous_hook, sys.unraisablehook = sys.unraisablehook, self._not_raised
         return self

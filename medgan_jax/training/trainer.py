@@ -6,6 +6,7 @@ All arithmetic is in `step`. What happens every so many steps besides is in `cal
 import contextlib
 import dataclasses
 import functools
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -27,7 +28,7 @@ from medgan_jax.errors import UserError
 from medgan_jax.models.projected import load_frozen
 from medgan_jax.progress import progress_bar
 from medgan_jax.sampling import classes_in_turn, classes_listed, sample_batches, seeded_latents
-from medgan_jax.sharding import announce_devices, check_batch_size, data_mesh, local_copy, local_mesh, replicated
+from medgan_jax.sharding import check_batch_size, data_mesh, local_copy, local_mesh, replicated
 from medgan_jax.training import init_from
 from medgan_jax.training.callbacks import Action, Callback, RollBack, Stop, default_callbacks
 from medgan_jax.training.checkpointer import Checkpointer
@@ -62,8 +63,6 @@ def train(config: Config, workdir: str | Path, *, callbacks: Sequence[Callback] 
     with Signals() as signals:
         mesh = data_mesh()
         check_batch_size(config.batch_size, mesh)
-        if is_leader():
-            announce_devices()
         files = Workdir(workdir, writes=is_leader())
         files.check(config)  # like the checks below: before the images are decoded, which may take long
         is_new = not files.config.exists()
@@ -161,7 +160,7 @@ class Run:
             if self.checkpointer.has_generator():  # it is saved after the state it comes from
                 raise UserError(
                     f"{self.files.path}: holds a trained generator but no checkpoint to go on from; restore "
-                    f"{self.files.checkpoints}, or give another --workdir"
+                    f"{self.files.checkpoints}, or give another workdir"
                 )
             state = self._initial_state()
             if self.config.init_from:
@@ -331,11 +330,10 @@ class Run:
         """The epoch, from 0, of the iteration that ended at `step`."""
         return (step - 1) // self.data.steps_per_epoch
 
-    def say(self, line: str) -> None:
-        """Prints a line, above the progress bar, in the process that writes."""
+    def say(self, line: str, *, level: int = logging.INFO) -> None:
+        """Logs a line, in the process that writes; a command prints it above the progress bar."""
         if self.files.writes:
-            with contextlib.suppress(OSError, ValueError):  # nobody reads it
-                tqdm.write(line)
+            logging.getLogger(__name__).log(level, "%s", line)
 
     def end_with(self, error: Exception) -> None:
         """Tells the callbacks of an error, and waits for saves in progress."""
@@ -344,7 +342,7 @@ class Run:
         self.checkpointer.abandon()
 
     def _report(self, action: Action | None) -> int:
-        """Prints how it ended and what to look at next; returns the exit code."""
+        """Says how it ended and what to look at next; returns the exit code."""
         if self._signals.caught:
             saved = f"stopped at step {self.step} of {self.total_steps}, saved"
             self.say(f"{saved if self.step else 'stopped before the first step'}; the same command goes on from there")
@@ -386,7 +384,7 @@ def _first(actions: Iterable[Action | None]) -> Action | None:
 def _check_shared(files: Workdir) -> None:
     """Raises UserError where the workdir of this process is not the folder of process 0."""
     if jax.process_count() > 1 and not files.has_token(from_leader(files.write_token())):
-        raise UserError(f"--workdir={files.path}: is not the folder that process 0 sees; give one on a shared disk")
+        raise UserError(f"workdir={files.path}: is not the folder that process 0 sees; give one on a shared disk")
 
 
 def _versions() -> dict[str, Any]:

@@ -182,9 +182,9 @@ class Bomb:
         (evaluate, ["--fakes=D/none", "--reals=D"], "--fakes.*no such"),
         (evaluate, ["--fakes=D", "--reals=D", "--pairing=best"], "pairing"),
         (evaluate, ["--fakes=D", "--reals=D", "--data.lable=x"], "--data.lable: there is no such field"),
-        (evaluate, ["--checkpoint=D", "--features=inception"], "--inception_weights"),
-        (evaluate, ["--checkpoint=D", "--features=lite1"], "--features=lite1: must be one of efficientnet-lite1"),
-        (evaluate, ["--checkpoint=D", "--features=nowhere:f"], "--features=nowhere:f: cannot be imported"),
+        (evaluate, ["--checkpoint=D", "--features=inception"], "inception_weights=FILE go together"),
+        (evaluate, ["--checkpoint=D", "--features=lite1"], "features=lite1: must be one of efficientnet-lite1"),
+        (evaluate, ["--checkpoint=D", "--features=nowhere:f"], "features=nowhere:f: cannot be imported"),
         (evaluate, ["--checkpoint=D", "--inception_weights=D/bomb.pth"], "bomb.pth"),
     ],
 )
@@ -281,7 +281,7 @@ def test_a_finished_run_has_a_guard_and_is_audited(trained, tmp_path, capsys):
     """Also one that had none: by the command that trained it."""
     shutil.copytree(trained, tmp_path / "run")
     checkpoint, command = f"--checkpoint={tmp_path}/run", [SNGAN, f"--workdir={tmp_path}/run"]
-    with pytest.raises(UserError, match=r"^--guard: there is no guard\.npz"):
+    with pytest.raises(UserError, match=r"^guard: there is no guard\.npz"):
         sample.main([checkpoint, f"--out={tmp_path}/a", "--guard"])
     assert train.main([*command, *overrides(TINY | HUNDRED_STEPS | {"guard": True})]) == 0
     capsys.readouterr()

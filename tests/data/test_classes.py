@@ -51,7 +51,7 @@ def test_the_class_that_a_flag_names():
     assert class_number("malignant", ("benign", "malignant")) == 1
     for names in (("mole", "n\xe9vus"), ("mole", "ne\u0301vus")):
         assert class_number("n\xe9vus", names) == class_number("ne\u0301vus", names) == 1
-    with pytest.raises(UserError, match="^--label=malign: .* are benign, malignant; did you mean malignant?"):
+    with pytest.raises(UserError, match="^label=malign: .* are benign, malignant; did you mean malignant?"):
         class_number("malign", ("benign", "malignant"))
     with pytest.raises(UserError, match="are benign, malignant; give one of them"):
         class_number("x", ("benign", "malignant"))

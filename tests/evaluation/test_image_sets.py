@@ -285,7 +285,7 @@ def test_reals_given_are_of_the_class_too(choose, conditional, folder, data, tmp
 
 def test_a_label_is_for_conditional_checkpoints(choose, folder):
     reals = folder("reals", (16, 16, 1), number=4)
-    with pytest.raises(UserError, match="^--label=x: the checkpoint has no classes"):
+    with pytest.raises(UserError, match="^label=x: the checkpoint has no classes"):
         choose(checkpoint=str(published.FOLDER / "netG16.pth"), reals=reals, label="x")
     with pytest.raises(UserError, match="^--label=x: is for --checkpoint"):
         choose(fakes=reals, reals=reals, label="x")
@@ -305,13 +305,13 @@ def test_features(tmp_path, monkeypatch):
     images = np.arange(3 * 16 * 16, dtype=np.uint8).reshape(3, 16, 16, 1)
     vectors = image_sets.choose_features("theirs:flat", None).of(images, batch_size=2)
     np.testing.assert_array_equal(vectors, images.reshape(3, -1))
-    with pytest.raises(UserError, match="--features=theirs:absent: cannot be imported"):
+    with pytest.raises(UserError, match="^features=theirs:absent: cannot be imported"):
         image_sets.choose_features("theirs:absent", None)
     (tmp_path / "broken.py").write_text("def f(:\n")
-    with pytest.raises(UserError, match="--features=broken:f: cannot be imported"):
+    with pytest.raises(UserError, match="^features=broken:f: cannot be imported"):
         image_sets.choose_features("broken:f", None)
     for wrong, says in (("wrong", "failed .IndexError"), ("empty", "must return finite real"), ("none", "must return")):
-        with pytest.raises(UserError, match=f"--features=theirs:{wrong}: {says}"):
+        with pytest.raises(UserError, match=f"^features=theirs:{wrong}: {says}"):
             image_sets.choose_features(f"theirs:{wrong}", None).of(images)
     for name, weights in (("inception", None), ("pyramid", "w.pth")):
         with pytest.raises(UserError, match="go together"):

@@ -8,16 +8,16 @@ import pytest
 
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation import page
-from medgan_jax.evaluation.protocol import Evaluation, Figure
+from medgan_jax.evaluation.report import Figure, Report
 from medgan_jax.metrics.distribution.bootstrap import Estimate
 
 HOSTILE = '<script src="http://x">&"'
 
 
 @pytest.fixture
-def evaluation():
+def report():
     images = np.zeros((3, 8, 8, 3), np.uint8)
-    return Evaluation(
+    return Report(
         protocol={"fakes": f"3 of {HOSTILE}", "seed": 0},
         figures=(
             Figure(
@@ -45,13 +45,13 @@ class Elements(HTMLParser):
         self.text += data
 
 
-def test_files(evaluation, tmp_path):
+def test_files(report, tmp_path):
     folder = tmp_path / "new" / "folder"
     page.prepare(folder)
-    page.write(evaluation, folder)
+    page.write(report, folder)
 
     values = json.loads((folder / page.JSON).read_text())
-    assert values["protocol"] == evaluation.protocol
+    assert values["protocol"] == report.protocol
     assert values["figures"]["kid"]["value"] == pytest.approx(0.123457)
     assert values["figures"]["kid"]["reals"] == {"value": 0, "low": -0.1, "high": 0.1}
     assert values["figures"]["kid"]["verdict"] == "good"
@@ -69,14 +69,22 @@ def test_files(evaluation, tmp_path):
         assert text in elements.text
 
 
-def test_table(evaluation):
-    lines = page.table(evaluation).splitlines()
+def test_table(report):
+    lines = str(report).splitlines()
     first, kid = (line for line in lines if "KID" in line)
     assert lines[0].split() == ["LOOK", "AT", "THESE", "FIRST", "fakes", "reals"] and first == lines[1]
     assert first.endswith("  GOOD") and any(line.startswith("  good: as real images") for line in lines)
     for line in (first, kid):
         assert "lower is better" in line and "0.123 (0.1 to 0.2)" in line and "0 (-0.1 to 0.1)" in line
     assert "not measured: fid: needs 20 images" in lines
+
+
+def test_a_notebook_shows_the_tables(report):
+    elements = Elements()
+    elements.feed(report._repr_html_())
+    assert {"script", "img", "html"}.isdisjoint(tag for tag, _ in elements.found)
+    for text in ("distance from real images", f"lower is better; {HOSTILE}", "0.123 (0.1 to 0.2)"):
+        assert text in elements.text
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from medgan_jax.evaluation import page as evaluation_page
-from medgan_jax.evaluation.protocol import Evaluation, Figure
+from medgan_jax.evaluation.report import Figure, Report
 from medgan_jax.images import encode_png
 from medgan_jax.metrics.distribution.bootstrap import Estimate
 from medgan_jax.proving import page as trial_page
@@ -300,7 +300,7 @@ def write_evaluation(folder):
         Figure("memorization", "Copies", "Memorization", "lower", estimate, None, "of held-out images"),
     ]
     evaluation_page.write(
-        Evaluation(
+        Report(
             protocol={"fakes": f"100 of {'x' * 99}", "digest": "y" * 99},
             figures=tuple(figures),
             skipped=("fid: needs 20 images",),

@@ -1,5 +1,6 @@
 """Initial weights from another training: layers are copied where they fit, and named where they do not."""
 
+import logging
 import shutil
 
 import jax
@@ -154,12 +155,13 @@ class FirstWeights(Callback):
 
 
 @pytest.mark.slow
-def test_a_run_needs_them_only_when_it_starts(source, tiny_config, tmp_path, capsys):
+def test_a_run_needs_them_only_when_it_starts(source, tiny_config, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     lent, first = tmp_path / "lent", FirstWeights()
     shutil.copytree(source[0], lent)
     fields = {"init_from": str(lent), "data_cache_dir": str(tmp_path / "cache")}
     assert train(tiny_config(num_steps=1, **fields), tmp_path / "run", callbacks=[first]) == 0
-    assert f"generator: all layers from {lent} at step 3" in capsys.readouterr().out
+    assert f"generator: all layers from {lent} at step 3" in caplog.text
     assert_same(first.params, source[1].gen.params)
     shutil.rmtree(lent)
     assert train(tiny_config(num_steps=2, **fields), tmp_path / "run") == 0

@@ -1,6 +1,7 @@
 """Several seeds: several runs, one after the other, and the spread of their figures."""
 
 import json
+import logging
 
 import pytest
 
@@ -34,7 +35,8 @@ class StopSecond(Callback):
         return Stop() if run.step == 1 else None
 
 
-def test_each_seed_is_a_run_of_its_own_and_the_summary_is_their_spread(config, tmp_path, capsys):
+def test_each_seed_is_a_run_of_its_own_and_the_summary_is_their_spread(config, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     c = config(seed=3)
     assert train_seeds(2)(c, tmp_path / "all", callbacks=[StopSecond()]) == 3
     assert not (tmp_path / "all/seeds.json").exists()
@@ -54,7 +56,7 @@ def test_each_seed_is_a_run_of_its_own_and_the_summary_is_their_spread(config, t
         "mean": pytest.approx(sum(last) / 2),
         "std": pytest.approx(abs(last[0] - last[1]) / 2**0.5),
     }
-    assert f"{sum(last) / 2:.4g} +- " in capsys.readouterr().out
+    assert f"{sum(last) / 2:.4g} +- " in caplog.text
 
 
 class DivergeFirst(Callback):

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -23,3 +24,15 @@ def test_a_signal_that_python_would_drop_is_not_lost():
         AsksWhenDeleted()
         time.sleep(10)
     assert raised.value.args == (signal.SIGTERM,)
+
+
+def test_in_another_thread_no_handler_is_installed():
+    """Where Python allows none: a server may train in one."""
+
+    def handlers():
+        with Signals():
+            return signal.getsignal(signal.SIGINT)
+
+    before = signal.getsignal(signal.SIGINT)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(handlers).result() is before

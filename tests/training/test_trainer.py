@@ -1,6 +1,7 @@
 """A run as a whole: its files, resuming to the bit, callbacks that stop it or roll it back, and what is refused."""
 
 import json
+import logging
 import os
 import shutil
 import signal
@@ -82,7 +83,8 @@ def contents(folder):
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_run_leaves_its_files(config, tmp_path, capsys):
+def test_a_run_leaves_its_files(config, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     c = config(num_steps=9, keep_checkpoints=2)
     assert train(c, tmp_path / "run") == 0
     files = Workdir(tmp_path / "run")
@@ -101,23 +103,24 @@ def test_a_run_leaves_its_files(config, tmp_path, capsys):
     generator, state = generator_of(files.path), final_state(files.path, c)
     assert (generator.step, int(state.step)) == (9, 9)
     assert_same(generator.variables["params"], state.gen.params)
-    assert str(files.picture(9)) in capsys.readouterr().out
+    assert str(files.picture(9)) in caplog.text
 
     before = contents(files.path)
     assert train(c, files.path) == 0
-    assert "already at step 9 of 9" in capsys.readouterr().out
+    assert "already at step 9 of 9" in caplog.text
     assert contents(files.path) == before
 
 
-def test_resuming_is_exact(config, tmp_path, capsys):
+def test_resuming_is_exact(config, tmp_path, caplog):
     """In one go, and in three, stopped between two intervals, and first with other intervals; with every option."""
+    caplog.set_level(logging.INFO)
     options = {"conditional": True}
     options |= {"ema_decay": 0.5, "ema_rampup": 0.3, "label_flip": 0.3, "data_horizontal_flip": True, "dis_steps": 2}
     options |= {"augment_color": 1.0, "augment_adaptive_target": 0.01, "augment_adaptive_images": 100}
     options |= {"lecam_weight": 0.3, "r1_weight": 1.0, "r1_every_steps": 5, "dis_dropout": 0.1}
     whole = config(num_steps=12, **options)
     train(whole, tmp_path / "whole")
-    assert "classes: benign " in capsys.readouterr().out
+    assert "classes: benign " in caplog.text
     assert generator_of(tmp_path / "whole").classes == ("benign", "malignant")
     train(config(num_steps=3, log_every_steps=5, checkpoint_every_steps=7, **options), tmp_path / "parts")
     for num_steps in (7, 12):
@@ -172,7 +175,9 @@ class StopAtMetrics(Callback):
 
 
 @pytest.mark.parametrize("end", ["error", "SIGTERM", "SIGHUP", "SIGUSR1"])
-def test_what_was_trained_is_saved_when_a_run_ends_early(config, whole, tmp_path, capsys, end):
+def test_what_was_trained_is_saved_when_a_run_ends_early(config, whole, tmp_path, caplog, end):
+    caplog.set_level(logging.INFO)
+
     def fail(run, state):
         raise ValueError("a fault of the callback")
 
@@ -184,7 +189,7 @@ def test_what_was_trained_is_saved_when_a_run_ends_early(config, whole, tmp_path
             train(config(), tmp_path / "run", callbacks=[At(5, fail)])
     else:
         assert train(config(), tmp_path / "run", callbacks=[At(5, terminate)]) == 128 + signal.Signals[end]
-        assert "stopped at step 5 of 8, saved" in capsys.readouterr().out
+        assert "stopped at step 5 of 8, saved" in caplog.text
     step = 4 if end == "error" else 5
     assert int(final_state(tmp_path / "run", config()).step) == generator_of(tmp_path / "run").step == step
     train(config(), tmp_path / "run")
@@ -202,12 +207,13 @@ def test_a_signal_that_is_ignored_stays_so(config, tmp_path):
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_callback_can_stop_a_run(config, tmp_path, capsys):
+def test_a_callback_can_stop_a_run(config, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     seen = []
     keep = At(3, lambda run, state: seen.extend(jax.tree.leaves(state.gen.params)))
     code = train(config(), tmp_path / "run", callbacks=[keep, At(6, lambda run, state: Stop())])
     assert code == STOPPED_BY_CALLBACK == 3
-    assert "stopped by a callback at step 6" in capsys.readouterr().out
+    assert "stopped by a callback at step 6" in caplog.text
     assert int(final_state(tmp_path / "run", config()).step) == 6
     # Each step updates the state in place: a second copy would cost as much memory as parameters and moments do.
     assert seen and all(leaf.is_deleted() for leaf in seen)
@@ -253,15 +259,16 @@ def test_divergence_rolls_back_as_often_as_it_may_and_is_never_saved(config, tmp
     assert Checkpoints(files.checkpoints, keep=None).latest_step() is None
 
 
-def test_an_alarm_warns_or_stops(config, whole, tmp_path, capsys):
+def test_an_alarm_warns_or_stops(config, whole, tmp_path, caplog):
     """The fakes of an untrained generator are nearly the same."""
+    caplog.set_level(logging.INFO)
     options = {"monitor_every_steps": 1, "alarm_patience": 1}
     assert train(config(**options), tmp_path / "warned") == 0
     files = Workdir(tmp_path / "warned")
     assert [line["step"] for line in read_lines(files.health)] == list(range(9))
     alarm = next(read_lines(files.alarms))
     assert (alarm["alarm"], alarm["action"]) == ("mode_collapse", "warned")
-    out = capsys.readouterr().out
+    out = caplog.text
     assert f"ALARM at step {alarm['step']}, warned: Mode collapse." in out
     assert "alarms:   Mode collapse" in out
     c = config(on_alarm="stop", **options)
@@ -282,7 +289,8 @@ def test_grey_images_in_bfloat16(config, tmp_path):
     assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {np.dtype("float32")}
 
 
-def test_the_best_generator_is_kept_and_evaluation_changes_nothing(config, whole, tmp_path, capsys):
+def test_the_best_generator_is_kept_and_evaluation_changes_nothing(config, whole, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
     c = config(evaluate_every_steps=3)
     train(c, tmp_path / "run")
     lines = list(read_lines(Workdir(tmp_path / "run").evaluations))
@@ -294,7 +302,7 @@ def test_the_best_generator_is_kept_and_evaluation_changes_nothing(config, whole
     best = min(lines, key=lambda line: line["kid"])["step"]
     kept = generator_of(Workdir(tmp_path / "run").best)
     assert (kept.step, kept.about["best_by"]) == (best, "kid")
-    assert f"best by kid: of step {best}, in {Workdir(tmp_path / 'run').best}" in capsys.readouterr().out
+    assert f"best by kid: of step {best}, in {Workdir(tmp_path / 'run').best}" in caplog.text
     for num_steps in (5, 8):  # resumed, by another measure
         train(config(num_steps=num_steps, evaluate_every_steps=3, best_measure="swd"), tmp_path / "parts")
     parts = {line["step"]: line for line in read_lines(Workdir(tmp_path / "parts").evaluations)}

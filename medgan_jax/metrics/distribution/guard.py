@@ -88,7 +88,7 @@ class Guard(CopySearch):
         except Exception as error:  # on damaged bytes NumPy raises nearly anything
             raise UserError(
                 f"{path}: is damaged; restore it, delete it and end the training again to have it written anew, or "
-                "give --noguard"
+                "sample without it (--noguard, guard=False)"
             ) from error
 
     def save(self, path: Path) -> None:

@@ -30,7 +30,7 @@ SETTINGS = {"data": "phantoms", "class_filter": "", "scale": 0.5, "seed": 0, "fe
 
 
 def test_configs_are_the_published_ones():
-    configs = {name: named_config("medimagegan", name) for name in PUBLISHED_FIGURES}
+    configs = {name: named_config(f"medimagegan:{name}") for name in PUBLISHED_FIGURES}
     for c in configs.values():
         c.data.path = "somewhere"
     configs = {name: parse_config(c) for name, c in configs.items()}
@@ -48,7 +48,7 @@ def test_configs_are_the_published_ones():
 @pytest.mark.parametrize("name", ["", "batch_15"])
 def test_an_unknown_config_names_the_known_ones(name):
     with pytest.raises(UserError) as refused:
-        named_config("medimagegan", name)
+        named_config(f"medimagegan:{name}")
     says = str(refused.value)
     assert f"medimagegan.py:{name or 'NAME'}: give one of these after the colon: batch_128, batch_64, " in says
     assert says.endswith(", sngan_256px, matlab")
