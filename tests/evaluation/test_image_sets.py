@@ -272,7 +272,7 @@ def test_reals_given_are_of_the_class_too(choose, conditional, folder, data, tmp
     for options, says in (
         ({"reals": flat}, "flat: the images have no labels, .* give --label=CLASS"),
         ({"reals": by_class}, "has images of wart, and the classes of the checkpoint are benign, malignant"),
-        ({"reals": by_class, "label": "wrt"}, "--label=wrt: the classes of the checkpoint are benign, malignant"),
+        ({"reals": by_class, "label": "wrt"}, "^label=wrt: the classes of the checkpoint are benign, malignant"),
     ):
         with pytest.raises(UserError, match=says):
             choose(checkpoint=run, **options)
