@@ -50,7 +50,15 @@ def write_walk(generator: TrainedGenerator, path: Path, **options: Any) -> None:
     """
     factor = -(-_SIDE // generator.module.image_size)
     frames = (image.repeat(factor, axis=0).repeat(factor, axis=1) for image in walk_frames(generator, **options))
-    write_movie(path, frames, frames_per_second=_FRAMES_PER_SECOND)
+    label = _label(generator, options.get("label"))
+    seed = options["seed"] if options.get("latents") is None else None
+    origin = generator.provenance(seed=seed, index=0, label=label or "", truncation=options.get("truncation"))
+    write_movie(path, frames, frames_per_second=_FRAMES_PER_SECOND, origin=origin)
+
+
+def _label(generator: TrainedGenerator, label: str | None) -> str | None:
+    """The class of a walk; the first where none is given, None where there are none."""
+    return next(iter(generator.classes), None) if label is None else label
 
 
 def walk_frames(
@@ -103,7 +111,7 @@ def walk_frames(
         starts, ends = waypoints[legs % num_images], waypoints[(legs + 1) % num_images]
         return slerp(starts, ends, parts / frames_per_leg)
 
-    label = next(iter(generator.classes), None) if label is None else label
+    label = _label(generator, label)
     num_frames = num_images * frames_per_leg
     batches = sample_batches(
         generator.module,

@@ -14,7 +14,7 @@ from PIL import Image
 
 from medgan_jax.errors import UserError, reason_of
 from medgan_jax.images import convert_channels, replacing
-from medgan_jax.provenance import SENTENCE, xmp
+from medgan_jax.provenance import SENTENCE, Provenance, xmp
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -56,7 +56,9 @@ def check_movie_path(path: Path) -> None:
         raise UserError(f"{path}: cannot be written ({reason_of(error)}); give another place") from error
 
 
-def write_movie(path: Path, frames: Iterable[np.ndarray], *, frames_per_second: float) -> None:
+def write_movie(
+    path: Path, frames: Iterable[np.ndarray], *, frames_per_second: float, origin: Provenance | None = None
+) -> None:
     """Writes a movie: whole, or not at all.
 
     WebP and MP4 lose detail that is hardly seen. GIF has 256 colours in each frame, chosen for that frame and not
@@ -67,6 +69,7 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], *, frames_per_second: 
       path: a .webp, .gif or .mp4 file.
       frames: uint8, (H, W, 1 or 3), all of one shape; taken one by one.
       frames_per_second: GIF rounds the time of a frame to 1/100 s.
+      origin: of the first frame, where all are of one generator; the file says it.
 
     Raises:
       UserError: there are no frames, they differ in shape, the path has another suffix, or it cannot be written. What
@@ -88,7 +91,7 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], *, frames_per_second: 
             replacing(path) as temporary,
             av.open(str(temporary), "w", format=suffix[1:], container_options=_CONTAINER_OPTIONS[suffix]) as container,
         ):
-            container.metadata["comment"] = SENTENCE
+            container.metadata["comment"] = _comment(origin)
             stream: Any = container.add_stream(encoder, rate=Fraction(frames_per_second).limit_denominator(1000))
             stream.height, stream.width, stream.pix_fmt, stream.options = height, width, pixels, options
             if suffix == ".mp4":
@@ -103,22 +106,28 @@ def write_movie(path: Path, frames: Iterable[np.ndarray], *, frames_per_second: 
                 container.mux(stream.encode(_converted(convert_channels(frame, 3), suffix, height, width)))
             container.mux(stream.encode())
             container.close()
-            _mark(temporary, suffix)
+            _mark(temporary, suffix, origin)
     except (av.error.FFmpegError, OSError) as error:
         remedy = "make room, give another place, or smaller pictures"
         reason = reason_of(error)  # type: ignore[arg-type]  # FFmpeg's have a strerror too
         raise UserError(f"{path}: cannot be written ({reason}); {remedy}") from error
 
 
-def _mark(path: Path, suffix: str) -> None:
+def _comment(origin: Provenance | None) -> str:
+    return f"{SENTENCE} {origin.as_json()}" if origin else SENTENCE
+
+
+def _mark(path: Path, suffix: str, origin: Provenance | None) -> None:
     """Marks a WebP or GIF file as synthetic, which FFmpeg does not write into it; see `provenance`."""
     data = path.read_bytes()
     if suffix == ".gif":  # a comment extension between the header, with its table of colours, and the first frame
-        text = SENTENCE.encode()
+        text = _comment(origin).encode()
+        parts = [text[i : i + 255] for i in range(0, len(text), 255)]
+        blocks = b"".join(bytes([len(part)]) + part for part in parts)
         start = 13 + (3 * 2 ** (data[10] % 8 + 1) if data[10] & 0x80 else 0)
-        path.write_bytes(data[:start] + b"\x21\xfe" + bytes([len(text)]) + text + b"\0" + data[start:])
+        path.write_bytes(data[:start] + b"\x21\xfe" + blocks + b"\0" + data[start:])
     elif suffix == ".webp":  # a chunk at the end, which the header announces
-        text = xmp().encode()
+        text = xmp(origin).encode()
         chunk = b"XMP " + struct.pack("<I", len(text)) + text + bytes(len(text) % 2)
         header = bytearray(data[:21])
         header[20] |= 0x04

@@ -9,6 +9,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from typing import Any
+from xml.sax.saxutils import quoteattr
 
 from medgan_jax import __version__
 
@@ -71,9 +72,10 @@ def from_json(text: str) -> Provenance | None:
     return found if fits and all(isinstance(x, str) for x in (found.generator, found.label, found.software)) else None
 
 
-def xmp() -> str:
-    """The XMP packet of a synthetic picture."""
-    return _PACKET.format(software=_SOFTWARE)
+def xmp(origin: Provenance | None) -> str:
+    """The XMP packet of a synthetic movie; its source is what drew the frames, if that is one generator."""
+    source = f' xmlns:dc="http://purl.org/dc/elements/1.1/" dc:source={quoteattr(origin.as_json())}' if origin else ""
+    return _PACKET.format(software=_SOFTWARE).replace("/></rdf:RDF>", f"{source}/></rdf:RDF>")
 
 
 def png_text(provenance: Provenance | None = None) -> dict[str, str]:

@@ -20,7 +20,7 @@ from medgan_jax.data.dicom_writer import SOP_CLASSES, encode_dicom
 from medgan_jax.errors import UserError, naming
 from medgan_jax.files import is_litter, lock
 from medgan_jax.images import image_grid, replace_file, signed_to_uint8, write_png
-from medgan_jax.metrics.distribution.guard import GUARD, Guard
+from medgan_jax.metrics.distribution.guard import GUARD, Guard, guard_key
 from medgan_jax.models.batch_norm import estimate_statistics
 from medgan_jax.progress import progress_bar
 from medgan_jax.provenance import png_text
@@ -379,7 +379,13 @@ def open_guard(asked: bool | None, generator: TrainedGenerator, latents: np.ndar
         )
     if asked is False or latents is not None or generator.guard is None:
         return None
-    return Guard.load(generator.guard)
+    guard, digest = Guard.load(generator.guard), generator.about.get("data_digest")
+    if digest and guard.key != guard_key(str(digest)):
+        raise UserError(
+            f"{generator.guard}: is of other training images than this generator; give its own, or sample without it "
+            "(--noguard, guard=False)"
+        )
+    return guard
 
 
 def check_truncation(truncation: float | None, latents: np.ndarray | None) -> None:

@@ -1,7 +1,9 @@
 """Whether an image file is what it says it is: the generator draws the image again, and both are compared."""
 
+import csv
 import dataclasses
 import io
+import itertools
 import struct
 import zlib
 from collections import defaultdict
@@ -16,6 +18,7 @@ from PIL import Image
 from medgan_jax.checkpoint import TrainedGenerator
 from medgan_jax.data.dicom import import_pydicom
 from medgan_jax.data.dicom_writer import SOP_CLASSES, encode_dicom
+from medgan_jax.data.listing import IMAGE_SUFFIXES
 from medgan_jax.data.sources import decode_file, inspect_file
 from medgan_jax.errors import UserError
 from medgan_jax.files import is_litter
@@ -35,8 +38,10 @@ from medgan_jax.sampling import (
 SAME, ENCODED, ALTERED, OTHER = "same", "encoded anew", "altered", "not of this generator"
 UNKNOWN, DAMAGED = "unknown", "damaged"
 _ENCODING = 12.0  # grey levels, root mean square: more than JPEG of low quality changes
+_HARMLESS = {"IHDR", "IDAT", "IEND", "iTXt", "tEXt", "zTXt", "pHYs", "tIME", "sRGB"}  # chunks of a PNG file
 _THUMBNAIL = 16  # px, by which images that name no origin are looked for
 _BATCH = 64
+_ATTEMPTS_SEARCHED = (0, 1)  # a guard seldom asks for more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +62,25 @@ class Finding:
 
 @dataclasses.dataclass(frozen=True)
 class _File:
-    """An image file: `image` as stored, None where it cannot be read; its `claim`, and whether it is marked at all."""
+    """An image file.
+
+    Attributes:
+      path: the file.
+      data: its bytes.
+      image: as stored, the first of several; None where it cannot be read.
+      claim: what it says of its origin.
+      is_marked: whether it says that it is synthetic.
+      says_less: whether it is a PNG or DICOM file that says so without an origin that can be read, as none of ours is.
+      frames: how many images are in it.
+    """
 
     path: Path
     data: bytes
-    image: np.ndarray | None
-    claim: Provenance | None
-    is_marked: bool
+    image: np.ndarray | None = None
+    claim: Provenance | None = None
+    is_marked: bool = False
+    says_less: bool = False
+    frames: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,7 +121,7 @@ def verify(
         yield from (Finding(file.path, "", _claimed(file)) for file in files)
         return
     drawn = _drawn_again(files, generator, mesh)
-    if lost := [file for file in files if file.claim is None and file.image is not None]:
+    if lost := [file for file in files if file.claim is None and file.image is not None and not file.says_less]:
         drawn |= _looked_for(lost, generator, mesh, seed, search)
     for file in files:
         yield Finding(
@@ -117,20 +134,33 @@ def _image_files(path: Path) -> list[Path]:
         raise UserError(f"{path}: there is no such file or folder; give images, or a folder of them")
     if path.is_file():
         return [path]
-    skipped = {path / GRID} if (path / MANIFEST).exists() else set()
-    found = []
-    for each in sorted(set(path.rglob("*")) - skipped):
+    named = {path / name for name in _names(path / MANIFEST)}
+    found = sorted(each for each in named if not each.exists())
+    for each in sorted(set(path.rglob("*")) - ({path / GRID} if named else set())):
         if each.is_file() and not is_litter(each.name):
             with open(each, "rb") as file:
-                if recognise(file.read(HEAD)) in (IMAGE, DICOM):
-                    found.append(each)
+                is_image = recognise(file.read(HEAD)) in (IMAGE, DICOM)
+            if is_image or each in named or each.suffix.lower() in IMAGE_SUFFIXES:  # the latter may be damaged
+                found.append(each)
     if not found:
         raise UserError(f"{path}: holds no image files; give a folder of images, or one image")
     return found
 
 
+def _names(manifest: Path) -> list[str]:
+    """The files that a manifest names; none where there is none."""
+    try:
+        with open(manifest, newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return [row["file"] for row in csv.DictReader(file) if row.get("file")]
+    except (OSError, csv.Error):
+        return []
+
+
 def _read(path: Path, generator: TrainedGenerator | None) -> _File:
+    if not path.exists():
+        return _File(path, b"")
     data = path.read_bytes()
+    frames, is_ours = 1, True
     reading: dict[str, Any] = {"min_side": None, "window": "auto", "bits": 16, "values": None, "frame": 0}
     try:
         is_marked = inspect_file(path).synthetic
@@ -141,20 +171,32 @@ def _read(path: Path, generator: TrainedGenerator | None) -> _File:
             said = next((str(item.get("ContributionDescription", "")) for item in items), "")
         else:
             with Image.open(io.BytesIO(data)) as opened:
-                said = str(opened.info.get(KEYWORD, ""))
+                said, is_ours = str(opened.info.get(KEYWORD, "")), opened.format == "PNG"
+                frames = getattr(opened, "n_frames", 1)
     except (ImageError, OSError):
-        return _File(path, data, None, None, False)
-    return _File(path, data, image, from_json(said), is_marked)
+        return _File(path, data)
+    claim = from_json(said)
+    return _File(path, data, image, claim, is_marked, is_ours and is_marked and claim is None, frames)
 
 
 def _claimed(file: _File) -> str:
     if file.image is None:
-        return "is damaged, and cannot be read"
+        return _unread(file)
     if claim := file.claim:
         origin = "of latents of the caller's" if claim.seed is None else f"image {claim.index} of seed {claim.seed}"
         of_class = f", class {claim.label}" if claim.label else ""
         return f"says that it is synthetic: {origin}{of_class}, by generator {claim.generator} of step {claim.step}"
     return "is marked as synthetic, and names no generator" if file.is_marked else "says nothing of where it comes from"
+
+
+def _unread(file: _File) -> str:
+    if not file.data:
+        return "is empty" if file.path.exists() else f"is missing, and {MANIFEST} names it"
+    return "is a movie, and these are not drawn again" if _is_movie(file) else "cannot be read"
+
+
+def _is_movie(file: _File) -> bool:
+    return recognise(file.data[:HEAD]) == "video"
 
 
 def _can_draw(claim: Provenance, generator: TrainedGenerator) -> bool:
@@ -222,15 +264,15 @@ def _looked_for(
     thumbnails = np.stack([_thumbnail(file.image) for file in lost if file.image is not None])
     least = np.full(len(lost), np.inf)
     found = {}
-    with progress_bar(search * len(generator.classes or ("",)), unit="image", desc="looking for origins") as bar:
-        for label in generator.classes or ("",):
-            numbers = np.arange(search, dtype=np.int32)
-            for index, image in enumerate(
-                _draw(generator, mesh, numbers, np.zeros_like(numbers), seed=seed, label=label)
-            ):
+    draws = list(itertools.product(generator.classes or ("",), _ATTEMPTS_SEARCHED))
+    numbers = np.arange(search, dtype=np.int32)
+    with progress_bar(search * len(draws), unit="image", desc="looking for origins") as bar:
+        for label, attempt in draws:
+            attempts = np.full_like(numbers, attempt)
+            for index, image in enumerate(_draw(generator, mesh, numbers, attempts, seed=seed, label=label)):
                 distances = np.square(thumbnails - _thumbnail(image)).sum((1, 2, 3))
                 for i in np.flatnonzero(distances < least).tolist():
-                    of_image = generator.provenance(seed=seed, index=index, label=label)
+                    of_image = generator.provenance(seed=seed, index=index, label=label, attempt=attempt)
                     found[lost[i].path] = _Drawn(image, of_image)
                 least = np.minimum(least, distances)
                 bar.update()
@@ -246,7 +288,11 @@ def _judged(
 ) -> tuple[str, str]:
     """Verdict and detail."""
     if file.image is None:
-        return DAMAGED, "cannot be read"
+        return UNKNOWN if _is_movie(file) else DAMAGED, _unread(file)
+    if file.frames > 1:
+        return UNKNOWN, f"has {file.frames} images, and none of ours has more than one; movies are not drawn again"
+    if file.says_less:
+        return ALTERED, "says that it is synthetic, and not what drew it"
     if (claim := file.claim) and claim.generator != generator.digest:
         return OTHER, f"says that it is of generator {claim.generator}"
     if claim and claim.seed is None:
@@ -290,6 +336,8 @@ def _judged_texts(file: _File, drawn: _Drawn, claim: Provenance, largest: int) -
         texts = dict(getattr(opened, "text", {}))
     if unlike := sorted(key for key in texts.keys() | expected.keys() if texts.get(key) != expected.get(key)):
         return ALTERED, f"the pixels are as drawn, its text is not: {', '.join(unlike)}"
+    if foreign := sorted({name.decode("latin-1") for name, _ in found} - _HARMLESS):
+        return ALTERED, f"pixels and text are the same, but it has parts that are not ours: {', '.join(foreign)}"
     return ENCODED, "pixels and text are the same"
 
 

@@ -1,6 +1,7 @@
 """Generated images say in their files what drew them, are refused as reals, and are told from altered ones."""
 
 import dataclasses
+import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -10,6 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from medgan_jax import __version__
+from medgan_jax.commands import verify as command
 from medgan_jax.errors import UserError
 from medgan_jax.images import inspect_image
 from medgan_jax.provenance import XMP, Provenance, from_json, is_synthetic
@@ -111,7 +113,8 @@ def _said(old, new):
         (_said('"truncation": 1.0', '"truncation": 9.0'), ALTERED),
         (_said("abc", "abd"), OTHER),
         (_said('"seed": 5', '"seed": null'), UNKNOWN),
-        (_said('"seed": 5', '"seed": {}'), OTHER),  # no claim, and not the seed that is searched
+        (_said('"seed": 5', '"seed": {}'), ALTERED),
+        (lambda image, texts: (image, {name.replace("jax", "jay"): text for name, text in texts.items()}), ALTERED),
     ],
 )
 def test_whatever_is_changed_is_seen(folder, generator, tmp_path, change, verdict):
@@ -136,8 +139,46 @@ def test_no_byte_of_a_file_can_be_changed_unseen(folder, generator, tmp_path):
     assert set(found.values()) <= {ALTERED, DAMAGED, OTHER}, [i for i in found if found[i] == SAME]
 
 
+def test_parts_that_are_not_ours_are_seen(folder, generator, tmp_path):
+    """A chunk that changes how the image is shown; a second frame, which is what a browser shows."""
+    data = (folder / "000002.png").read_bytes()
+    for kind, size in ((b"gAMA", 4), (b"tIME", 7)):
+        body = kind + bytes(size)
+        chunk = size.to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+        (tmp_path / f"{kind.decode()}.png").write_bytes(data[:33] + chunk + data[33:])
+    with Image.open(folder / "000002.png") as first, Image.open(folder / "000003.png") as second:
+        first.save(tmp_path / "two.png", save_all=True, append_images=[second.copy()])
+    expected = {"gAMA.png": ALTERED, "tIME.png": ENCODED, "two.png": UNKNOWN}
+    assert verdicts(tmp_path, generator, search=1) == expected
+
+
+def test_a_folder_lacks_no_image_unseen(generator, tmp_path, capsys):
+    """Missing, emptied, with another signature, or with more behind it."""
+    sample_to_folder(generator, tmp_path, num_images=5, seed=1, batch_size=4, mesh=data_mesh())
+    data = (tmp_path / "000003.png").read_bytes()
+    (tmp_path / "000001.png").unlink()
+    (tmp_path / "000002.png").write_bytes(b"")
+    (tmp_path / "000003.png").write_bytes(b"\x88" + data[1:])
+    (tmp_path / "000004.png").write_bytes(data + b"more")
+    found = verdicts(tmp_path, generator)
+    assert found == {f"00000{i}.png": verdict for i, verdict in enumerate((SAME, DAMAGED, DAMAGED, DAMAGED, DAMAGED))}
+    assert command.main([str(tmp_path)]) == 0
+    assert "000001.png: is missing, and manifest.csv names it" in capsys.readouterr().out
+
+
+def test_what_a_file_says_is_no_line_of_its_own(folder, tmp_path, capsys):
+    info = PngInfo()
+    with Image.open(folder / "000002.png") as opened:
+        for name, text in opened.text.items():
+            info.add_itxt(name, text.replace('"abc"', '"\\nsame 1"'))
+        opened.save(tmp_path / "a.png", pnginfo=info)
+    assert command.main([str(tmp_path)]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "by generator \\nsame 1 of step 40" in line
+
+
 def test_images_without_a_word_are_looked_for(folder, generator, tmp_path):
-    with Image.open(folder / "000007.png") as image:
+    with Image.open(folder / "000010.png") as image:
         image.resize((32, 32)).save(tmp_path / "resized.jpg", quality=90)
     plain = tmp_path / "plain"
     sample_to_folder(generator, plain, num_images=8, seed=3, batch_size=4, mesh=data_mesh(), label="benign")

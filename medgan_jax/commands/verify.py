@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from medgan_jax import cli
-from medgan_jax.errors import ArgumentParser
+from medgan_jax.errors import ArgumentParser, UserError
 from medgan_jax.files import local_path
 
 
@@ -30,12 +30,15 @@ def main(argv: list[str]) -> int:
         announce_devices()
         mesh = data_mesh()
         generator = load_generator(cli.given_path("checkpoint", args.checkpoint), replicated(mesh))
+    if not args.path:  # as an unset shell variable leaves it
+        raise UserError("give an image, or a folder of images")
     counts: Counter[str] = Counter()
     options = {"seed": args.seed, "search": args.search, "tolerance": args.tolerance}
     for finding in verify(local_path("FILE", args.path), generator, mesh, **options):
         counts[finding.verdict] += 1
         if finding.verdict != SAME:
-            print(f"{finding.path}: {', '.join(filter(None, (finding.verdict, finding.detail)))}")
+            line = f"{finding.path}: {', '.join(filter(None, (finding.verdict, finding.detail)))}"
+            print("".join(c if c.isprintable() else repr(c)[1:-1] for c in line))  # files say what they like
     if generator is None:
         return 0
     print(", ".join(f"{verdict} {count}" for verdict, count in counts.most_common()))

@@ -25,7 +25,7 @@ from medgan_jax.errors import UserError
 from medgan_jax.evaluation.quick import QuickEvaluation
 from medgan_jax.images import image_grid, write_png
 from medgan_jax.metrics.distribution.features import efficientnet_features
-from medgan_jax.metrics.distribution.guard import Guard
+from medgan_jax.metrics.distribution.guard import Guard, guard_key
 from medgan_jax.models.efficientnet_lite import load_efficientnet_lite
 from medgan_jax.provenance import png_text
 from medgan_jax.sharding import local_mesh
@@ -410,7 +410,7 @@ class SaveGuard(Callback):
             run.say(f"hashing {len(training.images)} training images, for {file.name}")  # which may take minutes
             groups = np.unique(training.groups or training.names, return_inverse=True)[1]
             apart = held_out.images if held_out else training.images[:0]
-            Guard.calibrated(training.images, groups, apart, key=int(training.digest[:16], 16)).save(file)
+            Guard.calibrated(training.images, groups, apart, key=guard_key(training.digest)).save(file)
 
     def summary(self, run: "Run") -> Iterator[str]:
         """The line that says what not to share."""

@@ -84,7 +84,10 @@ class Guard(CopySearch):
         """Reads what `save` wrote. Raises UserError where it cannot be read."""
         try:
             with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-                return cls({name: file[name] for name in _ARRAYS})
+                arrays = {name: file[name] for name in _ARRAYS}
+            if len(arrays["pixels"]) != arrays["features"].shape[1] or arrays["features"].shape[2] * 8 != _FEATURE_BITS:
+                raise ValueError("arrays do not fit")
+            return cls(arrays)
         except Exception as error:  # on damaged bytes NumPy raises nearly anything
             raise UserError(
                 f"{path}: is damaged; restore it, delete it and end the training again to have it written anew, or "
@@ -107,6 +110,11 @@ class Guard(CopySearch):
     def _compare(self, images: np.ndarray, candidates: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
         theirs = _unpacked(self.arrays["pixels"][candidates])
         return _closest(_signs(_flat(turned_back(jnp.asarray(images))), self.key, _PIXELS, theirs.shape[-1]), theirs)
+
+
+def guard_key(digest: str) -> int:
+    """The key of a training set by its hexadecimal digest: so a guard also tells whose it is."""
+    return int(digest[:16], 16)
 
 
 def _flat(images: jax.Array) -> jax.Array:
