@@ -89,7 +89,8 @@ class Generator:
         Raises:
           UserError: as `sample`.
         """
-        _check_numbers(min(n, frames), seed)
+        for number in (n, frames):
+            _check_numbers(number, seed)
         walk = walk_frames(
             self._trained, num_images=n, seed=seed, batch_size=_BATCH, mesh=data_mesh(), label=label,
             frames_per_leg=frames,
@@ -169,6 +170,7 @@ def evaluate(
     if pairing not in protocol.PAIRINGS:
         raise UserError(f"pairing={pairing}: must be one of {', '.join(protocol.PAIRINGS)}")
     sets = image_sets.from_arrays(fakes, reals, train)
+    _check_numbers(1, seed)
     chosen = features if isinstance(features, Features) else image_sets.choose_features(features, None)
     return protocol.evaluate(*sets, pairing=pairing, features=chosen, seed=seed)
 
@@ -186,13 +188,21 @@ def _with_fields(config: str | Config | ConfigDict | Mapping[str, Any], fields: 
     """The fields of a config as nested plain values, some of them replaced."""
     if isinstance(config, str):
         config = named_config(config)
+    elif not isinstance(config, Config | ConfigDict | Mapping):
+        raise UserError(f"config: must be the name of a config, or a config, and is a {type(config).__name__}")
     values = dict(config if isinstance(config, Mapping) else config.to_dict())
     for name, value in fields.items():
-        values[name] = {**values[name], **value} if isinstance(values.get(name), dict) else value
+        is_group = isinstance(values.get(name), dict)
+        if is_group and not isinstance(value, Mapping):
+            raise UserError(f"{name}: is a group of fields; give a dict, such as {name}={{...}}")
+        values[name] = {**values[name], **value} if is_group else value
     return values
 
 
 def _check_numbers(number: int, seed: int) -> None:
+    for value in (number, seed):
+        if not isinstance(value, int | np.integer):
+            raise UserError(f"{value!r}: must be a whole number")
     if number < 1:
         raise UserError(f"{number} images: give 1 or more")
     if not 0 <= seed < 2**32:

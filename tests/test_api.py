@@ -70,6 +70,9 @@ def test_a_walk_passes_through_the_images_of_its_seed(folder):
     [
         (lambda g: g.sample(0), "^0 images: give 1 or more"),
         (lambda g: g.sample(2, seed=-1), "^seed=-1 must be from 0 to"),
+        (lambda g: g.sample(2, seed=1.5), "^1.5: must be a whole number"),
+        (lambda g: medgan_jax.train("quickstart", "w", data="lesions"), "^data: is a group of fields"),
+        (lambda g: medgan_jax.evaluate(None, np.zeros((4, 16, 16, 3), np.uint8)), "^fakes: must be uint8"),
         (lambda g: g.sample(2, label="malign"), "^label=malign: .*did you mean malignant"),
         (lambda g: g.interpolate(1), "^num_images=1: a walk passes through two"),
         (lambda g: g.interpolate(2, frames=0), "^0 images"),

@@ -32,6 +32,8 @@ def main(argv: list[str]) -> int:
     if quick and not any(argument.partition("=")[0] == "--config" for argument in argv):
         argv = ["--config=quickstart", *argv]
     config, argv = cli.load_config(argv)
+    if quick and (data := [argument for argument in argv if argument.startswith("--config.data.")]):
+        raise UserError(f"{data[0]}: --quick is a trial on phantoms; leave out one of them")
     if quick and config is not None:
         config.update(_QUICK)
         config.data.update(source="phantom", num_phantoms=_QUICK_PHANTOMS)

@@ -169,7 +169,7 @@ def from_arrays(
     """
     sets = {"fakes": fakes, "reals": reals, "train": train}
     for name, images in sets.items():
-        if images is None:
+        if images is None and name == "train":
             continue
         found = f"{name}: must be uint8, (N, H, H, 1 or 3)"
         if not isinstance(images, np.ndarray):

@@ -6,6 +6,7 @@ is written anew after each training and evaluation; the rest of the file is left
 
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from medgan_jax import __version__
@@ -44,21 +45,33 @@ _DATA_SHOWN = ("horizontal_flip", "holdout_fraction", "folds", "fold", "fit", "w
 
 
 def write_card(files: Workdir) -> None:
-    """Writes the card of a workdir's generator, or what of it is ours; where that fails, it is logged."""
-    path = files.generator / CARD
+    """Writes the cards of a workdir's generator and of its best one, or what of them is ours.
+
+    Where that fails, it is logged.
+    """
+    for folder in (files.generator, files.best):
+        if folder.is_dir():
+            _write(files, folder)
+
+
+def _write(files: Workdir, folder: Path) -> None:
+    path = folder / CARD
     try:
         text = path.read_text() if path.exists() else _HEAD.format(begin=_BEGIN, end=_END)
         before, begin, rest = text.partition(_BEGIN)
         _, end, after = rest.partition(_END)
         if begin and end:  # else the owner has written a card of their own
-            replace_file(path, f"{before}{begin}\n{_written(files)}\n{end}{after}".encode())
+            replace_file(path, f"{before}{begin}\n{_written(files, folder)}\n{end}{after}".encode())
     except (OSError, ValueError) as error:  # hours of training must not end for want of a page
         reason = reason_of(error) if isinstance(error, OSError) else error
         logging.getLogger(__name__).warning("%s: could not be written (%s)", path, reason)
 
 
-def _written(files: Workdir) -> str:
+def _written(files: Workdir, folder: Path) -> str:
     record = read_record(files)
+    step, evaluation = record.step, record.evaluation
+    if folder == files.best:  # of an earlier step, and never what evaluation.json is of
+        step, evaluation = max(int(saved.name) for saved in folder.iterdir() if saved.name.isdigit()), {}
     images = int(number(record.dataset, "num_images") or 0)
     counts = record.dataset.get("labels") or {}
     classes = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -74,11 +87,11 @@ def _written(files: Workdir) -> str:
         f"{images} images{f' ({classes})' if classes else ''}, {size:g} x {size:g} px, {colours}; "
         f"digest {record.dataset.get('digest', 'not known')}.",
         "## Training",
-        f"{record.step} steps of {record.config.get('batch_size')} images, medgan_jax {__version__}. What differs from "
+        f"{step} steps of {record.config.get('batch_size')} images, medgan_jax {__version__}. What differs from "
         "the defaults:",
         _table(("field", "value"), _changes(record.config)),
         "## How good the images are",
-        *_figures(record.evaluation),
+        *_figures(evaluation),
         "## Limits",
         f"The generator has seen {images} images, and knows no others: rare appearances are missing, and groups of "
         "patients that are missing there are missing here. Its images are for training and testing software, not for "

@@ -28,6 +28,7 @@ from medgan_jax.metrics.distribution.features import efficientnet_features
 from medgan_jax.metrics.distribution.guard import Guard, guard_key
 from medgan_jax.models.efficientnet_lite import load_efficientnet_lite
 from medgan_jax.provenance import png_text
+from medgan_jax.report.card import write_card
 from medgan_jax.sharding import local_mesh
 from medgan_jax.training.health.monitor import Alarm, Monitor
 from medgan_jax.training.health.probe import NUM_FAKES, Probe
@@ -419,7 +420,7 @@ class SaveGuard(Callback):
 
 
 class Report(Callback):
-    """Writes report.html while training and at the end, and plots/ at the end."""
+    """Writes report.html while training and at the end, and plots/ and the model cards at the end."""
 
     _written_at: float | None = None  # None: this process has not trained
 
@@ -435,27 +436,28 @@ class Report(Callback):
             self._written_at = now
 
     def on_end(self, run: "Run", state: GANState) -> None:
-        """Writes report and plots."""
+        """Writes report, plots and cards."""
+        if run.files.writes:
+            write_card(run.files)
         if self._written_at is not None:
             self._write(run, plots=True)
 
     def on_error(self, run: "Run", error: Exception) -> None:
         """Writes report and plots of a run that diverged."""
         if isinstance(error, Diverged):
+            if run.files.writes:
+                write_card(run.files)
             self._write(run, plots=True)
 
     def _write(self, run: "Run", *, plots: bool = False) -> None:
         if not (run.config.report and run.files.writes):
             return
-        from medgan_jax.report.card import write_card
         from medgan_jax.report.page import write_report
         from medgan_jax.report.plots import write_plots
 
         try:
             if plots:
                 write_plots(run.files)
-                if run.files.generator.is_dir():
-                    write_card(run.files)
             write_report(run.files)
         except Exception as error:  # hours of training must not end for want of a page
             reason = (str(error).splitlines() or [type(error).__name__])[0]

@@ -116,7 +116,13 @@ class Tab:
     def click(self, selector):
         script = f"document.querySelector({json.dumps(selector)})"
         self.value(f"{script}.scrollIntoView({{block: 'center', behavior: 'instant'}})")
-        x, y = self.value(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({script}.getBoundingClientRect())")
+        places = []
+        while len(places) < 2 or places[-1] != places[-2]:  # it stands still: pictures above may still be laid out
+            places.append(
+                self.value(f"(b => [b.x + b.width / 2, b.y + b.height / 2])({script}.getBoundingClientRect())")
+            )
+            time.sleep(0.05)
+        x, y = places[-1]
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
 

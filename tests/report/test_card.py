@@ -45,6 +45,12 @@ def test_it_says_what_is_known_and_no_paths(files):
     assert "secret" not in text
 
 
+def test_the_best_generator_has_one_of_its_own_step(files):
+    (files.best / "40").mkdir(parents=True)
+    write_card(files)
+    assert "40 steps of 16 images" in (files.best / "README.md").read_text()
+
+
 def test_figures_are_added_and_what_the_owner_wrote_stays(files):
     path = files.generator / "README.md"
     card(files)
