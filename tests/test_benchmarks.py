@@ -1,9 +1,11 @@
 """The benchmarks: what is counted, how samples become a verdict, how workers are asked. No time is judged."""
 
 import ast
+import contextlib
 import functools
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -43,8 +45,8 @@ def count_flops(jaxpr):
     return total
 
 
-@pytest.mark.parametrize(("size", "channels"), [(16, 3), (64, 1)])
-def test_the_formula_counts_what_a_step_computes(tiny_config, monkeypatch, size, channels):
+def test_the_formula_counts_what_a_step_computes(tiny_config, monkeypatch):
+    size, channels = 64, 1
     monkeypatch.setattr(winograd, "LOWERING", "native")  # the count is of direct convolutions
     config = tiny_config(image_size=size, channels=channels, gen_features=8, dis_features=8, latent_dim=5)
     networks = build_networks(config)
@@ -245,6 +247,17 @@ def test_bad_flags_are_named(main, flag):
         main([flag])
 
 
+@pytest.fixture(scope="module")
+def one_worker():
+    """Our side starts once for all, and shares the tests' cache of compiled programs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows, "environment", lambda **options: dict(os.environ))
+        with rows._ours(cpu=True) as worker:
+            patch.setattr(rows, "_ours", lambda **options: contextlib.nullcontext(worker))
+            yield
+
+
+@pytest.mark.usefixtures("one_worker")
 def test_a_step_is_measured_without_the_peer():
     said = []
     settings = rows.Settings(rounds=1, turn_seconds=0.01, maps=4, say=said.append)
@@ -255,13 +268,15 @@ def test_a_step_is_measured_without_the_peer():
     assert said[0].startswith("  round 1 of 1: ours ")
 
 
+@pytest.mark.usefixtures("one_worker")
 def test_features_are_measured_without_the_peer():
     settings = rows.Settings(rounds=1, turn_seconds=0.01, say=lambda text: None)
-    measured = rows.features_against_torch(settings, backward=True, size=32, batch=1)
+    measured = rows.features_against_torch(settings, backward=False, size=32, batch=1)
     assert measured.problem == rows.PEER_MISSING
     assert 0 < measured.ours[0] < math.inf
 
 
+@pytest.mark.usefixtures("one_worker")
 def test_features_for_evaluation_are_timed():
     (seconds,) = rows.seconds_of_features(rows.Settings(slow_rounds=1), size=16, images=2).value
     assert 0 < seconds < math.inf

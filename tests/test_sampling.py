@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import resource
 
 import jax
@@ -390,9 +391,10 @@ def test_truncated_images_are_not_paler(tmp_path):
     """By running statistics of all latents, maps of truncated ones would have less contrast layer by layer."""
     module = Generator(16, features=4, num_classes=2)
     key, number = jax.random.key(1), np.zeros(1, np.int32)
-    variables = module.init(key, jnp.zeros((1, 8)), number, training=True)
-    latents = jax.random.normal(key, (32, 16, 8))
-    variables = estimate_statistics(module, variables, latents, np.tile(np.arange(16, dtype=np.int32) % 2, (32, 1)))
+    variables = jax.jit(functools.partial(module.init, training=True))(key, np.zeros((1, 8), np.float32), number)
+    latents = np.random.default_rng(0).normal(size=(32, 16, 8)).astype(np.float32)
+    labels = np.tile(np.arange(16, dtype=np.int32) % 2, (32, 1))
+    variables = jax.jit(functools.partial(estimate_statistics, module))(variables, latents, labels)
     trained = TrainedGenerator(module, variables, latent_dim=8, step=0, about={}, digest="", classes=NAMES[:2])
     contrasts = {}
     for truncation in (None, 0.3):

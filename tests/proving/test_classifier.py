@@ -4,6 +4,9 @@ import jax
 import numpy as np
 import pytest
 
+from medgan_jax.config import AugmentConfig
+from medgan_jax.models import efficientnet_lite
+from medgan_jax.proving import classifier as module
 from medgan_jax.proving.classifier import CLASSIFIERS, Plan
 
 pytestmark = pytest.mark.slow
@@ -14,10 +17,10 @@ def images():
     """24 discs on grey, those of class 1 dark and those of class 0 bright, each of another size and place."""
     random = np.random.default_rng(0)
     labels = np.arange(24) % 2
-    rows, columns = np.mgrid[:32, :32]
+    rows, columns = np.mgrid[:16, :16]
     found = []
     for label in labels:
-        (y, x), radius = random.uniform(10, 22, 2), random.uniform(5, 9)
+        (y, x), radius = random.uniform(5, 11, 2), random.uniform(2.5, 4.5)
         disc = (rows - y) ** 2 + (columns - x) ** 2 < radius**2
         found.append(np.where(disc, 30 if label else 220, 128))
     return np.repeat(np.stack(found).astype(np.uint8)[..., None], 3, axis=-1), labels
@@ -49,12 +52,24 @@ def test_a_linear_classifier_learns_and_repeats_itself(images):
     np.testing.assert_allclose(attention, logits + shift @ kernel, rtol=1e-3, atol=1e-3)
 
 
-def test_fine_tuning_changes_all_of_the_network(images):
+@pytest.fixture
+def short(monkeypatch):
+    """The network ends after its second stage: all kinds of layers are there, and few to compile, as in flips alone."""
+    whole = efficientnet_lite.load_efficientnet_lite("lite0", folded=False)
+    names = ["stem", *(f"block_{i}" for i in range(3)), "head", "classifier"]
+    cut = {group: {name: layers[name] for name in names if name in layers} for group, layers in whole.items()}
+    cut["params"]["head"] = cut["params"]["head"] | {"kernel": whole["params"]["head"]["kernel"][:24]}
+    monkeypatch.setattr(efficientnet_lite, "_STAGES", efficientnet_lite._STAGES[:2])
+    monkeypatch.setattr(module, "load_efficientnet_lite", lambda variant, folded: cut)
+    monkeypatch.setattr(module, "AUGMENTATION", AugmentConfig(flips=True))
+
+
+def test_fine_tuning_changes_all_of_the_network(images, short):
     pixels, labels = images
     classifier = CLASSIFIERS["finetuned"]
     start = classifier._initial(pixels, 2)  # nothing public has ImageNet's weights with the new layer
     variables = classifier.train(pixels, labels, uniform(24, augmented=True), steps=2, seed=0)
     moved = jax.tree.map(lambda a, b: not np.array_equal(a, b), start, jax.device_get(variables))
     assert all(jax.tree.leaves(moved))
-    assert classifier.attention(variables, pixels[:2], 1).shape == (2, 1, 1)
+    assert classifier.attention(variables, pixels[:2], 1).shape == (2, 8, 8)
     np.testing.assert_allclose(classifier.predict(variables, pixels[:3]).sum(1), 1)
