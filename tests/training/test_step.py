@@ -42,7 +42,6 @@ class Training(NamedTuple):
 @pytest.fixture(scope="module")
 def training(tiny_config):
     """A function from config fields to a Training; equal fields share one, compiled once."""
-
     plain = tiny_config()
     start = jax.jit(functools.partial(initial_state, build_networks(plain), plain))()
 

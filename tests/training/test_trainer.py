@@ -16,7 +16,6 @@ from PIL import Image
 
 from medgan_jax.checkpoint import Checkpoints, load_generator
 from medgan_jax.errors import UserError
-from medgan_jax.models.projected import load_frozen, project_images
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training.callbacks import Callback, RollBack, Stop
 from medgan_jax.training.state import build_networks, initial_state
@@ -158,17 +157,12 @@ class Averages:
 
 def test_a_projected_run_resumes_exactly_and_names_what_is_frozen(config, tmp_path, monkeypatch):
     """Grey, conditional, in bfloat16: a frozen network is in no checkpoint, and another one is refused."""
-    grey = jax.ShapeDtypeStruct((2, 32, 32, 1), jnp.float32)
-    shapes = jax.eval_shape(project_images, load_frozen(), grey)
     monkeypatch.setattr("medgan_jax.models.projected.EfficientNetLite", Averages)
-    assert jax.eval_shape(project_images, load_frozen(), grey) == shapes
+    monkeypatch.setattr("medgan_jax.ops.winograd.LOWERING", "native")  # the smallest programs
     options = {"arch": "fastgan", "dis": "projected", "loss": "hinge", "image_size": 32, "gen_features": 1}
     options |= {"channels": 1, "conditional": True, "dtype": "bfloat16", "ema_decay": 0.9, "augment_flips": True}
     options |= {"checkpoint_every_steps": 1, "batch_size": 2, "num_steps": 2}
-    train(config(monitor_every_steps=2, **options), tmp_path / "run")
-    names = ("logit_train", "logit_held_out", "logit_fakes", "diversity")
-    *_, line = read_lines(Workdir(tmp_path / "run").health)
-    assert all(np.isfinite(line[name]) for name in names)
+    train(config(**options), tmp_path / "run")
     expected = final_state(tmp_path / "run", config(**options), num_classes=2)
     for network in (expected.gen, expected.dis):
         moments = traverse_util.flatten_dict(network.opt_state.inner_state[0].nu, sep="/")
