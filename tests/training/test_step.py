@@ -180,16 +180,20 @@ def published_step(state, reals, networks, config):
 
 @pytest.mark.parametrize("lowering", ["native"], indirect=True)
 def test_with_all_options_off_the_step_is_the_published_one_bit_for_bit(training, lowering):
-    """Operation by operation: what XLA fuses, and so how it rounds, differs between any two programs.
+    """In one program, where equal operations are one: what XLA fuses, and so how it rounds, differs between any two.
 
     With native convolutions, which are one operation each.
     """
     config, networks, state, _ = training()
-    reals = batch(config)
-    after, metrics = train_step(state, reals, networks=networks, config=config)
+
+    @jax.jit
+    def both(state, reals):
+        step = train_step(state, reals, networks=networks, config=config)
+        return step, published_step(state, reals, networks, config)
+
+    (after, metrics), expected = both(state, batch(config))
     assert (after.ema_params, after.lecam, after.ada) == (None, None, None)
-    assert tuple(metrics) == METRICS
-    expected = published_step(state, reals, networks, config)
+    assert set(metrics) == set(METRICS)
     found = tuple((network.params, network.stats, network.opt_state) for network in (after.gen, after.dis))
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
@@ -213,7 +217,7 @@ def test_each_update_trains_every_layer_of_its_own_network_only(training):
 
 
 DRAWN = {"real_label": 0.8, "label_flip": 0.5, "data_horizontal_flip": True, "ema_decay": 0.75}
-DRAWN |= {"augment_flips": True, "augment_color": 0.7, "augment_translation": 0.2, "dis_dropout": 0.5}
+DRAWN |= {"augment_color": 0.7, "dis_dropout": 0.5}
 
 
 @pytest.mark.parametrize("fields", [DRAWN, {"simultaneous": True}])

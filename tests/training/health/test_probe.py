@@ -125,7 +125,8 @@ class MeanOfMaps(nn.Module):
 
 def test_a_projected_discriminator_sees_maps_and_its_outputs_count_as_much(measure, monkeypatch):
     monkeypatch.setattr("medgan_jax.training.state.project_images", lambda frozen, x: (x[:, ::2] + frozen, 3 * x))
-    networks = dataclasses.replace(measure.networks, discriminator=MeanOfMaps(), frozen=np.float32(7))
+    seven = jax.device_put(np.float32(7), replicated(local_mesh()))
+    networks = dataclasses.replace(measure.networks, discriminator=MeanOfMaps(), frozen=seven)
     probe = Probe(networks, measure.config, noise(64), None, mesh=local_mesh())
     pixels = noise(64) / 127.5 - 1
     expected = (pixels[:, ::2].mean() + 7 + 3 * pixels.mean()) / 2
