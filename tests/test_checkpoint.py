@@ -179,7 +179,7 @@ def made_up(module, *inputs):
     """Variables of arbitrary numbers: making initial ones takes long."""
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     shapes = jax.eval_shape(functools.partial(module.init, training=True), keys, *inputs)
-    return jax.tree.map(lambda x: jnp.arange(x.size, dtype=x.dtype).reshape(x.shape), shapes)
+    return jax.device_put(jax.tree.map(lambda x: np.arange(x.size, dtype=x.dtype).reshape(x.shape), shapes))
 
 
 @pytest.fixture

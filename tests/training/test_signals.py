@@ -19,6 +19,14 @@ class AsksWhenDeleted:
             pass
 
 
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
+def test_each_signal_that_asks_is_noted(name):
+    with Signals() as signals:
+        signals.postpone()
+        os.kill(os.getpid(), signal.Signals[name])
+        assert signals.caught == signal.Signals[name]
+
+
 def test_a_signal_that_python_would_drop_is_not_lost():
     with Signals(), pytest.raises(KeyboardInterrupt) as raised:
         AsksWhenDeleted()

@@ -5,8 +5,10 @@ import logging
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import traverse_util
@@ -112,9 +114,12 @@ def test_a_run_leaves_its_files(config, tmp_path, caplog):
 
 
 def test_resuming_is_exact(config, tmp_path, caplog):
-    """In one go, and in three, stopped between two intervals, and first with other intervals; with every option."""
+    """In one go, and in three, stopped between two intervals, and first with other intervals.
+
+    With every option, of grey images, in bfloat16, in which no parameter is kept.
+    """
     caplog.set_level(logging.INFO)
-    options = {"conditional": True}
+    options = {"conditional": True, "channels": 1, "dtype": "bfloat16", "upsample": "bilinear"}
     options |= {"ema_decay": 0.5, "ema_rampup": 0.3, "label_flip": 0.3, "data_horizontal_flip": True, "dis_steps": 2}
     options |= {"augment_color": 1.0, "augment_adaptive_target": 0.01, "augment_adaptive_images": 100}
     options |= {"lecam_weight": 0.3, "r1_weight": 1.0, "r1_every_steps": 5, "dis_dropout": 0.1}
@@ -130,21 +135,34 @@ def test_resuming_is_exact(config, tmp_path, caplog):
     assert_same(state.ema_params, generator_of(tmp_path / "whole").variables["params"])
     later = [line for line in metrics(tmp_path / "parts") if line["step"] > 3 and line["step"] % 2 == 0]
     assert later == metrics(tmp_path / "whole")[1:]
-    assert (
-        picture(Workdir(tmp_path / "parts").picture(12)).tobytes()
-        == picture(Workdir(tmp_path / "whole").picture(12)).tobytes()
-    )
+    assert all(np.isfinite(value) for line in later for value in line.values())
+    ours, theirs = (picture(Workdir(tmp_path / name).picture(12)) for name in ("parts", "whole"))
+    assert ours.ndim == 2 and np.array_equal(ours, theirs)
+    kept = state.gen.params, state.dis.params, state.gen.stats, state.dis.stats
+    assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {np.dtype("float32")}
 
 
-def test_a_projected_run_resumes_exactly_and_names_what_is_frozen(config, tmp_path):
+class Averages:
+    """Stands in for EfficientNet-Lite0, which takes long: of each square of a stride, sines of its mean."""
+
+    def __init__(self, variant):
+        pass
+
+    def apply(self, variables, images):
+        n, h, w, _ = images.shape
+        means = [images.reshape(n, h // s, s, w // s, s, -1).mean((2, 4, 5)) for s in (4, 8, 16, 32)]
+        factors = [np.arange(1, 1 + width, dtype=np.float32)[None] for width in (24, 40, 112, 320)]
+        return SimpleNamespace(taps=[jnp.sin(x[..., None] @ y) for x, y in zip(means, factors, strict=True)])
+
+
+def test_a_projected_run_resumes_exactly_and_names_what_is_frozen(config, tmp_path, monkeypatch):
     """Grey, conditional, in bfloat16: a frozen network is in no checkpoint, and another one is refused."""
+    monkeypatch.setattr("medgan_jax.models.projected.EfficientNetLite", Averages)
+    monkeypatch.setattr("medgan_jax.ops.winograd.LOWERING", "native")  # the smallest programs
     options = {"arch": "fastgan", "dis": "projected", "loss": "hinge", "image_size": 32, "gen_features": 1}
     options |= {"channels": 1, "conditional": True, "dtype": "bfloat16", "ema_decay": 0.9, "augment_flips": True}
     options |= {"checkpoint_every_steps": 1, "batch_size": 2, "num_steps": 2}
-    train(config(monitor_every_steps=2, **options), tmp_path / "run")
-    names = ("logit_train", "logit_held_out", "logit_fakes", "diversity")
-    *_, line = read_lines(Workdir(tmp_path / "run").health)
-    assert all(np.isfinite(line[name]) for name in names)
+    train(config(**options), tmp_path / "run")
     expected = final_state(tmp_path / "run", config(**options), num_classes=2)
     for network in (expected.gen, expected.dis):
         moments = traverse_util.flatten_dict(network.opt_state.inner_state[0].nu, sep="/")
@@ -174,7 +192,7 @@ class StopAtMetrics(Callback):
         return Stop()
 
 
-@pytest.mark.parametrize("end", ["error", "SIGTERM", "SIGHUP", "SIGUSR1"])
+@pytest.mark.parametrize("end", ["error", "SIGTERM"])
 def test_what_was_trained_is_saved_when_a_run_ends_early(config, whole, tmp_path, caplog, end):
     caplog.set_level(logging.INFO)
 
@@ -196,22 +214,18 @@ def test_what_was_trained_is_saved_when_a_run_ends_early(config, whole, tmp_path
     assert_same(final_state(tmp_path / "run", config()), whole)
 
 
-def test_a_signal_that_is_ignored_stays_so(config, tmp_path):
-    """As SIGHUP under nohup."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
-        hang_up = At(5, lambda run, state: os.kill(os.getpid(), signal.SIGHUP))
-        assert train(config(), tmp_path / "run", callbacks=[hang_up]) == 0
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-def test_a_callback_can_stop_a_run(config, tmp_path, caplog):
+def test_a_callback_stops_a_run_and_a_signal_that_is_ignored_does_not(config, tmp_path, caplog):
+    """Such as SIGHUP under nohup."""
     caplog.set_level(logging.INFO)
     seen = []
     keep = At(3, lambda run, state: seen.extend(jax.tree.leaves(state.gen.params)))
-    code = train(config(), tmp_path / "run", callbacks=[keep, At(6, lambda run, state: Stop())])
+    hang_up = At(4, lambda run, state: os.kill(os.getpid(), signal.SIGHUP))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        code = train(config(), tmp_path / "run", callbacks=[keep, hang_up, At(6, lambda run, state: Stop())])
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert code == STOPPED_BY_CALLBACK == 3
     assert "stopped by a callback at step 6" in caplog.text
     assert int(final_state(tmp_path / "run", config()).step) == 6
@@ -248,7 +262,7 @@ def test_a_rollback_goes_on_from_a_checkpoint_with_other_learning_rates(config, 
 
 def test_divergence_rolls_back_as_often_as_it_may_and_is_never_saved(config, tmp_path):
     """To the start, as there is no checkpoint."""
-    c = config(arch="dcgan", lr_gen=1e38, lr_dis=1e38, monitor_every_steps=9, on_alarm="rollback", max_rollbacks=1)
+    c = config(lr_gen=1e38, lr_dis=1e38, monitor_every_steps=9, on_alarm="rollback", max_rollbacks=1)
     with pytest.raises(UserError, match=r"diverged at step .*; no checkpoint was written yet. In a new workdir, lower"):
         train(c, tmp_path / "run")
     files = Workdir(tmp_path / "run")
@@ -278,23 +292,12 @@ def test_an_alarm_warns_or_stops(config, whole, tmp_path, caplog):
     assert_same(final_state(tmp_path / "stopped", c), whole)
 
 
-def test_grey_images_in_bfloat16(config, tmp_path):
-    options = {"r1_weight": 1.0, "lecam_weight": 0.3, "upsample": "bilinear", "augment_color": 1.0}
-    c = config(dtype="bfloat16", channels=1, num_steps=2, **options)
-    train(c, tmp_path / "run")
-    assert np.isfinite(metrics(tmp_path / "run")[-1]["loss_gen"])
-    assert picture(Workdir(tmp_path / "run").picture(2)).ndim == 2
-    state = final_state(tmp_path / "run", c)
-    kept = state.gen.params, state.dis.params, state.gen.stats, state.dis.stats
-    assert {leaf.dtype for leaf in jax.tree.leaves(kept)} == {np.dtype("float32")}
-
-
 def test_the_best_generator_is_kept_and_evaluation_changes_nothing(config, whole, tmp_path, caplog):
     caplog.set_level(logging.INFO)
-    c = config(evaluate_every_steps=3)
+    c = config(evaluate_every_steps=5)
     train(c, tmp_path / "run")
     lines = list(read_lines(Workdir(tmp_path / "run").evaluations))
-    assert [line["step"] for line in lines] == [3, 6, 8]
+    assert [line["step"] for line in lines] == [5, 8]
     assert all(0 < line["swd_reals"] < line["swd"] for line in lines)  # eight steps teach little
     assert {line["features"] for line in lines} == {"efficientnet-lite1"}
     version = "weights efficientnet-lite1-77cc7160; not comparable with published FIDs"
@@ -304,7 +307,7 @@ def test_the_best_generator_is_kept_and_evaluation_changes_nothing(config, whole
     assert (kept.step, kept.about["best_by"]) == (best, "kid")
     assert f"best by kid: of step {best}, in {Workdir(tmp_path / 'run').best}" in caplog.text
     for num_steps in (5, 8):  # resumed, by another measure
-        train(config(num_steps=num_steps, evaluate_every_steps=3, best_measure="swd"), tmp_path / "parts")
+        train(config(num_steps=num_steps, evaluate_every_steps=5, best_measure="swd"), tmp_path / "parts")
     parts = {line["step"]: line for line in read_lines(Workdir(tmp_path / "parts").evaluations)}
     assert all(parts[line["step"]] | {"best_by": "kid"} == line for line in lines)
     assert generator_of(Workdir(tmp_path / "parts").best).step == min(parts, key=lambda step: parts[step]["swd"])

@@ -115,6 +115,24 @@ def test_each_kind_of_image_gets_its_own_logits_and_classes(measure):
         assert values[f"logit_{kind}"] == pytest.approx(pixels.mean() + 10 * numbers.mean(), abs=1e-4)
 
 
+class MeanOfMaps(nn.Module):
+    """A discriminator of several maps, with as many outputs: the means of their rows."""
+
+    @nn.compact
+    def __call__(self, maps, labels=None, *, training):
+        return tuple(x.mean(axis=(2, 3)) for x in maps)
+
+
+def test_a_projected_discriminator_sees_maps_and_its_outputs_count_as_much(measure, monkeypatch):
+    monkeypatch.setattr("medgan_jax.training.state.project_images", lambda frozen, x: (x[:, ::2] + frozen, 3 * x))
+    seven = jax.device_put(np.float32(7), replicated(local_mesh()))
+    networks = dataclasses.replace(measure.networks, discriminator=MeanOfMaps(), frozen=seven)
+    probe = Probe(networks, measure.config, noise(64), None, mesh=local_mesh())
+    pixels = noise(64) / 127.5 - 1
+    expected = (pixels[:, ::2].mean() + 7 + 3 * pixels.mean()) / 2
+    assert probe.measure(noise(64, 1), NO_WEIGHTS, NO_WEIGHTS)["logit_train"] == pytest.approx(expected, abs=1e-4)
+
+
 def test_too_few_held_out_images_are_not_measured(measure):
     assert "logit_held_out" not in measure(noise(4), noise(12, 1), noise(7, 2))
     assert "logit_held_out" in measure(noise(4), noise(12, 1), noise(8, 2))
