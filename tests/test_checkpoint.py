@@ -25,6 +25,7 @@ from medgan_jax.checkpoint import (
 )
 from medgan_jax.errors import UserError
 from medgan_jax.models.dcgan import Discriminator, Generator
+from medgan_jax.models.fastgan import FastGANGenerator
 from medgan_jax.models.resnet import ResidualDiscriminator, ResidualGenerator
 from medgan_jax.sharding import data_mesh, replicated
 
@@ -241,9 +242,10 @@ def test_a_discriminator_needs_only_its_folder(run, shared):
         load_discriminator(run / "generator", shared)
 
 
-def test_residual_networks_come_back(tmp_path, shared):
+def test_other_networks_come_back(tmp_path, shared):
     for module, save, inputs in (
         (ResidualGenerator(32, 1, 2), save_generator, jnp.zeros((1, 4))),
+        (FastGANGenerator(32, 1, 1), save_generator, jnp.zeros((1, 4))),
         (ResidualDiscriminator(32, 2), save_discriminator, jnp.zeros((1, 32, 32, 1))),
     ):
         variables = made_up(module, inputs)

@@ -9,7 +9,6 @@ import projected_oracle
 import pytest
 from flax import traverse_util
 
-from medgan_jax.ops import winograd
 from medgan_jax.sharding import data_mesh, replicated, sharded
 from medgan_jax.training.state import NetworkState, build_networks, initial_state
 from medgan_jax.training.step import discriminator_update, generator_forward, generator_update
@@ -37,9 +36,7 @@ def drawn(tree, prefix):
     )
 
 
-def test_a_golden_step_on_two_devices_is_pytorchs(tiny_config, oracle, monkeypatch):
-    """With native convolutions, the smallest program: golden steps of other networks are of the other lowerings."""
-    monkeypatch.setattr(winograd, "LOWERING", "native")
+def test_a_golden_step_on_two_devices_is_pytorchs(tiny_config, oracle):
     mesh = data_mesh()
     assert mesh.size == 2
     config = tiny_config(**FIELDS)
