@@ -5,12 +5,12 @@ import pytest
 
 from medgan_jax.data.phantom import phantom_image
 
-SIZE = 32
+SIZE = 20  # px, at which there is every metric but MS-SSIM
 
 
 @pytest.fixture(scope="session")
 def phantoms():
-    """uint8, (92, 32, 32, 3)."""
+    """uint8, (92, 20, 20, 3)."""
     return np.stack([phantom_image(i, seed=11, image_size=SIZE) for i in range(92)])
 
 

@@ -12,7 +12,7 @@ from medgan_jax.models.projected import ProjectedDiscriminator, load_frozen, map
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("size", "shown"), [(32, 128), (64, 128), (128, 128), (256, 256), (512, 256)])
+@pytest.mark.parametrize(("size", "shown"), [(32, 128), (256, 256), (512, 256)])
 def test_four_maps_of_an_image_of_any_size(size, shown):
     image = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
     found = [(x.shape, x.dtype) for x in jax.eval_shape(project_images, load_frozen(), image)]
@@ -30,11 +30,11 @@ def test_random_matrices_keep_the_size_of_numbers_and_never_change():
     np.testing.assert_allclose(frozen["channels"][0][0, :3], [0.02566457, -0.02696579, 0.13072573], rtol=1e-5)
 
 
-def test_a_class_changes_the_logits_of_its_image_alone():
+def test_a_class_changes_the_logits_of_its_image_alone(drawn):
     module = ProjectedDiscriminator(32, num_classes=3)
     random = np.random.default_rng(0)
     maps = tuple(random.normal(size=(2, *x.shape[1:])).astype(np.float32) for x in map_shapes(32))
-    variables = jax.jit(functools.partial(module.init, training=True))(jax.random.key(0), maps, np.array([0, 0]))
+    variables = drawn(module, maps, np.array([0, 0]))
     assert set(variables) == {"params", "batch_stats", "spectral"}
     apply = jax.jit(functools.partial(module.apply, training=False))
     logits, others = (apply(variables, maps, np.array([label, 2])) for label in (0, 1))

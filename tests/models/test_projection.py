@@ -16,8 +16,8 @@ from medgan_jax.models.resnet import ResidualDiscriminator, ResidualGenerator
 pytestmark = pytest.mark.slow
 
 KEY = jax.random.key(0)
-LABELS = jnp.array([3, 1, 1, 3])
-LATENTS = jax.random.normal(KEY, (4, 8))
+LABELS = np.array([3, 1, 1, 3])
+LATENTS = np.random.default_rng(0).normal(size=(4, 8)).astype(np.float32)
 
 
 def initialised(module, *inputs):
@@ -29,13 +29,13 @@ def applied(module, variables, *inputs, **options):
 
 
 def features(*shape):
-    return jax.random.normal(jax.random.key(1), shape or (4, 2, 3, 5))
+    return np.random.default_rng(1).normal(size=shape or (4, 2, 3, 5)).astype(np.float32)
 
 
 @pytest.mark.parametrize("spectral_norm", [False, True])
-def test_the_projection_is_the_classs_vector_times_summed_features(spectral_norm):
+def test_the_projection_is_the_classs_vector_times_summed_features(spectral_norm, drawn):
     layer = Projection(4, spectral_norm, nn.initializers.normal(1.0))
-    variables = initialised(layer, features(), LABELS)
+    variables = drawn(layer, features(), LABELS)
     kernel = np.asarray(variables["params"]["kernel"])
     sigma = 1.0
     if spectral_norm:
@@ -46,18 +46,18 @@ def test_the_projection_is_the_classs_vector_times_summed_features(spectral_norm
 
 
 @pytest.mark.parametrize("training", [False, True])
-def test_a_conditional_batch_norm_has_a_scale_and_bias_for_each_class(training):
+def test_a_conditional_batch_norm_has_a_scale_and_bias_for_each_class(training, drawn):
     """The statistics are those of all classes together."""
     layer, x = BatchNorm(4), features(4, 2, 3, 5)
-    variables = initialised(layer, x, LABELS)
-    assert variables["params"]["scale"].shape == (4, 5)
-    params = {"scale": features(4, 5), "bias": features(2, 4, 5)[1]}
-    out, _ = applied(layer, {**variables, "params": params}, x, LABELS, training=training, mutable=["batch_stats"])
+    variables = drawn(layer, x, LABELS)
+    params, statistics = variables["params"], variables["batch_stats"]
+    assert params["scale"].shape == (4, 5)
+    out, _ = applied(layer, variables, x, LABELS, training=training, mutable=["batch_stats"])
     values = np.asarray(x)
     if training:
         values = (values - values.mean((0, 1, 2))) / np.sqrt(values.var((0, 1, 2)) + 1e-5)
     else:
-        values = values / np.sqrt(1 + 1e-5)
+        values = (values - statistics["mean"]) / np.sqrt(statistics["var"] + 1e-5)
     scale, bias = (np.asarray(params[name])[LABELS][:, None, None] for name in ("scale", "bias"))
     np.testing.assert_allclose(out, values * scale + bias, rtol=1e-4, atol=1e-5)
 
@@ -69,12 +69,12 @@ def test_all_classes_begin_as_the_unconditional_network():
     np.testing.assert_allclose(images, applied(plain, theirs, LATENTS, training=False), atol=1e-6)
 
 
-def test_gradients_reach_only_the_classes_present():
+def test_gradients_reach_only_the_classes_present(drawn):
     """And they differ between those classes."""
-    images = jax.random.normal(KEY, (4, 16, 16, 3))
+    images = np.random.default_rng(1).normal(size=(4, 16, 16, 3)).astype(np.float32)
 
     def gradients(module, inputs):
-        variables = initialised(module, inputs, LABELS)
+        variables = drawn(module, inputs, LABELS)
 
         def loss(params):
             inputs_ = {**variables, "params": params}

@@ -20,29 +20,25 @@ pytestmark = pytest.mark.slow
 KEY = jax.random.key(0)
 
 
-def initialised(module, *inputs):
-    return jax.jit(lambda: module.init(KEY, *inputs, training=True))()
-
-
 def applied(module, variables, *inputs):
     return jax.jit(lambda variables: module.apply(variables, *inputs, training=False))(variables)
 
 
-def shapes(module, *inputs):
-    variables = jax.eval_shape(functools.partial(module.init, training=True), KEY, *inputs)
-    return variables, {path: leaf.shape for path, leaf in traverse_util.flatten_dict(variables, sep="/").items()}
+def outputs(module, *inputs):
+    """What it returns, its variables, and the shapes of these: nothing is computed."""
+    out, variables = jax.eval_shape(functools.partial(module.init_with_output, training=True), KEY, *inputs)
+    return out, variables, {path: x.shape for path, x in traverse_util.flatten_dict(variables, sep="/").items()}
 
 
 def count(variables):
     return sum(x.size for x in jax.tree.leaves(variables["params"]))
 
 
-@pytest.mark.parametrize("size", [32, 64, 128, 256])
-def test_sizes_and_parameter_counts(size):
-    """Counted from the paper's tables, with two feature maps at the image's resolution."""
-    widths = {32: [2, 4, 8, 16], 64: [2, 4, 8, 16, 32], 128: [2, 4, 8, 16, 32, 32], 256: [2, 4, 8, 16, 32, 32, 32]}[
-        size
-    ]
+@pytest.mark.parametrize(("size", "features"), [(32, 2), (64, 2), (128, None), (256, 2)])
+def test_sizes_and_parameter_counts(size, features):
+    """Counted from the paper's tables, with two feature maps at the image's resolution, or as many as in the paper."""
+    widths = {32: [1, 2, 4, 8], 64: [1, 2, 4, 8, 16], 128: [1, 2, 4, 8, 16, 16], 256: [1, 2, 4, 8, 16, 16, 16]}[size]
+    widths = [(features or 64) * width for width in widths]
     steps = len(widths) - 1
 
     def conv(a, b, taps=9):
@@ -51,32 +47,23 @@ def test_sizes_and_parameter_counts(size):
     gen = conv(5, 16 * widths[-1], 1) + 2 * widths[0] + conv(widths[0], 3)
     for a, b in zip(widths[:0:-1], widths[-2::-1], strict=True):
         gen += 2 * a + conv(a, b) + 2 * b + conv(b, b) + conv(a, b, 1)
-    dis = conv(3, 2) + conv(2, 2) + conv(3, 2, 1) + conv(widths[-1], 1, 1)
+    dis = conv(3, widths[0]) + conv(widths[0], widths[0]) + conv(3, widths[0], 1) + conv(widths[-1], 1, 1)
     for i in range(1, steps + 1):
         a, b = widths[i - 1], widths[i]
         shortcut = conv(a, b, 1) if i < steps or a != b else 0
         dis += conv(a, a) + conv(a, b) + shortcut
 
-    generator, discriminator = ResidualGenerator(size, features=2), ResidualDiscriminator(size, features=2)
-    gen_variables, gen_shapes = shapes(generator, jnp.zeros((1, 5)))
-    dis_variables, _ = shapes(discriminator, jnp.zeros((1, size, size, 3)))
+    options = {"features": features} if features else {}
+    images, gen_variables, found = outputs(ResidualGenerator(size, **options), jnp.zeros((7, 5)))
+    assert images.shape == (7, size, size, 3)
     assert count(gen_variables) == gen
+    assert found["params/dense_0/kernel"] == (5, 16 * widths[-1])
+    assert [found[f"params/block_{i}/conv_1/kernel"][-1] for i in range(1, steps + 1)] == widths[-2::-1]
+    logits, dis_variables, found = outputs(ResidualDiscriminator(size, **options), images)
+    assert logits.shape == (7,)
     assert count(dis_variables) == dis
     assert set(dis_variables) == {"params", "spectral"}
-    assert gen_shapes["params/dense_0/kernel"] == (5, 16 * widths[-1])
-    apply = functools.partial(generator.apply, training=False)
-    assert jax.eval_shape(apply, gen_variables, jnp.zeros((7, 5))).shape == (7, size, size, 3)
-    apply = functools.partial(discriminator.apply, training=False)
-    assert jax.eval_shape(apply, dis_variables, jnp.zeros((7, size, size, 3))).shape == (7,)
-
-
-def test_the_papers_widths_at_128_px():
-    _, found = shapes(ResidualDiscriminator(128), jnp.zeros((1, 128, 128, 3)))
-    ends = [found[f"params/block_{i}/conv_1/kernel"][-1] for i in range(6)]
-    assert ends == [64, 128, 256, 512, 1024, 1024]
-    _, found = shapes(ResidualGenerator(128), jnp.zeros((1, 128)))
-    assert found["params/dense_0/bias"] == (4 * 4 * 1024,)
-    assert [found[f"params/block_{i}/conv_1/kernel"][-1] for i in range(1, 6)] == [1024, 512, 256, 128, 64]
+    assert [found[f"params/block_{i}/conv_1/kernel"][-1] for i in range(steps + 1)] == widths
 
 
 @pytest.mark.parametrize("size", [16, 48, 512])
@@ -107,7 +94,7 @@ def test_a_generators_block_is_what_the_paper_draws(num_classes):
     block = GeneratorBlock(5, jnp.float32, num_classes)
     x = np.random.default_rng(1).normal(size=(4, 4, 6, 3)).astype(np.float32)
     labels = np.array([2, 0, 0, 1]) if num_classes else None
-    variables = randomised(initialised(block, x, labels))
+    variables = randomised(outputs(block, x, labels)[1])
     params, stats = variables["params"], variables["batch_stats"]
 
     def normalised(x, name):
@@ -130,7 +117,7 @@ def test_a_discriminators_block_is_what_the_paper_draws(first, last, features):
     """Each layer is divided by its own singular value, then comes its bias."""
     block = DiscriminatorBlock(features, jnp.float32, first, last)
     x = np.random.default_rng(1).normal(size=(2, 4, 6, 3)).astype(np.float32)
-    variables = randomised(initialised(block, x))
+    variables = randomised(outputs(block, x)[1])
     params = {}
     for name, layer in variables["params"].items():
         vectors = variables["spectral"][name]["spectral_norm"]
@@ -149,7 +136,8 @@ def test_a_discriminators_block_is_what_the_paper_draws(first, last, features):
 
 def test_initial_weights_are_glorots():
     """Uniform, to the root of 6 / (inputs + outputs); within residual branches times the root of two."""
-    params = initialised(ResidualDiscriminator(32, 8), jnp.zeros((1, 32, 32, 3)))["params"]["block_2"]
+    block = DiscriminatorBlock(32, jnp.float32, False, False)
+    params = jax.jit(functools.partial(block.init, training=True))(KEY, np.zeros((1, 4, 4, 16), np.float32))["params"]
     for name, taps, inputs, gain in (("conv_1", 9, 16, 2**0.5), ("shortcut", 1, 16, 1)):
         limit = gain * np.sqrt(6 / (taps * (inputs + 32)))
         kernel = np.asarray(params[name]["kernel"])
@@ -159,12 +147,12 @@ def test_initial_weights_are_glorots():
 
 
 @pytest.fixture(scope="module")
-def conditional():
+def conditional(drawn):
     """A small conditional discriminator, its variables, images and their labels."""
     module = ResidualDiscriminator(32, 2, num_classes=3)
-    images = jax.random.uniform(jax.random.key(1), (3, 32, 32, 3), minval=-1)
-    labels = jnp.array([0, 0, 2])
-    return module, initialised(module, images, labels), images, labels
+    images = np.random.default_rng(0).uniform(-1, 1, (3, 32, 32, 3)).astype(np.float32)
+    labels = np.array([0, 0, 2])
+    return module, drawn(module, images, labels), images, labels
 
 
 def test_spectral_norm_holds_every_layer_at_one(conditional):
@@ -188,22 +176,18 @@ def test_spectral_norm_holds_every_layer_at_one(conditional):
 def test_the_class_of_an_image_changes_its_logit_alone(conditional):
     module, variables, images, labels = conditional
     apply = jax.jit(functools.partial(module.apply, training=False))
-    logits, others = (apply(variables, images, y) for y in (labels, labels.at[0].set(1)))
+    logits, others = (apply(variables, images, y) for y in (labels, np.array([1, 0, 2])))
     assert logits[0] != others[0]
     np.testing.assert_array_equal(logits[1:], others[1:])
 
 
-def test_bfloat16_keeps_parameters_and_results_float32():
-    latents = jax.random.normal(KEY, (2, 8))
+def test_bfloat16_keeps_parameters_and_results_float32(drawn):
+    latents = np.random.default_rng(0).normal(size=(2, 8)).astype(np.float32)
     half, plain = (ResidualGenerator(32, 1, 2, dtype) for dtype in (jnp.bfloat16, jnp.float32))
-    variables = initialised(half, latents)
-    assert {x.dtype for x in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    variables = drawn(half, latents)  # which are float32
     out, expected = (applied(m, variables, latents) for m in (half, plain))
-    assert out.dtype == jnp.float32
+    assert out.dtype == np.float32
     assert np.any(out != expected)
     np.testing.assert_allclose(out, expected, atol=0.05)
-    dis = ResidualDiscriminator(32, 2, jnp.bfloat16)
-    variables, logits = jax.eval_shape(
-        lambda: dis.init_with_output(KEY, jnp.zeros((2, 32, 32, 1)), training=True)[::-1]
-    )
-    assert {x.dtype for x in jax.tree.leaves((variables, logits))} == {jnp.dtype("float32")}
+    logits, variables, _ = outputs(ResidualDiscriminator(32, 2, jnp.bfloat16), jnp.zeros((2, 32, 32, 1)))
+    assert {x.dtype for x in jax.tree.leaves((variables, logits))} == {np.dtype("float32")}

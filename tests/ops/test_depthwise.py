@@ -9,15 +9,16 @@ from medgan_jax.ops.depthwise import depthwise_convolution
 
 # Even and odd, not square; smaller than the kernel, one pixel.
 SIZES = [(8, 5), (2, 1)]
+convolution = jax.jit(depthwise_convolution, static_argnames=("stride", "lowering"))
 
 
 def case(size, taps, dtype=jnp.float32):
-    x = jax.random.normal(jax.random.key(1), (2, *size, 3), dtype)
-    return x, jax.random.normal(jax.random.key(2), (taps, taps, 3), dtype)
+    random = np.random.default_rng(1)
+    return random.normal(size=(2, *size, 3)).astype(dtype), random.normal(size=(taps, taps, 3)).astype(dtype)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("taps", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+@pytest.mark.parametrize(("taps", "stride"), [(3, 1), (5, 2)])
 def test_lowerings_agree_in_values_and_gradients(taps, stride):
     """And in the gradients of a function of the gradients, which penalties need."""
 
@@ -41,7 +42,7 @@ def test_lowerings_agree_in_values_and_gradients(taps, stride):
 def test_it_is_the_sum_it_says(lowering):
     """At stride 2 an even size has its one line of padding at the end, an odd one has a line on each side."""
     x, kernel = case((8, 7), 3)
-    out = depthwise_convolution(x, kernel, stride=2, lowering=lowering)
+    out = convolution(x, kernel, stride=2, lowering=lowering)
     assert out.shape == (2, 4, 4, 3)
     first = np.einsum("nhwc,hwc->nc", x[:, 0:3, 0:2], kernel[:, 1:])
     last = np.einsum("nhwc,hwc->nc", x[:, 6:8, 5:7], kernel[:2, :2])
@@ -53,10 +54,10 @@ def test_it_is_the_sum_it_says(lowering):
 def test_bfloat16_is_rounded_once(stride):
     """Not at each of the taps."""
     x, kernel = case((7, 6), 5, jnp.bfloat16)
-    out = depthwise_convolution(x, kernel, stride=stride, lowering="shifted")
-    exact = depthwise_convolution(x.astype(jnp.float32), kernel.astype(jnp.float32), stride=stride, lowering="native")
+    out = convolution(x, kernel, stride=stride, lowering="shifted")
+    exact = convolution(x.astype(np.float32), kernel.astype(np.float32), stride=stride, lowering="native")
     assert out.dtype == jnp.bfloat16
-    np.testing.assert_allclose(out.astype(jnp.float32), exact, rtol=2**-8, atol=1e-5)
+    np.testing.assert_allclose(out.astype(np.float32), exact, rtol=2**-8, atol=1e-5)
 
 
 def test_unknown_lowering_is_refused():

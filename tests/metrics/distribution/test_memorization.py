@@ -19,13 +19,13 @@ from medgan_jax.metrics.distribution.memorization import (
 
 @pytest.fixture(scope="module")
 def small():
-    """uint8, (40, 32, 32, 3): compared as they are, without resizing."""
-    return np.stack([phantom_image(i, seed=3, image_size=32) for i in range(40)])
+    """uint8, (112, 32, 32, 3): compared as they are, without resizing."""
+    return np.stack([phantom_image(i, seed=3, image_size=32) for i in range(112)])
 
 
 @pytest.fixture(scope="module")
 def search(small):
-    return CopySearch(small[:20])
+    return CopySearch(small[:16])
 
 
 def test_the_eight_symmetries(phantoms):
@@ -42,18 +42,17 @@ def test_training_images_are_compared_with_those_of_other_groups(small):
     """Of two patients: two images are left to propose, and three are asked for."""
     images, groups = small[:4], np.array([0, 0, 1, 1])
     found = CopySearch(images).nearest(images, (groups, groups))
-    for i, others in enumerate([[2, 3], [2, 3], [0, 1], [0, 1]]):
-        alone = CopySearch(images[others]).nearest(images[i : i + 1])
-        assert found.index[i] == others[alone.index[0]]
-        assert found.distance[i] == pytest.approx(alone.distance[0], abs=1e-6)
+    for ours, others in (([0, 1], [2, 3]), ([2, 3], [0, 1])):
+        alone = CopySearch(images[others]).nearest(images[ours])
+        np.testing.assert_array_equal(found.index[ours], np.array(others)[alone.index])
+        np.testing.assert_allclose(found.distance[ours], alone.distance, atol=1e-6)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("symmetry", range(8))
-def test_a_turned_copy_is_the_same_image(small, search, symmetry):
-    copies = turned(small[5:9], symmetry)
+def test_a_turned_copy_is_the_same_image(small, search):
+    copies = np.concatenate([turned(small[5:7], symmetry) for symmetry in range(8)])
     found = search.nearest(copies)
-    np.testing.assert_array_equal(found.index, np.arange(5, 9))
+    np.testing.assert_array_equal(found.index, [5, 6] * 8)
     np.testing.assert_array_equal(found.distance, 0)
     for copy, index, turn in zip(copies, found.index, found.symmetry, strict=True):
         np.testing.assert_array_equal(turned(small[index], turn), copy)
@@ -81,40 +80,39 @@ def test_neither_colour_nor_contrast_counts(small, search):
 
 
 @pytest.mark.slow
-def test_a_cropped_copy_is_registered(phantoms):
-    """To 94 and 91 % of the side: in a corner, at an edge, and in the middle."""
-    boxes = [(0, 0, 60, 60), (6, 3, 64, 61), (3, 3, 61, 61)]
-    original = Image.fromarray(phantoms[8])
-    cropped = np.stack([np.asarray(original.resize((64, 64), Image.Resampling.BILINEAR, box)) for box in boxes])
-    found = CopySearch(phantoms[:10]).nearest(cropped)
+def test_a_cropped_copy_is_registered():
+    """To 95 and 90 % of the side: in a corner, at an edge, and in the middle."""
+    images = np.stack([phantom_image(i, seed=3, image_size=40) for i in range(10)])
+    boxes = [(0, 0, 38, 38), (4, 2, 40, 38), (2, 2, 38, 38)]
+    original = Image.fromarray(images[8])
+    cropped = np.stack([np.asarray(original.resize((40, 40), Image.Resampling.BILINEAR, box)) for box in boxes])
+    found = CopySearch(images).nearest(cropped)
     np.testing.assert_array_equal(found.index, 8)
-    y = phantoms[8].astype(float) - phantoms[8].mean((0, 1))
+    y = images[8].astype(float) - images[8].mean((0, 1))
     for copy, distance in zip(cropped, found.distance, strict=True):
         x = copy.astype(float) - copy.mean((0, 1))
         assert distance < 0.3 * (1 - np.corrcoef(x.ravel(), y.ravel())[0, 1])
 
 
 @pytest.mark.slow
-def test_altered_copies_are_named_and_unseen_images_are_not():
-    images = np.stack([phantom_image(i, seed=3, image_size=32) for i in range(224)])
-    train, heldout, unseen = images[:24], images[24:124], images[124:]
-    search = CopySearch(train)
-    of_heldout = search.nearest(heldout).distance
-    copies, others = search.nearest(altered_copies(train[:20], 0)), search.nearest(unseen)
-    assert memorized(copies.distance, of_heldout).sum() >= 18
-    assert np.mean(copies.index == np.arange(20)) >= 0.9
-    assert memorized(others.distance, of_heldout).mean() <= 0.02
+def test_altered_copies_are_named_and_unseen_images_are_not(small, search):
+    of_heldout, others = (search.nearest(images).distance for images in (small[16:64], small[64:]))
+    copies = search.nearest(altered_copies(small[:16], 0))
+    assert memorized(copies.distance, of_heldout).sum() >= 15
+    assert (copies.index == np.arange(16)).sum() >= 15
+    assert memorized(others, of_heldout).sum() <= 1
     assert copying_z(copies.distance, of_heldout, seed=0).high < -3
-    assert abs(copying_z(others.distance, of_heldout, seed=0).value) < 3
+    assert abs(copying_z(others, of_heldout, seed=0).value) < 3
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "size", "channels"), [(1, 16, 1), (5, 17, 3)])
-def test_few_small_and_grey_images(phantoms, number, size, channels):
-    train = phantoms[:number, ::2, ::2][:, :size, :size, :channels]
-    found = CopySearch(train).nearest(turned(np.concatenate([train, 255 - train]), 3))
-    np.testing.assert_array_equal(found.index[:number], np.arange(number))
-    np.testing.assert_array_equal(found.distance == 0, np.arange(2 * number) < number)
+def test_few_small_and_grey_images(phantoms):
+    """One and two, fewer than are proposed; of 17 px."""
+    for number in (1, 2):
+        train = phantoms[:number, ::2, ::2][:, :17, :17, :1]
+        found = CopySearch(train).nearest(turned(np.concatenate([train, 255 - train]), 3))
+        np.testing.assert_array_equal(found.index[:number], np.arange(number))
+        np.testing.assert_array_equal(found.distance == 0, np.arange(2 * number) < number)
 
 
 @pytest.mark.slow
@@ -128,7 +126,7 @@ def test_flat_images_equal_each_other_only(search, small):
 
 @pytest.mark.slow
 def test_the_result_does_not_depend_on_the_other_images(search, small):
-    together, alone = search.nearest(small[20:]), search.nearest(small[31:32])
+    together, alone = search.nearest(small[20:40]), search.nearest(small[31:32])
     np.testing.assert_array_equal(together.index[11], alone.index[0])
     np.testing.assert_allclose(together.distance[11], alone.distance[0], rtol=1e-5)
 
