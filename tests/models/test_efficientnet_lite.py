@@ -102,7 +102,7 @@ def trained():
 
         (_, statistics), gradients = step(variables["params"], images)
         direction = random.normal(size=images.shape)
-        above, below = (step(variables["params"], images + move * direction)[0][0] for move in (1e-7, -1e-7))
+        above, below = (float(step(variables["params"], images + x * direction)[0][0]) for x in (1e-7, -1e-7))
     gradients, statistics = jax.tree.map(np.asarray, (gradients, statistics))
     slopes = np.vdot(gradients[1], direction), (above - below) / 2e-7
     return variables, images, gradients[0], statistics, slopes
