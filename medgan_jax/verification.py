@@ -135,8 +135,8 @@ def _image_files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     named = {path / name for name in _names(path / MANIFEST)}
-    found = sorted(each for each in named if not each.exists())
-    for each in sorted(set(path.rglob("*")) - ({path / GRID} if named else set())):
+    found = [each for each in named if not each.exists()]
+    for each in set(path.rglob("*")) - ({path / GRID} if named else set()):
         if each.is_file() and not is_litter(each.name):
             with open(each, "rb") as file:
                 is_image = recognise(file.read(HEAD)) in (IMAGE, DICOM)
@@ -144,7 +144,7 @@ def _image_files(path: Path) -> list[Path]:
                 found.append(each)
     if not found:
         raise UserError(f"{path}: holds no image files; give a folder of images, or one image")
-    return found
+    return sorted(found)
 
 
 def _names(manifest: Path) -> list[str]:
@@ -291,15 +291,16 @@ def _judged(
         return UNKNOWN if _is_movie(file) else DAMAGED, _unread(file)
     if file.frames > 1:
         return UNKNOWN, f"has {file.frames} images, and none of ours has more than one; movies are not drawn again"
-    if file.says_less:
-        return ALTERED, "says that it is synthetic, and not what drew it"
+    size = generator.module.image_size
+    if file.says_less:  # a grid, or a picture of a training, if it has another size
+        verdict = ALTERED if file.image.shape[:2] == (size, size) else UNKNOWN
+        return verdict, "says that it is synthetic, and not what drew it"
     if (claim := file.claim) and claim.generator != generator.digest:
         return OTHER, f"says that it is of generator {claim.generator}"
     if claim and claim.seed is None:
         return UNKNOWN, "says that it was drawn from latents of the caller's, which are not known here"
     if drawn is None:
         return ALTERED, "says what this generator cannot draw"
-    size = generator.module.image_size
     is_resized = file.image.shape[:2] != (size, size)
     image = resize(file.image, size) if is_resized else file.image
     differences = np.abs(image.astype(int) - drawn.image)

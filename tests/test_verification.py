@@ -73,6 +73,7 @@ def test_images_that_a_guard_had_drawn_again_are_the_same(generator, tmp_path):
 
 def test_untouched_files_are_the_same_whatever_they_are_called(folder, generator, tmp_path):
     assert verdicts(folder, generator) == {f"{i:06d}.png": SAME for i in range(20)}
+    assert verdicts(folder / "grid.png", generator) == {"grid.png": UNKNOWN}
     (tmp_path / "lesion.png").write_bytes((folder / "000003.png").read_bytes())
     assert verdicts(tmp_path / "lesion.png", generator) == {"lesion.png": SAME}
 

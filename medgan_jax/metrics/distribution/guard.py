@@ -20,7 +20,7 @@ from medgan_jax.metrics.distribution.memorization import (
     turned_back,
 )
 
-GUARD = "guard.npz"  # in the folder of a generator
+GUARD = "guard.npz"  # in a workdir, or where its owner put it into the folder of a generator
 _ARRAYS = ("key", "mean", "deviation", "features", "pixels", "unseen")
 _FEATURES, _PIXELS = 0, 1  # kinds of hashes
 _FEATURE_BITS, _PIXEL_BITS = 128, 512
