@@ -19,7 +19,7 @@ from pydicom.data import get_testdata_files
 from pydicom.pixels import apply_color_lut, apply_modality_lut, apply_voi_lut, pixel_array
 
 from medgan_jax.data.dicom import decode_dicom
-from medgan_jax.images import DICOM, HEAD, ImageError, recognise
+from medgan_jax.image_files import DICOM, HEAD, ImageError, recognise
 
 
 def documented(data: bytes) -> np.ndarray:

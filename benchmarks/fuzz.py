@@ -34,7 +34,7 @@ from medgan_jax.compat.torch.convert import read_network
 from medgan_jax.config import parse_data
 from medgan_jax.data.sources import decode_file, inspect_file, open_source
 from medgan_jax.errors import UserError, reported
-from medgan_jax.images import ImageError
+from medgan_jax.image_files import ImageError
 from medgan_jax.report.record import read_record
 from medgan_jax.sampling import load_latents
 from medgan_jax.torch_files import read_arrays, read_state_dicts

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from medgan_jax.images import replace_file
+from medgan_jax.files import replace_file
 from medgan_jax.models.efficientnet_lite import VARIANTS
 from medgan_jax.workdir import write_json
 

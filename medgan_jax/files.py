@@ -1,13 +1,16 @@
-"""Paths that users give, what systems leave in folders, and locks."""
+"""Paths that users give, what systems leave in folders, writing files whole, and locks."""
 
+import contextlib
 import fcntl
 import logging
 import os
 import re
+import secrets
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from medgan_jax.errors import UserError, reason_of
+from medgan_jax.errors import UserError, naming, reason_of
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # pathlib makes gs:/bucket of gs://bucket
 # What systems leave in folders, in lower case.
@@ -60,3 +63,34 @@ def lock(file: IO, busy: str) -> None:
             "%s: this disk has no file locks (%s); see to it that no other run writes there",
             Path(file.name).parent, reason_of(error),
         )  # fmt: skip
+
+
+def replace_file(path: str | os.PathLike, data: bytes) -> None:
+    """Writes a file whole, or not at all.
+
+    Raises:
+      OSError: the file cannot be written; what stood at `path` is as it was.
+    """
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """Gives a temporary name beside `path` to write to, and renames it at the end: no reader ever sees half of it.
+
+    Raises:
+      OSError: the file cannot be written; what stood at `path` is as it was.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with naming(path):
+            yield temporary
+            os.replace(temporary, path)
+    except OSError as error:
+        if error.filename != str(temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # the name that the user knows
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from medgan_jax.errors import UserError, reason_of
-from medgan_jax.images import convert_channels, replacing
+from medgan_jax.files import replacing
+from medgan_jax.images import convert_channels
 from medgan_jax.provenance import SENTENCE, Provenance, xmp
 
 if TYPE_CHECKING:

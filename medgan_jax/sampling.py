@@ -18,8 +18,8 @@ from medgan_jax.data.classes import class_number
 from medgan_jax.data.dicom import import_pydicom
 from medgan_jax.data.dicom_writer import SOP_CLASSES, encode_dicom
 from medgan_jax.errors import UserError, naming
-from medgan_jax.files import is_litter, lock
-from medgan_jax.images import image_grid, replace_file, signed_to_uint8, write_png
+from medgan_jax.files import is_litter, lock, replace_file
+from medgan_jax.images import image_grid, signed_to_uint8, write_png
 from medgan_jax.metrics.distribution.guard import GUARD, Guard, guard_key
 from medgan_jax.models.batch_norm import estimate_statistics
 from medgan_jax.progress import progress_bar

@@ -22,7 +22,8 @@ from medgan_jax.data.listing import IMAGE_SUFFIXES
 from medgan_jax.data.sources import decode_file, inspect_file
 from medgan_jax.errors import UserError
 from medgan_jax.files import is_litter
-from medgan_jax.images import DICOM, HEAD, IMAGE, ImageError, encode_png, recognise, resize
+from medgan_jax.image_files import DICOM, HEAD, IMAGE, ImageError, recognise
+from medgan_jax.images import encode_png, resize
 from medgan_jax.progress import progress_bar
 from medgan_jax.provenance import KEYWORD, Provenance, from_json, png_text
 from medgan_jax.sampling import (

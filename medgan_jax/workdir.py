@@ -14,8 +14,7 @@ from typing import Any
 from medgan_jax.checkpoint import DISCRIMINATOR_FOLDER, GENERATOR_FOLDER, check_folder
 from medgan_jax.config import Config, changed_fields
 from medgan_jax.errors import UserError, naming
-from medgan_jax.files import local_path, lock
-from medgan_jax.images import replace_file
+from medgan_jax.files import local_path, lock, replace_file
 from medgan_jax.metrics.distribution.guard import GUARD
 
 _TOKEN_TRIES = 10  # a second apart

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from medgan_jax import __version__
 from medgan_jax.commands import verify as command
 from medgan_jax.errors import UserError
-from medgan_jax.images import inspect_image
+from medgan_jax.image_files import inspect_image
 from medgan_jax.provenance import XMP, Provenance, from_json, is_synthetic
 from medgan_jax.sampling import sample_to_folder
 from medgan_jax.sharding import data_mesh

@@ -25,7 +25,8 @@ from medgan_jax.balancing.draw import BATCH, COPY, KEPT, OTHER_CLASS, Draw, dist
 from medgan_jax.balancing.sources import Drawer, Reals
 from medgan_jax.data.sources import FileSource
 from medgan_jax.errors import UserError, naming
-from medgan_jax.images import replace_file, replacing, write_png
+from medgan_jax.files import replace_file, replacing
+from medgan_jax.images import write_png
 from medgan_jax.metrics.distribution.memorization import CopySearch
 from medgan_jax.progress import progress_bar
 from medgan_jax.provenance import Provenance, png_text

@@ -24,11 +24,11 @@ from typing import Any, TypeVar
 import numpy as np
 import platformdirs
 
-from medgan_jax import images
+from medgan_jax import image_files
 from medgan_jax.data.classes import composed
 from medgan_jax.data.sources import FileSource, ImageSource, inspect_file
 from medgan_jax.errors import UserError, abbreviate, reason_of
-from medgan_jax.files import local_path
+from medgan_jax.files import local_path, replace_file
 from medgan_jax.progress import progress_bar
 
 _FORMAT = 1  # of the cache's files
@@ -82,7 +82,7 @@ def load_cached(
         written.
     """
     ids = content_ids(source, cache_dir=cache_dir, progress=progress)
-    recipe = [_FORMAT, images.VERSION, image_size, channels, *source.recipe()]
+    recipe = [_FORMAT, image_files.VERSION, image_size, channels, *source.recipe()]
     with _folder(cache_dir) as folder:
         path = folder / f"{_digest([*recipe, ids])}.uint8"
         bad = _read_index(path, len(source), image_size, channels)
@@ -145,7 +145,7 @@ def content_ids(source: ImageSource, *, cache_dir: str | os.PathLike = "", progr
 
 def inspect_files(
     source: FileSource, *, cache_dir: str | os.PathLike = "", progress: bool = True
-) -> list[images.ImageInfo | None]:
+) -> list[image_files.ImageInfo | None]:
     """What the header of each image file says; None where it cannot be read, of which decoding will say more.
 
     Files that have not changed since the last time are not read again.
@@ -156,7 +156,7 @@ def inspect_files(
     with _folder(cache_dir) as folder:
         paths = [source.path(index) for index in range(len(source))]
         examined = _examine_files(paths, memo_path=_memo_path(folder, source), progress=progress)
-    return [images.ImageInfo(*info) if info else None for _, info in examined]
+    return [image_files.ImageInfo(*info) if info else None for _, info in examined]
 
 
 def _memo_path(folder: Path, source: ImageSource) -> Path:
@@ -234,7 +234,7 @@ def _write(
                 else:
                     file.write(image.tobytes())
         _check_bad(bad, source, on_bad_image, "data.on_bad_image")
-        images.replace_file(path.with_suffix(".json"), json.dumps({"bad": bad}).encode())
+        replace_file(path.with_suffix(".json"), json.dumps({"bad": bad}).encode())
         os.replace(temporary, path)  # last: a cache without pixels is none
     finally:
         temporary.unlink(missing_ok=True)
@@ -254,7 +254,7 @@ def _decode(source: ImageSource, image_size: int, channels: int, progress: bool)
     def decode(index: int) -> np.ndarray | str:
         try:
             return source.read(index, image_size, channels)
-        except images.ImageError as error:
+        except image_files.ImageError as error:
             return str(error)
         except OSError as error:
             return reason_of(error)
@@ -314,7 +314,7 @@ def _examine_files(paths: Sequence[Path], *, memo_path: Path, progress: bool) ->
             memo[keys[path]] = [stamp, *examined[path]]
     if lacking:
         with contextlib.suppress(OSError):  # the memo only saves time
-            images.replace_file(memo_path, json.dumps(memo).encode())
+            replace_file(memo_path, json.dumps(memo).encode())
     return [examined[path] for path in paths]
 
 
@@ -326,13 +326,13 @@ def _stamp(path: Path) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
-def _examine_file(path: Path, digest: str | None) -> tuple[str, images.ImageInfo | None]:
+def _examine_file(path: Path, digest: str | None) -> tuple[str, image_files.ImageInfo | None]:
     """Digest, unless it is known, and header of a file."""
     try:
         if digest is None:
             with open(path, "rb") as file:
                 digest = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        with contextlib.suppress(images.ImageError):  # of which decoding will say more
+        with contextlib.suppress(image_files.ImageError):  # of which decoding will say more
             return digest, inspect_file(path)
     except OSError:
         return _UNREADABLE, None

@@ -27,7 +27,8 @@ import numpy as np
 
 from medgan_jax.data.classes import composed
 from medgan_jax.errors import UserError
-from medgan_jax.images import MAX_PIXELS, ImageError, ImageInfo, between_8_bits, check_frames, convert_channels
+from medgan_jax.image_files import MAX_PIXELS, ImageError, ImageInfo, between_8_bits, check_frames
+from medgan_jax.images import convert_channels
 
 VERSION = 2  # raise when decode_dicom gives other pixels: caches are keyed by it
 

@@ -14,7 +14,7 @@ import tensorflow_datasets as tfds
 from medgan_jax.data.dicom import public_name
 from medgan_jax.data.sources import FileSource
 from medgan_jax.errors import UserError, abbreviate
-from medgan_jax.images import DICOM, HEAD, ImageError, inspect_image, recognise
+from medgan_jax.image_files import DICOM, HEAD, ImageError, inspect_image, recognise
 
 if __name__ == "__main__":
     # Scripts run `python -m medgan_jax.data.isic`. The command lies above this layer, so it is imported then alone; and

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from medgan_jax.data.classes import composed
 from medgan_jax.errors import UserError, abbreviate, reason_of
 from medgan_jax.files import LITTER
-from medgan_jax.images import DICOM, HEAD, IMAGE, recognise
+from medgan_jax.image_files import DICOM, HEAD, IMAGE, recognise
 
 _SUFFIXES = ".jpg .jpeg .jpe .jfif .png .bmp .tif .tiff .webp .gif .pbm .pgm .ppm .pnm .jp2 .j2k .jpx"
 DICOM_SUFFIXES = (".dcm", ".dicom")

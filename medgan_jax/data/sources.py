@@ -31,18 +31,17 @@ from medgan_jax.data.listing import (
 )
 from medgan_jax.errors import UserError, abbreviate
 from medgan_jax.files import expanded
-from medgan_jax.images import (
+from medgan_jax.image_files import (
     DICOM,
     HEAD,
     ImageError,
     ImageInfo,
-    convert_channels,
     decode_image,
     inspect_image,
     is_marked_synthetic,
     recognise,
-    resize,
 )
+from medgan_jax.images import convert_channels, resize
 
 if TYPE_CHECKING:
     from medgan_jax.config import DataConfig

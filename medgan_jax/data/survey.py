@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from medgan_jax.data.cache import inspect_files
 from medgan_jax.data.sources import FileSource, ImageSource
 from medgan_jax.errors import UserError, abbreviate
-from medgan_jax.images import ImageInfo
+from medgan_jax.image_files import ImageInfo
 
 if TYPE_CHECKING:
     from medgan_jax.config import DataConfig

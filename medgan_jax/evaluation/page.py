@@ -6,7 +6,7 @@ from pathlib import Path
 
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation.report import Report
-from medgan_jax.images import replace_file
+from medgan_jax.files import replace_file
 
 JSON = "evaluation.json"
 PAGE = "evaluation.html"

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from medgan_jax.files import replace_file
 from medgan_jax.html import environment, inline, inline_grid
-from medgan_jax.images import replace_file
 from medgan_jax.metrics.distribution.bootstrap import Estimate
 from medgan_jax.proving.figures import BINS, KINDS, PRIMARY, Fold, Verdict
 

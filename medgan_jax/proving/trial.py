@@ -28,7 +28,7 @@ from medgan_jax.data.batches import load_dataset
 from medgan_jax.data.cache import CachedImages
 from medgan_jax.errors import UserError, abbreviate, reason_of
 from medgan_jax.evaluation.image_sets import sampled
-from medgan_jax.images import replace_file
+from medgan_jax.files import replace_file
 from medgan_jax.metrics.distribution.bootstrap import Estimate
 from medgan_jax.progress import progress_bar
 from medgan_jax.proving import page

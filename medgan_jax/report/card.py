@@ -12,7 +12,7 @@ from typing import Any
 from medgan_jax import __version__
 from medgan_jax.config import default_config
 from medgan_jax.errors import reason_of
-from medgan_jax.images import replace_file
+from medgan_jax.files import replace_file
 from medgan_jax.metrics.distribution.guard import GUARD
 from medgan_jax.report.record import number, read_record
 from medgan_jax.workdir import Workdir

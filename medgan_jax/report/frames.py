@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from medgan_jax.html import inline
-from medgan_jax.images import ImageError, decode_image
+from medgan_jax.image_files import ImageError, decode_image
 
 MAX_FRAMES = 200  # of a page
 _BYTES = 13_500_000  # of all frames of a page; base64 makes 18 MB of them

@@ -22,8 +22,8 @@ from markupsafe import Markup
 from medgan_jax import __version__
 from medgan_jax.config import field_groups
 from medgan_jax.errors import UserError, abbreviate
+from medgan_jax.files import replace_file
 from medgan_jax.html import environment
-from medgan_jax.images import replace_file
 from medgan_jax.report.frames import Frame, encode_file, layout, page_frames, thinned
 from medgan_jax.report.plots import PLOTS, draw_plots
 from medgan_jax.report.record import Record, measure_names, number, read_record, sources

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgan_jax.images import replace_file
+from medgan_jax.files import replace_file
 from medgan_jax.report.record import Lines, Record, measure_names, number, read_record
 from medgan_jax.workdir import Workdir
 

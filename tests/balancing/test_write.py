@@ -26,7 +26,7 @@ from medgan_jax.data.batches import load_dataset
 from medgan_jax.data.cache import CachedImages
 from medgan_jax.data.sources import PhantomSource, open_source
 from medgan_jax.errors import UserError
-from medgan_jax.images import decode_image
+from medgan_jax.image_files import decode_image
 from medgan_jax.sampling import generate, seeded_latents
 from medgan_jax.sharding import data_mesh, replicated
 

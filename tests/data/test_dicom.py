@@ -21,7 +21,7 @@ from medgan_jax.data.dicom_writer import encode_dicom
 from medgan_jax.data.sources import open_source
 from medgan_jax.data.survey import survey
 from medgan_jax.errors import UserError
-from medgan_jax.images import DICOM, ImageError, recognise
+from medgan_jax.image_files import DICOM, ImageError, recognise
 from medgan_jax.provenance import Provenance, from_json
 
 PLANTED = "Plantagenet"

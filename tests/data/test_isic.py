@@ -14,7 +14,8 @@ from medgan_jax.commands import isic
 from medgan_jax.data.dicom_writer import encode_dicom
 from medgan_jax.data.sources import open_source
 from medgan_jax.errors import UserError
-from medgan_jax.images import decode_image, resize
+from medgan_jax.image_files import decode_image
+from medgan_jax.images import resize
 from medgan_jax.provenance import XMP, Provenance, png_text
 
 COUNT = 30

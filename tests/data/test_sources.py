@@ -14,7 +14,8 @@ from medgan_jax.data.phantom import phantom_image, phantom_label
 from medgan_jax.data.sources import open_source
 from medgan_jax.data.survey import survey
 from medgan_jax.errors import UserError
-from medgan_jax.images import ImageError, convert_channels, encode_png
+from medgan_jax.image_files import ImageError
+from medgan_jax.images import convert_channels, encode_png
 from medgan_jax.provenance import png_text
 
 MARKED = 51  # a malignant record that is marked as synthetic

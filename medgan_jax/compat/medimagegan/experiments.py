@@ -22,7 +22,8 @@ from medgan_jax.config import Config
 from medgan_jax.data.batches import epoch_permutation, load_dataset, steps_per_epoch
 from medgan_jax.errors import UserError
 from medgan_jax.evaluation.image_sets import sampled
-from medgan_jax.images import image_grid, replace_file, write_png
+from medgan_jax.files import replace_file
+from medgan_jax.images import image_grid, write_png
 from medgan_jax.metrics.paired import METRICS
 from medgan_jax.report import plots
 from medgan_jax.sharding import check_batch_size, data_mesh, replicated

@@ -10,8 +10,8 @@ from medgan_jax.compat.medimagegan.published import num_fakes, published_report,
 from medgan_jax.config import Config
 from medgan_jax.distributed import from_leader, is_leader
 from medgan_jax.errors import UserError
-from medgan_jax.files import local_path
-from medgan_jax.images import image_grid, replace_file, write_png
+from medgan_jax.files import local_path, replace_file
+from medgan_jax.images import image_grid, write_png
 from medgan_jax.provenance import png_text
 from medgan_jax.report import plots
 from medgan_jax.training.callbacks import Callback

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from medgan_jax.images import replace_file
+from medgan_jax.files import replace_file
 
 _ROOT = "archive"
 _ALIGNMENT = 64  # bytes, of numbers within the file, as PyTorch maps them into memory

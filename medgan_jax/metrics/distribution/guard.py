@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from medgan_jax.errors import UserError
-from medgan_jax.images import replace_file
+from medgan_jax.files import replace_file
 from medgan_jax.metrics.distribution.memorization import (
     CopySearch,
     crops,
