@@ -22,7 +22,7 @@ from medgan_jax.config import Config, named_config, parse_config
 from medgan_jax.errors import reported
 from medgan_jax.models.dcgan import Generator
 from medgan_jax.models.fastgan import FastGANGenerator
-from medgan_jax.training.callbacks import Diverged
+from medgan_jax.training.callback import Diverged
 from medgan_jax.training.health.monitor import Monitor
 from medgan_jax.training.trainer import train
 from medgan_jax.workdir import Workdir, read_lines

@@ -35,7 +35,7 @@ from medgan_jax.evaluation.protocol import evaluate
 from medgan_jax.images import image_grid, write_png
 from medgan_jax.metrics.distribution.features import PYRAMID
 from medgan_jax.metrics.distribution.kid import kid
-from medgan_jax.training.callbacks import Diverged
+from medgan_jax.training.callback import Diverged
 from medgan_jax.training.trainer import train
 from medgan_jax.workdir import Workdir, read_json, read_lines, write_json
 

@@ -18,8 +18,8 @@ from medgan_jax.config import FIELDS, field_groups
 _ROOT = Path(__file__).parent.parent
 _PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 _MODULES = [
-    "sampling", "checkpoint", "evaluation.protocol", "metrics.paired", "metrics.distribution", "training.trainer",
-    "training.callbacks", "images", "provenance",
+    "sampling", "sample_folder", "checkpoint", "evaluation.protocol", "metrics.paired", "metrics.distribution",
+    "training.trainer", "training.callback", "training.callbacks", "images", "image_files", "provenance",
 ]  # fmt: skip
 if importlib.util.find_spec("medgan_jax.api"):
     _MODULES.insert(0, "api")

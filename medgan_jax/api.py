@@ -24,7 +24,7 @@ from medgan_jax.metrics.distribution.features import Features
 from medgan_jax.sampling import open_guard
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training import trainer
-from medgan_jax.training.callbacks import Callback
+from medgan_jax.training.callback import Callback
 
 __all__ = ["Generator", "Report", "UserError", "evaluate", "load", "metrics", "train"]
 

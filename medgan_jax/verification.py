@@ -26,15 +26,8 @@ from medgan_jax.image_files import DICOM, HEAD, IMAGE, ImageError, recognise
 from medgan_jax.images import encode_png, resize
 from medgan_jax.progress import progress_bar
 from medgan_jax.provenance import KEYWORD, Provenance, from_json, png_text
-from medgan_jax.sampling import (
-    GRID,
-    MANIFEST,
-    MAX_ATTEMPTS,
-    MAX_TRUNCATION,
-    classes_of,
-    numbered_batches,
-    truncated_variables,
-)
+from medgan_jax.sample_folder import GRID, MANIFEST
+from medgan_jax.sampling import MAX_ATTEMPTS, MAX_TRUNCATION, classes_of, numbered_batches, truncated_variables
 
 SAME, ENCODED, ALTERED, OTHER = "same", "encoded anew", "altered", "not of this generator"
 UNKNOWN, DAMAGED = "unknown", "damaged"

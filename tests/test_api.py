@@ -15,7 +15,7 @@ from medgan_jax.checkpoint import Checkpoints, save_generator
 from medgan_jax.commands import sample
 from medgan_jax.data.phantom import phantom_image
 from medgan_jax.models.dcgan import Generator
-from medgan_jax.training.callbacks import Callback, Stop
+from medgan_jax.training.callback import Callback, Stop
 
 CLASSES = ["benign", "malignant"]
 

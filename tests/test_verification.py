@@ -15,7 +15,7 @@ from medgan_jax.commands import verify as command
 from medgan_jax.errors import UserError
 from medgan_jax.image_files import inspect_image
 from medgan_jax.provenance import XMP, Provenance, from_json, is_synthetic
-from medgan_jax.sampling import sample_to_folder
+from medgan_jax.sample_folder import sample_to_folder
 from medgan_jax.sharding import data_mesh
 from medgan_jax.verification import ALTERED, DAMAGED, ENCODED, OTHER, SAME, UNKNOWN, verify
 from tests.test_sampling import NAMES, Painter, Picky, TrainedGenerator

@@ -72,7 +72,8 @@ def main(argv: list[str]) -> None:
 
     from medgan_jax.checkpoint import load_generator
     from medgan_jax.interpolation import movie_path, write_walk
-    from medgan_jax.sampling import check_truncation, load_latents, open_guard, sample_to_folder
+    from medgan_jax.sample_folder import sample_to_folder
+    from medgan_jax.sampling import check_truncation, load_latents, open_guard
     from medgan_jax.sharding import announce_devices, check_batch_size, data_mesh, replicated
 
     movie = movie_path(values.interpolate, grid=values.grid, overwrite=values.overwrite)

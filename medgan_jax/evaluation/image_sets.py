@@ -31,7 +31,8 @@ from medgan_jax.metrics.distribution.features import (
 from medgan_jax.metrics.distribution.guard import Guard
 from medgan_jax.models.projected import FROZEN
 from medgan_jax.progress import progress_bar
-from medgan_jax.sampling import GRID, MANIFEST, accepted_attempts, classes_listed, classes_of, numbered_batches
+from medgan_jax.sample_folder import GRID, MANIFEST
+from medgan_jax.sampling import accepted_attempts, classes_listed, classes_of, numbered_batches
 from medgan_jax.sharding import data_mesh, replicated
 
 MIN_SIZE = 16  # px

@@ -12,7 +12,7 @@ import numpy as np
 from medgan_jax.config import Config
 from medgan_jax.distributed import is_leader
 from medgan_jax.errors import UserError
-from medgan_jax.training.callbacks import Diverged
+from medgan_jax.training.callback import Diverged
 from medgan_jax.training.trainer import train
 from medgan_jax.workdir import Workdir, read_lines, write_json
 

@@ -30,7 +30,8 @@ from medgan_jax.progress import progress_bar
 from medgan_jax.sampling import classes_in_turn, classes_listed, sample_batches, seeded_latents
 from medgan_jax.sharding import check_batch_size, data_mesh, local_copy, local_mesh, replicated
 from medgan_jax.training import init_from
-from medgan_jax.training.callbacks import Action, Callback, RollBack, Stop, default_callbacks
+from medgan_jax.training.callback import Action, Callback, RollBack, Stop
+from medgan_jax.training.callbacks import default_callbacks
 from medgan_jax.training.checkpointer import Checkpointer
 from medgan_jax.training.dataset import Data, load_data
 from medgan_jax.training.signals import Signals

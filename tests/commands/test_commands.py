@@ -25,7 +25,7 @@ from medgan_jax.data.dicom_writer import encode_dicom
 from medgan_jax.errors import UserError
 from medgan_jax.images import write_png
 from medgan_jax.provenance import Provenance
-from medgan_jax.sampling import sample_to_folder
+from medgan_jax.sample_folder import sample_to_folder
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.workdir import Workdir, read_lines

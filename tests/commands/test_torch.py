@@ -15,7 +15,7 @@ from medgan_jax.checkpoint import Checkpoints, load_discriminator, load_generato
 from medgan_jax.commands import export_torch, import_torch
 from medgan_jax.errors import UserError
 from medgan_jax.models.dcgan import Discriminator, Generator
-from medgan_jax.sampling import sample_to_folder
+from medgan_jax.sample_folder import sample_to_folder
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.torch_files import read_arrays
 

@@ -23,7 +23,7 @@ for module in pkgutil.walk_packages(medgan_jax.__path__, "medgan_jax."):
 from medgan_jax.checkpoint import Checkpoints, load_generator, save_generator
 from medgan_jax.errors import UserError
 from medgan_jax.models.dcgan import Generator
-from medgan_jax.sampling import sample_to_folder
+from medgan_jax.sample_folder import sample_to_folder
 from medgan_jax.sharding import data_mesh, replicated
 
 module, mesh = Generator(16, 1, 2), data_mesh()

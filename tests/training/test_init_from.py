@@ -15,7 +15,7 @@ from medgan_jax.compat.torch.write import write_state_dict
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training import init_from
-from medgan_jax.training.callbacks import Callback
+from medgan_jax.training.callback import Callback
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.trainer import train
 

@@ -8,7 +8,7 @@ import pytest
 from medgan_jax.checkpoint import load_generator
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
-from medgan_jax.training.callbacks import Callback, Diverged, Stop
+from medgan_jax.training.callback import Callback, Diverged, Stop
 from medgan_jax.training.seeds import train_seeds
 from medgan_jax.training.trainer import train
 from medgan_jax.workdir import Workdir, read_lines

@@ -17,7 +17,7 @@ from PIL import Image
 from medgan_jax.checkpoint import Checkpoints, load_generator
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
-from medgan_jax.training.callbacks import Callback, RollBack, Stop
+from medgan_jax.training.callback import Callback, RollBack, Stop
 from medgan_jax.training.state import build_networks, initial_state
 from medgan_jax.training.step import METRICS
 from medgan_jax.training.trainer import STOPPED_BY_CALLBACK, train

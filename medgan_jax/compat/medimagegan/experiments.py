@@ -27,7 +27,7 @@ from medgan_jax.images import image_grid, write_png
 from medgan_jax.metrics.paired import METRICS
 from medgan_jax.report import plots
 from medgan_jax.sharding import check_batch_size, data_mesh, replicated
-from medgan_jax.training.callbacks import Diverged
+from medgan_jax.training.callback import Diverged
 from medgan_jax.training.trainer import train
 from medgan_jax.workdir import Workdir, read_json, read_lines, write_json
 

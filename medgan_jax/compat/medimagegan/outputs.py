@@ -14,7 +14,7 @@ from medgan_jax.files import local_path, replace_file
 from medgan_jax.images import image_grid, write_png
 from medgan_jax.provenance import png_text
 from medgan_jax.report import plots
-from medgan_jax.training.callbacks import Callback
+from medgan_jax.training.callback import Callback
 from medgan_jax.training.state import GANState
 from medgan_jax.workdir import read_lines
 
