@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from medgan_jax.checkpoint import TrainedGenerator
 from medgan_jax.data.dicom import import_pydicom
-from medgan_jax.data.dicom_writer import SOP_CLASSES, encode_dicom
+from medgan_jax.data.dicom_writer import encode_dicom
 from medgan_jax.errors import UserError, naming
 from medgan_jax.files import is_litter, lock, replace_file
 from medgan_jax.images import image_grid, write_png
@@ -23,7 +23,6 @@ from medgan_jax.sampling import accepted_attempts, classes_of, numbered_batches,
 
 MANIFEST = "manifest.csv"
 GRID = "grid.png"
-FORMATS = ("png", *SOP_CLASSES)
 _DEFAULT_IMAGES = 64
 _GRID_IMAGES = 64
 _OURS = re.compile(rf"\d{{6,}}\.(png|dcm)|{GRID}|{MANIFEST}")
@@ -78,7 +77,7 @@ def sample_to_folder(
       label: the class of all images; None for all that the generator has learned, image i of class i modulo their
         number. The latents are the same either way.
       truncation: of the latents, see `seeded_latents`; goes with a seed.
-      format: one of `FORMATS`; DICOM files end in .dcm.
+      format: "png", or one of `dicom_writer.SOP_CLASSES`, whose files end in .dcm.
       guard: draws images again that are too close to a training image; goes with a seed.
 
     Raises:
