@@ -29,7 +29,7 @@ from medgan_jax.files import is_local
 from medgan_jax.metrics.distribution.guard import GUARD
 from medgan_jax.models.dcgan import Discriminator, Generator
 from medgan_jax.models.fastgan import FastGANGenerator
-from medgan_jax.models.projected import ProjectedDiscriminator, map_shapes
+from medgan_jax.models.projected import FROZEN, ProjectedDiscriminator, map_shapes
 from medgan_jax.models.resnet import ResidualDiscriminator, ResidualGenerator
 from medgan_jax.provenance import Provenance
 
@@ -195,7 +195,22 @@ class TrainedGenerator:
     ) -> Provenance:
         """Of one of its images."""
         training_set = str(self.about.get("data_digest") or "")
-        return Provenance(self.digest, self.step, seed, index, label, truncation, training_set, attempt=attempt)
+        return Provenance(
+            self.digest,
+            self.step,
+            seed,
+            index,
+            label,
+            truncation,
+            training_set,
+            attempt=attempt,
+            trained_through=self.trained_through,
+        )
+
+    @property
+    def trained_through(self) -> str:
+        """The frozen network that the training saw its images through; "" where there is none, or none known."""
+        return FROZEN if (self.about.get("config") or {}).get("dis") == "projected" else ""
 
 
 @dataclasses.dataclass(frozen=True)

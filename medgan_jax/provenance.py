@@ -42,6 +42,7 @@ class Provenance:
       training_set: digest of the training images; "" where it is not known.
       software: that drew it.
       attempt: which draw of the number it is, above 0 where a guard rejected others, see `sampling.accepted_attempts`.
+      trained_through: the network that the training saw its images through, which must not judge them; "" for none.
     """
 
     generator: str
@@ -53,11 +54,13 @@ class Provenance:
     training_set: str = ""
     software: str = _SOFTWARE
     attempt: int = 0
+    trained_through: str = ""
 
     def as_json(self) -> str:
-        """One line; of a first draw without `attempt`, as files were written before there were others."""
-        values = dataclasses.asdict(self)
-        return json.dumps(values if self.attempt else {name: values[name] for name in values if name != "attempt"})
+        """One line; without `attempt` and `trained_through` where they say nothing."""
+        optional = ("attempt", "trained_through")
+        values = dataclasses.asdict(self).items()
+        return json.dumps({name: value for name, value in values if value or name not in optional})
 
 
 def from_json(text: str) -> Provenance | None:
@@ -69,7 +72,8 @@ def from_json(text: str) -> Provenance | None:
     fits = isinstance(found.index, int) and found.index >= 0 and isinstance(found.seed, int | None)
     fits = fits and isinstance(found.truncation, float | None) and isinstance(found.step, int)
     fits = fits and isinstance(found.attempt, int)
-    return found if fits and all(isinstance(x, str) for x in (found.generator, found.label, found.software)) else None
+    texts = (found.generator, found.label, found.software, found.trained_through)
+    return found if fits and all(isinstance(text, str) for text in texts) else None
 
 
 def xmp(origin: Provenance | None) -> str:

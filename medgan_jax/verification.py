@@ -173,6 +173,11 @@ def _read(path: Path, generator: TrainedGenerator | None) -> _File:
     return _File(path, data, image, claim, is_marked, is_ours and is_marked and claim is None, frames)
 
 
+def claim_of(path: Path) -> Provenance | None:
+    """What an image file says of what drew it; None where it says nothing."""
+    return _read(path, None).claim
+
+
 def _claimed(file: _File) -> str:
     if file.image is None:
         return _unread(file)

@@ -29,11 +29,11 @@ from medgan_jax.metrics.distribution.features import (
     inception_features,
 )
 from medgan_jax.metrics.distribution.guard import Guard
-from medgan_jax.models.projected import FROZEN
 from medgan_jax.progress import progress_bar
 from medgan_jax.sample_folder import GRID, MANIFEST
 from medgan_jax.sampling import accepted_attempts, classes_listed, classes_of, numbered_batches
 from medgan_jax.sharding import data_mesh, replicated
+from medgan_jax.verification import claim_of
 
 MIN_SIZE = 16  # px
 MAX_IMAGES = 2000  # of each set, for metrics of sets: the time of FID's intervals grows with the cube
@@ -109,22 +109,20 @@ def choose(
         )
     label = label and composed(label)
     generator = training = train_set = None
-    through = ""
     if fakes:
         found = like = from_folder(fakes, field="--fakes", data=data)
     elif checkpoint:
         mesh = data_mesh()
         generator = load_generator(Path(checkpoint), replicated(mesh))
         training = generator.about.get("config")
-        through = FROZEN if training and training.get("dis") == "projected" else ""
-        if through and features == through:
-            raise UserError(
-                f"--features={through}: the training of {checkpoint} saw its images through this network, so it cannot "
-                "judge them; leave it out, for efficientnet-lite1"
-            )
         title = _title_of(generator, checkpoint)
         sample = functools.partial(sampled, generator, seed=seed, mesh=mesh, title=title, label=label)
         like = sample(1, progress=False)
+    if like.trained_through and features == like.trained_through:
+        raise UserError(
+            f"--features={features}: the training of {checkpoint or fakes} saw its images through this network, so it "
+            "cannot judge them; leave it out, for efficientnet-lite1"
+        )
 
     if (
         generator
@@ -156,7 +154,7 @@ def choose(
     if generator:
         number = num_images or min(len(train_set.images) if train_set else len(real_set.images) // 2, MAX_IMAGES)
         counts = _counts(generator.classes, real_set) if generator.classes and label is None else None
-        found = dataclasses.replace(sample(number, counts=counts), trained_through=through)
+        found = sample(number, counts=counts)
     return found, real_set, train_set
 
 
@@ -316,11 +314,11 @@ def sampled(
         for batch in batches:
             parts.append(batch)
             bar.update(len(batch))
-    images = np.concatenate(parts)
+    images, through = np.concatenate(parts), generator.trained_through
     if not labels_of:
-        return ImageSet(title, images)
+        return ImageSet(title, images, trained_through=through)
     labels = tuple(composed(generator.classes[i]) for i in labels_of(np.arange(number)))
-    return ImageSet(title if label is None else f"{title}, {label}", images, labels)
+    return ImageSet(title if label is None else f"{title}, {label}", images, labels, through)
 
 
 def from_folder(folder: str, *, field: str, data: Mapping[str, Any]) -> ImageSet:
@@ -356,7 +354,8 @@ def from_folder(folder: str, *, field: str, data: Mapping[str, Any]) -> ImageSet
         cache_dir=how.cache_dir,
         on_bad_image=how.on_bad_image,
     )
-    return ImageSet(folder, cached.images)
+    claim = claim_of(Path(folder, names[0]))
+    return ImageSet(folder, cached.images, trained_through=claim.trained_through if claim else "")
 
 
 def _given(

@@ -117,7 +117,7 @@ def evaluate(
         f"{name}: needs {least} images of each set, and one has {fewest}" for name, least in needs if fewest < least
     ]
     if not train:
-        skipped.append("memorization: needs the training images")
+        skipped.append("memorization: needs the training images, --train=...")
 
     figures: list[Figure] = []
     named: tuple[tuple[int, int, float], ...] = ()
@@ -299,11 +299,12 @@ def _diversity(sets: _Sets, options: dict[str, int]) -> Iterator[Figure]:
 
 def _memorization(of_fakes: np.ndarray, of_reals: np.ndarray, options: dict[str, int]) -> Iterator[Figure]:
     """From the distances to the nearest training images, of all fakes, and of reals that are none of them."""
-    notes = [f"a perfect generator has 1 in {len(of_reals) + 1} on average; look at the pairs"]
+    chance = f"1 in {len(of_reals) + 1} on average"
+    notes = [f"closer to a training image than any held-out real; a perfect generator has {chance}; look at the pairs"]
     if known := int(duplicated(of_reals).sum()):
         notes.append(f"WARNING: {known} of the reals are training images, and left out")
     first, second = _halves(of_reals, options["seed"])
-    title = f"Share of {len(of_fakes)} closer to a training image than any held-out real"
+    title = f"Share of {len(of_fakes)} that are memorized"
     shares = memorization(of_fakes, of_reals), memorization(first, second)
     is_worse = duplicated(of_fakes).any() or chance_of_memorized(of_fakes, of_reals) <= 0.025
     is_beyond = shares[0].value > 1 / (len(of_reals) + 1) + 0.05

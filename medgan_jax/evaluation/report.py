@@ -15,7 +15,8 @@ from medgan_jax.metrics.distribution.bootstrap import Estimate
 VERDICTS = {
     "good": "as real images, as far as so few can tell",
     "short": "worse than real images",
-    "poor": "much worse: KID above that of real images at 32 px, recall below half of theirs, or 5 % of copies",
+    "poor": "much worse: KID above that of real images at low resolution and twice the end of their interval, recall "
+    "below half of theirs, or 5 % of copies",
 }
 _FIRST = {  # in plain words
     "kid": "distance from real images: KID, lower is better",
@@ -115,14 +116,19 @@ class Report:
     def __repr__(self) -> str:
         """The figures to look at first, each with a word; then all of them, beside those of reals."""
         lines: list[str] = []
-        first = [figure for figure in self.figures if figure.verdict]
-        if first:
-            rows: list[tuple[str, ...]] = [("LOOK AT THESE FIRST", "fakes", "reals", "")]
-            rows += [(f"  {_FIRST[f.name]}", _spoken(f.value), _spoken(f.reals), f.verdict.upper()) for f in first]
-            words = {figure.verdict for figure in first}
-            lines += [
-                *_columns(rows), "", *(f"  {word}: {means}" for word, means in VERDICTS.items() if word in words), "",
-            ]  # fmt: skip
+        first = self._first()
+        rows: list[tuple[str, ...]] = [("LOOK AT THESE FIRST", "fakes", "reals", "")]
+        rows += [
+            (f"  {title}", _spoken(figure.value), _spoken(figure.reals), figure.verdict.upper())
+            for title, figure in first.items()
+            if figure
+        ]
+        words = {figure.verdict for figure in first.values() if figure}
+        lines += [
+            *_columns(rows),
+            *(f"  {title}: not measured, see below" for title, figure in first.items() if not figure),
+        ]
+        lines += ["", *(f"  {word}: {means}" for word, means in VERDICTS.items() if word in words), ""]
         rows, notes = [("", "fakes", "reals")], []
         group = ""
         for figure in self.figures:
@@ -140,9 +146,19 @@ class Report:
         return self._rendered("tables.html.j2")
 
     def _rendered(self, template: str, **more: Any) -> str:
-        first = {_FIRST[figure.name]: figure for figure in self.figures if figure.verdict}
-        shared = {"evaluation": self, "better": _BETTER, "first": first, "verdicts": VERDICTS, "spoken": _spoken}
+        shared = {
+            "evaluation": self,
+            "better": _BETTER,
+            "first": self._first(),
+            "verdicts": VERDICTS,
+            "spoken": _spoken,
+        }
         return environment(Path(__file__).parent).get_template(template).render(**shared, **more)
+
+    def _first(self) -> dict[str, Figure | None]:
+        """The figures to look at first, by what they are in plain words; None where they were not measured."""
+        found = {figure.name: figure for figure in self.figures if figure.verdict}
+        return {title: found.get(name) for name, title in _FIRST.items()}
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
@@ -154,4 +170,9 @@ def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
 def _spoken(estimate: Estimate | None) -> str:
     if estimate is None:
         return ""
-    return f"{estimate.value:.3g} ({estimate.low:.2g} to {estimate.high:.2g})"
+    return "{} ({} to {})".format(*map(_short, (estimate.value, estimate.low, estimate.high)))
+
+
+def _short(value: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"

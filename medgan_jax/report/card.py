@@ -129,7 +129,8 @@ def _figures(evaluation: dict[str, Any]) -> list[str]:
         f"{sets[0]} fakes{f' of {step}' if step else ''}, compared with {sets[1]} real images that the generator has "
         "not seen; beside each figure that of as many real images. 95 % intervals.",
         _table(("figure", "fakes", "reals"), rows),
-        f"Features: {protocol.get('features', 'not known')}.",
+        f"Features: {protocol.get('features', 'not known')}."
+        + (f" The training saw its images through {through}." if (through := protocol.get("trained_through")) else ""),
     ]
 
 

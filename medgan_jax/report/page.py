@@ -267,6 +267,9 @@ def _alarm(line: dict[str, Any]) -> dict[str, Any]:
     } | {name: line.get(name) for name in ("sentence", "evidence", "action")}
 
 
+_OF_PROTOCOL = ("fakes", "features", "trained_through")
+
+
 def _evaluation(written: dict[str, Any]) -> dict[str, Any]:
     """What evaluate.py found: values of the fakes and of reals, each with its 95 % interval."""
 
@@ -276,7 +279,7 @@ def _evaluation(written: dict[str, Any]) -> dict[str, Any]:
 
     figures, protocol = written.get("figures"), written.get("protocol")
     return {
-        **{name: protocol.get(name, "") if isinstance(protocol, dict) else "" for name in ("fakes", "features")},
+        **{name: protocol.get(name, "") if isinstance(protocol, dict) else "" for name in _OF_PROTOCOL},
         "figures": [
             (each.get("title", name), each.get("better", ""), [estimate(each), estimate(each.get("reals"))])
             for name, each in (figures.items() if isinstance(figures, dict) else ())

@@ -1,7 +1,4 @@
-"""What a run does every so many steps: log, pictures, evaluation, health checks, checkpoints, report.
-
-In a run of several processes all of them call each callback; only one of them writes files (`run.files.writes`).
-"""
+"""What a run does every so many steps: log, pictures, evaluation, health checks, checkpoints, report."""
 
 import dataclasses
 import logging
@@ -26,6 +23,7 @@ from medgan_jax.images import image_grid, write_png
 from medgan_jax.metrics.distribution.features import efficientnet_features
 from medgan_jax.metrics.distribution.guard import Guard, guard_key
 from medgan_jax.models.efficientnet_lite import load_efficientnet_lite
+from medgan_jax.models.projected import FROZEN
 from medgan_jax.provenance import png_text
 from medgan_jax.report.card import write_card
 from medgan_jax.sharding import local_mesh
@@ -169,7 +167,8 @@ class Evaluation(Callback):
             measure, features = run.config.best_measure, self._quick.features
             how = {"best_by": measure, "features": features.name}
             is_best = figures[measure] < run.files.best_value(run.checkpointer.best_step(), how)
-            line = {"step": run.step, **how, "features_description": features.description, **figures}
+            through = {"trained_through": FROZEN} if run.config.dis == "projected" else {}
+            line = {"step": run.step, **how, "features_description": features.description, **through, **figures}
             self._logger.write(run, run.files.evaluations, line)
         if from_leader(is_best):
             run.checkpointer.save_best(run.step, variables)

@@ -2,6 +2,7 @@
 
 import functools
 import os
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,7 @@ from medgan_jax.errors import UserError
 from medgan_jax.evaluation import image_sets
 from medgan_jax.images import write_png
 from medgan_jax.metrics.distribution.features import PIXELS, PYRAMID, efficientnet_features
+from medgan_jax.provenance import png_text
 from medgan_jax.sampling import sample_batches, seeded_latents
 from medgan_jax.sharding import data_mesh, replicated
 from medgan_jax.training.trainer import train
@@ -229,6 +231,12 @@ def test_no_network_judges_what_was_trained_through_it(choose, folder, monkeypat
     assert fakes.trained_through == "efficientnet-lite0"
     with pytest.raises(UserError, match="give --reals=.*held none out"):
         choose(checkpoint="run")
+    drawn = folder("drawn", (16, 16, 1))
+    text = png_text(generator.provenance(seed=0, index=0, label="a"))
+    write_png(Path(drawn, "image_0_0.png"), np.zeros((16, 16, 1), np.uint8), text)
+    assert choose(fakes=drawn, reals=folder("reals", (16, 16, 1), number=4))[0].trained_through == "efficientnet-lite0"
+    with pytest.raises(UserError, match="drawn saw its images through this network"):
+        choose(fakes=drawn, features="efficientnet-lite0", reals=folder("reals", (16, 16, 1), number=4))
 
 
 def test_the_classes_that_are_sampled_are_those_that_are_named():

@@ -18,7 +18,7 @@ HOSTILE = '<script src="http://x">&"'
 def report():
     images = np.zeros((3, 8, 8, 3), np.uint8)
     return Report(
-        protocol={"fakes": f"3 of {HOSTILE}", "seed": 0},
+        protocol={"fakes": f"3 of {HOSTILE}", "features": "pixels", "seed": 0},
         figures=(
             Figure(
                 "kid", "KID", "Distances", "lower", Estimate(0.123456789, 0.1, 0.2), Estimate(0, -0.1, 0.1), "", "good"

@@ -45,7 +45,7 @@ def activations(variant, name):
 
 @pytest.mark.parametrize(
     ("variant", "name"),
-    [("lite0", "square"), ("lite0", "odd"), ("lite1", "wide")],
+    [("lite0", "square"), ("lite0", "odd"), ("lite1", "wide"), ("lite1", "odd")],
 )
 def test_activations_are_pytorchs(variant, name, oracle):
     """The odd image is a grey one, which is three equal channels."""

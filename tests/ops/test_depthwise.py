@@ -18,7 +18,7 @@ def case(size, taps, dtype=jnp.float32):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("taps", "stride"), [(3, 1), (5, 2)])
+@pytest.mark.parametrize(("taps", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
 def test_lowerings_agree_in_values_and_gradients(taps, stride):
     """And in the gradients of a function of the gradients, which penalties need."""
 

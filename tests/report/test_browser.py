@@ -307,7 +307,7 @@ def write_evaluation(folder):
     ]
     evaluation_page.write(
         Report(
-            protocol={"fakes": f"100 of {'x' * 99}", "digest": "y" * 99},
+            protocol={"fakes": f"100 of {'x' * 99}", "features": "z" * 99, "digest": "y" * 99},
             figures=tuple(figures),
             skipped=("fid: needs 20 images",),
             grids={"Fakes": images},
