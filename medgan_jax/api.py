@@ -122,7 +122,7 @@ def train(
       config: the name of a packaged config, such as "small64"; the path of a config file; or a config, such as
         `medgan_jax.config.named_config` returns.
       workdir: the folder of the run; made when missing.
-      callbacks: see `medgan_jax.training.callbacks.Callback`; called after those of every run.
+      callbacks: see `medgan_jax.training.callback.Callback`; called after those of every run.
       **fields: of the config, in place of its own: num_steps=500, data={"path": "lesions", "holdout_fraction": 0.2}.
 
     Returns:

@@ -19,12 +19,12 @@ from medgan_jax.provenance import is_synthetic
 
 MAX_PIXELS = 100_000_000
 MAX_FRAMES = 100_000  # of a file
-VERSION = 1  # raise when decode_image or resize give other pixels: caches are keyed by it
+VERSION = 1  # raise when decode_image or images.resize give other pixels: caches are keyed by it
 HEAD = 4096  # bytes at the start of a file, by which it is recognised
 IMAGE, DICOM = "image", "DICOM file"  # what `recognise` calls these two
 _LIMIT = f"limit {MAX_PIXELS // 1_000_000} megapixels"
 _FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "JPEG2000")
-_OF_FRAMES = ("TIFF", "GIF", "WEBP", "PNG")  # a JPEG of several pictures is a photograph and its by-products
+_MULTI_FRAME = ("TIFF", "GIF", "WEBP", "PNG")  # a JPEG of several pictures is a photograph and its by-products
 _XMP_TAG = 700  # of TIFF
 _SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap height and width
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
@@ -65,7 +65,7 @@ _PATTERNS = (
     ),
 )
 _REMEDIES = {
-    IMAGE: "not an image",  # but for the first bytes
+    IMAGE: "not an image",  # has the first bytes of one, and Pillow cannot read it
     "": "not an image",
     "Git LFS pointer": "Git LFS pointer, run git lfs pull",
     "git-annex pointer": "git-annex pointer, run git annex get",
@@ -129,7 +129,7 @@ def decode_image(
     Args:
       data: the file.
       channels: 1 (grey) or 3 (RGB).
-      min_side: the size that `resize` will be asked for. A JPEG may then be decoded at 1/2, 1/4 or 1/8
+      min_side: the size that `images.resize` will be asked for. A JPEG may then be decoded at 1/2, 1/4 or 1/8
         of its size, several times faster, but never below twice `min_side`.
       window: which samples become 0 and 255. A number: samples of 16 bits, whose white the format does not state, use
         only so many, from 8 to 16, and their upper 8 are kept. Two values: they become 0 and 255, in files of all
@@ -142,7 +142,7 @@ def decode_image(
     Raises:
       ImageError: whatever is wrong with the bytes.
     """
-    with _reasons(data[:HEAD]), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+    with _as_image_errors(data[:HEAD]), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         _check_size(image)
         frames = _frames(image) if frame is None or image.format == "PNG" else 1  # in others it takes long
         if frame is None and frames > 1:
@@ -175,7 +175,7 @@ def inspect_image(path: str | os.PathLike) -> ImageInfo:
         head = file.read(HEAD)
         size = os.fstat(file.fileno()).st_size
         file.seek(0)
-        with _reasons(head), Image.open(file, formats=_FORMATS) as image:
+        with _as_image_errors(head), Image.open(file, formats=_FORMATS) as image:
             _check_size(image)
             height, width = _upright(image)
             is_grey = image.mode.startswith(("1", "L", "I", "F"))
@@ -203,7 +203,7 @@ def inspect_image(path: str | os.PathLike) -> ImageInfo:
 
 def is_marked_synthetic(data: bytes) -> bool:
     """Whether an image file is marked as that of a generated image; False of what is no image."""
-    with contextlib.suppress(ImageError), _reasons(data[:HEAD]):
+    with contextlib.suppress(ImageError), _as_image_errors(data[:HEAD]):
         return _is_marked(Image.open(io.BytesIO(data), formats=_FORMATS))
     return False
 
@@ -213,7 +213,7 @@ def _is_marked(image: Image.Image) -> bool:
 
 
 @contextlib.contextmanager
-def _reasons(head: bytes) -> Iterator[None]:
+def _as_image_errors(head: bytes) -> Iterator[None]:
     """Makes an ImageError of whatever Pillow raises about a file that begins with `head`."""
     if not head:
         raise ImageError("empty file")
@@ -239,7 +239,7 @@ def _check_size(image: Image.Image) -> None:
 
 def _frames(image: Image.Image) -> int:
     """How many frames an image that is not loaded has."""
-    frames = getattr(image, "n_frames", 1) if image.format in _OF_FRAMES else 1
+    frames = getattr(image, "n_frames", 1) if image.format in _MULTI_FRAME else 1
     if frames > 1 and image.format == "PNG":  # Pillow takes the header's word; each frame has a control chunk
         file, default = image.fp, image.default_image  # type: ignore[attr-defined]
         place = file.tell()
@@ -266,7 +266,8 @@ def _upright(image: Image.Image) -> tuple[int, int]:
     """Height and width of an image that is not loaded, as it is upright."""
     width, height = image.size
     with contextlib.suppress(Exception):  # damaged tags are no damage to the pixels
-        # Of a TIFF, Pillow gives the size as it is upright. Of a PNG it would load the pixels to look for EXIF behind.
+        # Of a TIFF, Pillow gives the size as it is upright. Of a PNG it would load the pixels, to look for EXIF behind
+        # them.
         known = image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info)
         if not known and image.getexif().get(ExifTags.Base.Orientation) in _SIDEWAYS:
             width, height = height, width
@@ -342,7 +343,7 @@ def _declared_bits(image: Image.Image, head: bytes) -> int:
 def _may_have_two_values(image: Image.Image, size: int) -> bool:
     """Whether the pixels are worth a look: two values compress well, where they are kept exactly and compressed.
 
-    A file of as many bytes as its samples is not, be its format PNG. Palettes have fewer bits a sample, but are rare.
+    A file as large as its samples is not compressed, even a PNG. Palettes have fewer bits a sample, but are rare.
     """
     if image.mode.startswith(("I", "F")) or image.format in ("JPEG", "MPO"):
         return False

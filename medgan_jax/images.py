@@ -33,7 +33,7 @@ def as_array(image: Image.Image, channels: int) -> np.ndarray:
 
 
 def convert_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Converts a uint8 (height, width, 1 or 3) image to grey or RGB, as `decode_image` does."""
+    """Converts a uint8 (height, width, 1 or 3) image to grey (ITU-R 601 luma) or RGB."""
     return image if image.shape[2] == channels else as_array(_from_array(image), channels)
 
 
@@ -42,7 +42,7 @@ def _from_array(image: np.ndarray) -> Image.Image:
 
 
 def resize(image: np.ndarray, size: int, *, fit: str = "crop") -> np.ndarray:
-    """Makes an image square, in one resampling.
+    """Makes an image square, in one resampling. Where it gives other pixels than before, raise `image_files.VERSION`.
 
     Antialiased bicubic by Pillow: the resampling that scores of generated images are least misled by (Parmar
     et al. 2022, arXiv:2104.11222). Smaller images are enlarged.

@@ -22,7 +22,7 @@ from medgan_jax.sharding import sharded
 
 MAX_TRUNCATION = 4.0  # beyond, less than one number in 10,000 changes
 MAX_ATTEMPTS = 20  # of an image; where half of all draws are rejected, one image in a million fails
-_GUARDED_AT_ONCE = 256  # images of which those left are drawn again together
+_GUARDED_AT_ONCE = 256  # images that the guard checks together
 _STATISTICS_BATCHES, _STATISTICS_BATCH = 32, 16  # of truncated latents, for the batch statistics
 
 
@@ -181,19 +181,23 @@ def numbered_batches(
       As `sample_batches`.
     """
 
-    def of(places: np.ndarray) -> np.ndarray:
+    def within(places: np.ndarray) -> np.ndarray:
         return np.minimum(places, len(indices) - 1)
 
     return sample_batches(
         generator.module,
         variables,
         lambda places: seeded_latents(
-            seed, indices[of(places)], attempts[of(places)], latent_dim=generator.latent_dim, truncation=truncation
+            seed,
+            indices[within(places)],
+            attempts[within(places)],
+            latent_dim=generator.latent_dim,
+            truncation=truncation,
         ),
         len(indices),
         batch_size=batch_size,
         mesh=mesh,
-        labels_of=labels_of and (lambda places: labels_of(indices[of(places)])),
+        labels_of=labels_of and (lambda places: labels_of(indices[within(places)])),
     )
 
 

@@ -73,7 +73,10 @@ class Callback:
         """Called every so many steps with the state at `run.step`. An action skips the callbacks after this one."""
 
     def on_stop(self, run: "Run", state: GANState) -> Action | None:
-        """Called when the steps end: at the last one, after `Stop`, or on a signal."""
+        """Called when the steps end: at the last one, after `Stop`, or on a signal.
+
+        An action takes the place of what ended them, and skips the callbacks after this one.
+        """
 
     def on_roll_back(self, run: "Run", action: RollBack, to_step: int) -> None:
         """Called when the run goes back to the checkpoint of `to_step`."""

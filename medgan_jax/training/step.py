@@ -311,7 +311,7 @@ def _generator_loss(
 
 
 def _composed(inner: Callable[..., Any], outer: Callable[..., Any]) -> Callable[[Any], Any]:
-    """The vector-Jacobian product of what is shown of a generator's images."""
+    """The vector-Jacobian product of `outer` after `inner`: of what is shown of a generator's images."""
     return lambda gradient: outer(*inner(gradient))
 
 

@@ -75,7 +75,7 @@ def train(config: Config, workdir: str | Path, *, callbacks: Sequence[Callback] 
             callback.check(config, is_new=is_new)
         data = load_data(config)
         with files.opened(config, data.describe()):
-            _check_shared(files)
+            _check_same_folder(files)
             run = Run(config, files, data, mesh, callbacks, signals)
             try:
                 return run.run(command)
@@ -131,7 +131,7 @@ class Run:
         self._copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree), out_shardings=self._shared)
 
     def run(self, command: str) -> int:
-        """Runs to the end, or until a signal or an alarm asks to stop; returns the exit code."""
+        """Runs to the end, or until a signal or a callback asks to stop; returns the exit code."""
         self.state = self._restore()
         self.files.record(self.config, self.data.describe())
         if self.step >= self.total_steps:
@@ -145,7 +145,7 @@ class Run:
             self.say(self.data.classes.describe(balanced=self.config.balance_classes))
         self._start_callbacks()
         self._signals.postpone()
-        while isinstance(action := self._loop(), RollBack):
+        while isinstance(action := self._train(), RollBack):
             self._roll_back(action)
         self.checkpointer.close()
         self._signals.resume()
@@ -182,8 +182,8 @@ class Run:
         for callback in self._callbacks:
             callback.on_start(self, self.state)
 
-    def _loop(self) -> Action | None:
-        """Trains until the end, a signal, or a callback's action; saves, unless it is a rollback."""
+    def _train(self) -> Action | None:
+        """Trains until the end, a signal, or a callback's action; calls `Callback.on_stop` unless it is a rollback."""
         action = self._train_until_action()
         if not isinstance(action, RollBack):
             action = _first(callback.on_stop(self, self.state) for callback in self._callbacks) or action
@@ -197,7 +197,7 @@ class Run:
         with bar, contextlib.closing(self._open_batches()) as batches:
             train = self._compiled_step(batches)
             intervals = [(callback, callback.every(self.config)) for callback in self._callbacks]
-            count, running = 1, None
+            count, running = 1, None  # the last step of those given to the device, and their metrics
             called_at = time.perf_counter()
             while self.step < self.total_steps:
                 # No further than to where something is due.
@@ -382,7 +382,7 @@ def _first(actions: Iterable[Action | None]) -> Action | None:
     return next((action for action in actions if action), None)
 
 
-def _check_shared(files: Workdir) -> None:
+def _check_same_folder(files: Workdir) -> None:
     """Raises UserError where the workdir of this process is not the folder of process 0."""
     if jax.process_count() > 1 and not files.has_token(from_leader(files.write_token())):
         raise UserError(f"workdir={files.path}: is not the folder that process 0 sees; give one on a shared disk")

@@ -2,7 +2,6 @@
 
 import functools
 import pickle
-import runpy
 import shutil
 
 import jax
@@ -91,14 +90,6 @@ def test_both_networks_of_a_trainings_checkpoint(caplog):
     assert [type(network.module) for network in networks] == [Generator, Discriminator]
     assert "training.pt: its netG_ema is taken, a generator of 16 px" in caplog.text
     assert "training.pt: its netD is taken, a discriminator of 16 px" in caplog.text
-
-
-def test_the_former_name_of_the_command(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["torch_import.py", str(G), f"--out={tmp_path}/out"])
-    with pytest.raises(SystemExit) as caught:
-        runpy.run_module("medgan_jax.torch_import", run_name="__main__")
-    assert not caught.value.code
-    assert "netG16.pth: a generator of 16 px" in capsys.readouterr().out
 
 
 def test_which_network_is_exported(tmp_path):

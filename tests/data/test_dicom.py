@@ -236,10 +236,10 @@ def test_a_deflated_file_is_inflated_up_to_a_limit(monkeypatch):
     assert grey(data) == [[0] * 64] * 64
     big = dicom(np.zeros((2048, 2048), np.uint8), syntax=pydicom.uid.DeflatedExplicitVRLittleEndian)
     assert inspect_dicom(big + b"what follows").height == 2048
-    monkeypatch.setattr("medgan_jax.data.dicom._MAX_INFLATED", 2**12)
-    for look in (inspect_dicom, grey):
+    monkeypatch.setattr("medgan_jax.data.dicom._MAX_INFLATED", 2**12)  # a file beyond the real limit has 400 MB
+    for read in (inspect_dicom, grey):
         with pytest.raises(ImageError, match="^too large: inflates to more than 0 MiB$"):
-            look(data)
+            read(data)
 
 
 @pytest.mark.parametrize("order", ["<", ">"])

@@ -54,7 +54,10 @@ def test_a_linear_classifier_learns_and_repeats_itself(images):
 
 @pytest.fixture
 def short(monkeypatch):
-    """The network ends after its second stage: all kinds of layers are there, and few to compile, as in flips alone."""
+    """The network ends after its second stage: all kinds of layers are there, and few to compile, as in flips alone.
+
+    What it is made of is private: no user chooses it.
+    """
     whole = efficientnet_lite.load_efficientnet_lite("lite0", folded=False)
     names = ["stem", *(f"block_{i}" for i in range(3)), "head", "classifier"]
     cut = {group: {name: layers[name] for name in names if name in layers} for group, layers in whole.items()}

@@ -45,8 +45,8 @@ class Guard(CopySearch):
             (M, 19, P / 8), P bits of each of its crops; `unseen` float32, (L,), distances of unseen reals.
         """
         self.arrays, self.key = arrays, int(arrays["key"])
-        self._mean, self._deviation = arrays["mean"], arrays["deviation"]
-        self._directions = _unpacked(arrays["features"])
+        self.mean, self.deviation = arrays["mean"], arrays["deviation"]
+        self.directions = _unpacked(arrays["features"])
 
     @classmethod
     def calibrated(cls, training: np.ndarray, groups: np.ndarray, held_out: np.ndarray, *, key: int) -> "Guard":
@@ -70,9 +70,9 @@ class Guard(CopySearch):
         guard = cls(
             {
                 "key": np.asarray(key, np.uint64),
-                "mean": search._mean,
-                "deviation": search._deviation,
-                "features": _packed(_signs(search._directions, key, _FEATURES, _FEATURE_BITS)),
+                "mean": search.mean,
+                "deviation": search.deviation,
+                "features": _packed(_signs(search.directions, key, _FEATURES, _FEATURE_BITS)),
                 "pixels": np.concatenate(rows)[: len(training)],
             }
         )
@@ -105,7 +105,7 @@ class Guard(CopySearch):
         return memorized(self.nearest(images).distance, self.arrays["unseen"])
 
     def _direction(self, vectors: np.ndarray) -> jax.Array:
-        return _signs(super()._direction(vectors), self.key, _FEATURES, self._directions.shape[-1])
+        return _signs(super()._direction(vectors), self.key, _FEATURES, self.directions.shape[-1])
 
     def _compare(self, images: np.ndarray, candidates: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:
         theirs = _unpacked(self.arrays["pixels"][candidates])
@@ -153,7 +153,7 @@ def _unpacked(hashes: np.ndarray) -> jax.Array:
 
 @jax.jit
 def _closest(ours: jax.Array, theirs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """From hashes of views, (B, 8, P), and of the crops of candidates, (B, K, T, P), what `CopySearch._compare` has."""
+    """As `CopySearch` has it of pixels, from hashes of views, (B, 8, P), and of the crops of candidates, (B, K, T, P)."""
     agreement = jnp.einsum("bsp,bktp->bkts", ours, theirs) / ours.shape[-1]  # 1 - 2 / pi times the angle
     distances = (1 - jnp.sin(jnp.pi / 2 * agreement)).min(2).reshape(len(ours), -1)
     best = distances.argmin(1)

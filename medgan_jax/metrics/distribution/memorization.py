@@ -78,8 +78,8 @@ class CopySearch:
         """
         self._training = training
         vectors = np.stack([_activations(training, symmetry) for symmetry in range(8)])
-        self._mean, self._deviation = vectors.mean((0, 1)), vectors.std((0, 1))
-        self._directions = self._direction(vectors)
+        self.mean, self.deviation = vectors.mean((0, 1)), vectors.std((0, 1))
+        self.directions = self._direction(vectors)
 
     def nearest(self, images: np.ndarray, groups: tuple[np.ndarray, np.ndarray] | None = None) -> Nearest:
         """Finds the training image that each image looks most like.
@@ -90,17 +90,17 @@ class CopySearch:
             of training images themselves this finds others, as if each had been held out. There are two groups or more.
         """
         directions = self._direction(_activations(images))
-        ours, theirs = groups or (np.zeros(len(images), int), np.ones(self._directions.shape[1], int))
+        ours, theirs = groups or (np.zeros(len(images), int), np.ones(self.directions.shape[1], int))
         parts = []
         for batch in _batches(len(images), _PAIRS_BATCH):
             others = ours[batch, None] != theirs
-            candidates = np.asarray(_proposed(directions[batch], self._directions, others))
+            candidates = np.asarray(_proposed(directions[batch], self.directions, others))
             distance, found, symmetry = self._compare(images[batch], candidates)
             parts.append((candidates[np.arange(len(batch)), found], np.asarray(distance), np.asarray(symmetry)))
         return Nearest(*(np.concatenate(values)[: len(images)] for values in zip(*parts, strict=True)))
 
     def _direction(self, vectors: np.ndarray) -> jax.Array:
-        vectors = (vectors - self._mean) / (self._deviation + 1e-6)
+        vectors = (vectors - self.mean) / (self.deviation + 1e-6)
         return jnp.asarray(vectors / (np.linalg.norm(vectors, axis=-1, keepdims=True) + 1e-6))
 
     def _compare(self, images: np.ndarray, candidates: np.ndarray) -> tuple[jax.Array, jax.Array, jax.Array]:

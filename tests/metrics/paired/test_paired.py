@@ -1,4 +1,4 @@
-"""All six metrics against piq and piqa, and what must hold of any of them."""
+"""All metrics against piq and piqa, and what must hold of any of them."""
 
 import functools
 import json
@@ -21,7 +21,7 @@ each_metric = pytest.mark.parametrize("name", METRICS)
 
 
 @functools.cache
-def slope_of(name):
+def gradient_of(name):
     """The gradient with respect to the first image, of a batch."""
     return jax.jit(jax.grad(lambda x, y: METRICS[name].function(x, y).sum()))
 
@@ -65,8 +65,8 @@ def test_flat_images_have_scores_and_finite_gradients(name):
     for shade in (0.0, 0.5, 1.0):
         flat = np.full(other.shape, shade, np.float32)
         np.testing.assert_allclose(function(flat, flat), METRICS[name].identical, rtol=0, atol=1e-5)
-        # The slope of PSNR where two images are the same is infinite.
-        gradients = [np.asarray(slope_of(name)(flat, y)) for y in ([other] if name == "psnr" else [flat, other])]
+        # The gradient of PSNR where two images are the same is infinite.
+        gradients = [np.asarray(gradient_of(name)(flat, y)) for y in ([other] if name == "psnr" else [flat, other])]
         assert np.all(np.isfinite(gradients))
         if shade:  # a black image has no edges at all, and the strength of an edge no slope where there is none
             assert np.any(gradients[-1])
@@ -80,7 +80,7 @@ def test_gradient_is_the_slope(name):
     direction = x - y
     step = 0.01
     above, below = (np.asarray(function(x + step * sign * direction, y)) for sign in (1, -1))
-    slope = np.sum(np.asarray(slope_of(name)(x, y)) * direction, axis=(1, 2, 3))
+    slope = np.sum(np.asarray(gradient_of(name)(x, y)) * direction, axis=(1, 2, 3))
     np.testing.assert_allclose(slope, (above - below) / (2 * step), rtol=0.03)
 
 
