@@ -153,7 +153,7 @@ def _unpacked(hashes: np.ndarray) -> jax.Array:
 
 @jax.jit
 def _closest(ours: jax.Array, theirs: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """As `CopySearch` has it of pixels, from hashes of views, (B, 8, P), and of the crops of candidates, (B, K, T, P)."""
+    """As in `CopySearch`, from hashes of views, (B, 8, P), and of the crops of candidates, (B, K, T, P)."""
     agreement = jnp.einsum("bsp,bktp->bkts", ours, theirs) / ours.shape[-1]  # 1 - 2 / pi times the angle
     distances = (1 - jnp.sin(jnp.pi / 2 * agreement)).min(2).reshape(len(ours), -1)
     best = distances.argmin(1)
