@@ -130,11 +130,17 @@ def ranking(workdirs: list[str], file: Path | None = None) -> list[str]:
     sets = {"reals": reals, "reals, blurred slightly": _blurred_slightly(reals)}
     sets |= {Path(place).name: np.asarray(fakes.images) for place, (fakes, _, _) in chosen.items()}
     sets["noise"] = np.random.default_rng(0).integers(0, 256, reals.shape, np.uint8)
+    through = {Path(place).name: fakes.trained_through for place, (fakes, _, _) in chosen.items()}
     kinds = [efficientnet_features("lite1"), efficientnet_features("lite0"), PYRAMID, PIXELS]
     lines = ["| KID | " + " | ".join(features.name for features in kinds) + " |", "|---" * (len(kinds) + 1) + "|"]
     for name, images in sets.items():
-        found = [kid(features.of(images), features.of(np.asarray(held_out.images))) for features in kinds]
-        cells = [f"{estimate.value:.3f} ({estimate.low:.2g} to {estimate.high:.2g})" for estimate in found]
+        cells = []
+        for features in kinds:
+            if features.name == through.get(name):  # which must not judge them
+                cells.append("-")
+                continue
+            found = kid(features.of(images), features.of(np.asarray(held_out.images)))
+            cells.append(f"{found.value:.3f} ({found.low:.2g} to {found.high:.2g})")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     if file:
         write_png(file, image_grid(np.concatenate([images[:10] for images in sets.values()]), columns=10))

@@ -133,6 +133,8 @@ def evaluate(
             of_heldout = search.nearest(sets.reference).distance
             figures.extend(_memorization(found.distance, of_heldout, options))
             named = _named(found, of_heldout)
+        elif train and (copies := duplicated(found.distance).sum()):
+            skipped.append(f"memorization: WARNING: all the same, {copies} of the fakes are training images")
         bar.update()
 
     return Report(

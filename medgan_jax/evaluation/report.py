@@ -129,7 +129,7 @@ class Report:
             *(f"  {title}: not measured, see below" for title, figure in first.items() if not figure),
         ]
         lines += ["", *(f"  {word}: {means}" for word, means in VERDICTS.items() if word in words), ""]
-        rows, notes = [("", "fakes", "reals")], []
+        rows, notes = [("", "fakes", "reals")] * bool(self.figures), []
         group = ""
         for figure in self.figures:
             if figure.group != group:

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from medgan_jax.errors import UserError
+from medgan_jax.errors import UserError, reason_of
 from medgan_jax.ops.depthwise import depthwise_convolution
 from medgan_jax.torch_files import checked_array, read_arrays
 
@@ -222,10 +222,12 @@ def _load_packaged(variant: str, path: Path, folded: bool) -> dict[str, dict]:
     try:
         with open(path, "rb") as file:
             is_published = hashlib.file_digest(file, "sha256").hexdigest() == VARIANTS[variant].sha256
-    except OSError:
-        is_published = False
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({reason_of(error)}); {remedy}") from error
     if not is_published:
-        raise UserError(f"{path}: missing, cut short or altered, by its SHA-256; {remedy}")
+        raise UserError(
+            f"{path}: is not the published file, by its SHA-256: of another network, cut short or altered; {remedy}"
+        )
     return _load(variant, path, folded, remedy)
 
 

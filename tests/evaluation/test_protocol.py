@@ -144,6 +144,11 @@ def test_a_single_fake_is_no_set(phantoms):
     assert evaluated(phantoms[:1], phantoms[20:24]).figures == ()
 
 
+def test_a_copy_is_named_among_few(phantoms):
+    result = evaluated(phantoms[[3, 50]], phantoms[20:24], phantoms[:10])
+    assert "memorization: WARNING: all the same, 1 of the fakes are training images" in result.skipped
+
+
 def test_ten_images_have_every_metric_by_a_pretrained_network(phantoms):
     """The network is what features are of where none are named."""
     fakes = ImageSet("fakes", SPOILT["noisy"](phantoms[:10]), trained_through="their-network")
