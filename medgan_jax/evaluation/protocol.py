@@ -117,7 +117,7 @@ def evaluate(
         f"{name}: needs {least} images of each set, and one has {fewest}" for name, least in needs if fewest < least
     ]
     if not train:
-        skipped.append("memorization: needs the training images, --train=...")
+        skipped.append("memorization: needs the training images (train)")
 
     figures: list[Figure] = []
     named: tuple[tuple[int, int, float], ...] = ()
