@@ -15,7 +15,7 @@ from medgan_jax.metrics.distribution.bootstrap import Estimate
 VERDICTS = {
     "good": "as real images, as far as so few can tell",
     "short": "worse than real images",
-    "poor": "much worse: KID above that of real images at low resolution, recall below half of theirs, or 5 % of copies",
+    "poor": "much worse: KID above that of real images at low resolution, recall below half theirs, or 5 % of copies",
 }
 _FIRST = {  # in plain words
     "kid": "distance from real images: KID, lower is better",
