@@ -82,7 +82,7 @@ def environment(*, cpu: bool = False, caches: str | None = None) -> dict[str, st
     return variables
 
 
-def ours(**options: Any) -> Worker:
+def our_worker(**options: Any) -> Worker:
     """Our side, in a process of its own; `options` are those of `environment`."""
     return Worker([sys.executable, "-m", "benchmarks.ours"], environment(**options))
 
@@ -165,7 +165,7 @@ def _against_torch(
 ) -> Measurement:
     """Images a second of steps; `ours` and `theirs` are what each side is set up with."""
     with ExitStack() as stack:
-        workers = {"ours": stack.enter_context(ours(cpu=cpu))}
+        workers = {"ours": stack.enter_context(our_worker(cpu=cpu))}
         about, versions = workers["ours"].ask("setup", **ours), {}
         if settings.torch_python:
             workers["peer"] = stack.enter_context(_torch(settings, peer))
@@ -210,7 +210,7 @@ def command_overhead(
     overrides = [f"--config.gen_features={settings.maps}", f"--config.dis_features={settings.maps}"]
     overrides += [f"--config.image_size={size}", f"--config.batch_size={batch}", "--config.data.source=phantom"]
     overhead, bare, command, stops = [], [], [], []
-    with _scratch() as scratch, ours() as worker:
+    with _scratch() as scratch, our_worker() as worker:
         caches, workdir = scratch / "caches", scratch / "run"
         about = worker.ask("setup", size=size, batch=batch, latent=256, maps=settings.maps)  # as configs/sngan64.py
         seconds = _seconds_per_step(worker)
@@ -286,7 +286,7 @@ def plain_and_stop(lines: list[dict[str, Any]], *, batch: int, stop: int) -> tup
 def cost_of_health_checks(settings: Settings, *, size: int = 64, batch: int = 16) -> Measurement:
     """A health check against the 100 steps between two of them, in percent: what alarms cost."""
     every = default.get_config().monitor_every_steps
-    with ours() as worker:
+    with our_worker() as worker:
         about = worker.ask("setup", size=size, batch=batch, maps=settings.maps)
         steps = max(1, round(settings.turn_seconds / _seconds_per_step(worker)))
         worker.ask("health_check")
@@ -306,7 +306,7 @@ def cost_of_health_checks(settings: Settings, *, size: int = 64, batch: int = 16
 def cost_of_augmentation(settings: Settings, *, size: int = 64, batch: int = 16) -> Measurement:
     """The time of a step with every kind of augmentation over that of the plain step."""
     options = {"size": size, "batch": batch, "maps": settings.maps}
-    with ours() as augmented, ours() as plain:
+    with our_worker() as augmented, our_worker() as plain:
         about = plain.ask("setup", **options)
         augmented.ask("setup", augmented=True, **options)
         steps = max(1, round(settings.turn_seconds / max(map(_seconds_per_step, (plain, augmented)))))
@@ -386,7 +386,7 @@ def peak_memory_against_torch(settings: Settings, *, size: int = 128, batch: int
             worker.ask("run", steps=3)
             return worker.ask("memory")["bytes"] / 2**20
 
-    sides = {"ours": lambda: mebibytes(lambda: ours(cpu=True))}
+    sides = {"ours": lambda: mebibytes(lambda: our_worker(cpu=True))}
     if settings.torch_python:
         sides["peer"] = lambda: mebibytes(lambda: _torch(settings))
     peaks = _in_turns(settings, sides, rounds=max(1, settings.slow_rounds // 2), unit="MiB")
@@ -408,7 +408,7 @@ def share_of_matmul_rate(
     flops = step_flops(size, batch, maps=settings.maps)
     product = {"size": matrix, "repeats": repeats, "dtype": "bfloat16"}
     ours, rate = [], []
-    with ours() as worker:
+    with our_worker() as worker:
         about = worker.ask("setup", size=size, batch=batch, maps=settings.maps, dtype="bfloat16")
         steps = max(1, min(256, round(settings.turn_seconds / _seconds_per_step(worker))))
         for i in range(settings.rounds):
@@ -457,7 +457,7 @@ def sampling(settings: Settings, *, size: int = 128, batch: int = 64) -> Measure
             finally:
                 shutil.rmtree(out, ignore_errors=True)
 
-        with ours(caches=str(caches)) as worker:
+        with our_worker(caches=str(caches)) as worker:
             about = worker.ask("setup_sampling", checkpoint=str(workdir), batch=batch)
             worker.ask("compute", images=batch)
             command(batch)  # fills the caches
@@ -506,7 +506,7 @@ def metrics_against_piqa(settings: Settings, *, size: int = 256, pairs: int = 64
     """
     workers, notes = {}, {}
     with ExitStack() as stack:
-        workers["ours"] = stack.enter_context(ours(cpu=True))
+        workers["ours"] = stack.enter_context(our_worker(cpu=True))
         if settings.torch_python:
             command = [settings.torch_python, "-m", "benchmarks.piqa_metrics"]
             workers["peer"] = stack.enter_context(Worker(command, environment()))
@@ -537,7 +537,7 @@ def metrics_against_piqa(settings: Settings, *, size: int = 256, pairs: int = 64
 def features_against_torch(settings: Settings, *, backward: bool, size: int = 128, batch: int = 16) -> Measurement:
     """Images a second of ours over those of PyTorch: EfficientNet-Lite0's logits, with their gradient to the images."""
     with ExitStack() as stack:
-        workers = {"ours": stack.enter_context(ours(cpu=True))}
+        workers = {"ours": stack.enter_context(our_worker(cpu=True))}
         if settings.torch_python:
             workers["peer"] = stack.enter_context(_torch(settings, "torch_features"))
         notes = [worker.ask("setup_features", size=size, batch=batch) for worker in workers.values()]
@@ -561,7 +561,7 @@ def features_against_torch(settings: Settings, *, backward: bool, size: int = 12
 
 def seconds_of_features(settings: Settings, *, size: int = 64, images: int = 150) -> Measurement:
     """Seconds of EfficientNet-Lite1's features, after compilation: nearly all that KID costs during training."""
-    with ours(cpu=True) as worker:
+    with our_worker(cpu=True) as worker:
         worker.ask("lite1_features", size=size, images=images)  # compiles
         seconds = [
             worker.ask("lite1_features", size=size, images=images)["seconds"] for _ in range(settings.slow_rounds)

