@@ -195,17 +195,8 @@ class TrainedGenerator:
     ) -> Provenance:
         """Of one of its images."""
         training_set = str(self.about.get("data_digest") or "")
-        return Provenance(
-            self.digest,
-            self.step,
-            seed,
-            index,
-            label,
-            truncation,
-            training_set,
-            attempt=attempt,
-            trained_through=self.trained_through,
-        )
+        origin = self.digest, self.step, seed, index, label, truncation, training_set
+        return Provenance(*origin, attempt=attempt, trained_through=self.trained_through)
 
     @property
     def trained_through(self) -> str:
