@@ -11,11 +11,9 @@ out is spectral norm, to which batch normalisation is blind. A name's number is 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from medgan_jax.models.batch_norm import BatchNorm
 from medgan_jax.models.dcgan import BASE_SIZE, INITIAL_KERNEL
-from medgan_jax.models.projected import EXPERIMENT
 from medgan_jax.models.projection import check_labels
 from medgan_jax.ops.upsample import linear
 
@@ -38,32 +36,7 @@ class _Layer(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         size = () if self.kind == "dense" else (3, 3)
         kernel = self.param("kernel", self.initializer, (*size, x.shape[-1], self.features))
-        if self.kind == "up" and "smooth" in EXPERIMENT:
-            return _bilinear(x.astype(self.dtype), kernel)
         return linear(x.astype(self.dtype), kernel, self.kind)
-
-
-def _bilinear(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Bilinear upsampling by two, then a 3x3 convolution, as one 3x3 convolution to four times the channels."""
-    taps = np.zeros((2, 3, 3))  # of a phase, an input's place, a tap of the kernel
-    for phase in (0, 1):
-        for tap in range(3):
-            for smooth, weight in enumerate((0.25, 0.5, 0.25)):
-                taps[phase, (phase + tap + smooth - 2) // 2 + 1, tap] += weight
-    phases = jnp.einsum("ayt,bxu,tuio->yxiabo", taps, taps, kernel).reshape(3, 3, x.shape[-1], -1).astype(x.dtype)
-    n, h, w, _ = x.shape
-    y = linear(x, phases, "same").reshape(n, h, w, 2, 2, -1)
-    return y.transpose(0, 1, 3, 2, 4, 5).reshape(n, 2 * h, 2 * w, -1)
-
-
-def _notch(x: jax.Array) -> jax.Array:
-    """(N, H, W, C) without what alternates from pixel to pixel, along both sides."""
-    for axis in (1, 2):
-        n = x.shape[axis]
-        padded = jnp.pad(x, [(2, 2) if i == axis else (0, 0) for i in range(4)], mode="edge")
-        taps = [jax.lax.slice_in_dim(padded, i, i + n, axis=axis) for i in range(5)]
-        x = sum(w * tap for w, tap in zip((-1 / 16, 1 / 4, 5 / 8, 1 / 4, -1 / 16), taps, strict=True))
-    return x
 
 
 def _gated(x: jax.Array) -> jax.Array:
@@ -82,7 +55,7 @@ class _Noise(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, latents: jax.Array) -> jax.Array:
-        strength = self.param("strength", nn.initializers.constant(0.5 if "noise" in EXPERIMENT else 0.0), ())
+        strength = self.param("strength", nn.initializers.zeros, ())
         # Behind the barrier, as the compiler would compute the directions itself, slowly, and store them.
         key = jax.lax.optimization_barrier(jax.random.key(self.seed))
         length = latents.shape[-1]
@@ -153,6 +126,4 @@ class FastGANGenerator(nn.Module):
             if size in _EXCITED_BY:
                 maps[size] = _Excitation(name=f"excitation_{place}")(maps[size], maps[_EXCITED_BY[size]])
         x = _Layer("same", self.channels, INITIAL_KERNEL, self.dtype, name=f"conv_{place + 1}")(maps[size])
-        if "notch" in EXPERIMENT:
-            x = _notch(x)
         return jnp.tanh(x.astype(jnp.float32))

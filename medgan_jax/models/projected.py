@@ -12,7 +12,6 @@ of to 256; and with classes, the last convolution of a small discriminator has a
 """
 
 import functools
-import os
 from typing import Any
 
 import flax.linen as nn
@@ -31,9 +30,8 @@ Logits = tuple[jax.Array, ...]  # of each small discriminator, (N, h, w)
 
 FROZEN = "efficientnet-lite0"  # as checkpoints name it
 _VARIANT = "lite0"
-EXPERIMENT = frozenset(filter(None, os.environ.get("EXPERIMENT", "").split(",")))  # what is tried, by name
 _TAPS = (24, 40, 112, 320)  # channels, at strides 4, 8, 16, 32
-_WIDTHS = (16, 32, 64, 128) if "half" in EXPERIMENT else (32, 64, 128, 256)  # of the maps that they are mixed into
+_WIDTHS = (32, 64, 128, 256)  # of the maps that they are mixed into
 _SMALLEST, _LARGEST = 128, 256  # px, of the images that the frozen network is shown
 _SEED = 0  # of the random matrices: one and the same projection for all trainings
 _HEAD_SIZE = 8  # px, down to which a small discriminator halves its map
@@ -74,7 +72,6 @@ def project_images(frozen: dict[str, Any], images: jax.Array) -> tuple[jax.Array
       or more; of 32, 32, 64 and 128 channels.
     """
     number, size, _, channels = images.shape
-    pixels = images
     shown = _shown_size(size)
     if shown != size:
         images = jax.image.resize(images, (number, shown, shown, channels), "bilinear", antialias=True)
@@ -84,13 +81,7 @@ def project_images(frozen: dict[str, Any], images: jax.Array) -> tuple[jax.Array
     for scale in (2, 1):
         maps.insert(0, _doubled((mixed[scale] + maps[0]) @ frozen["scales"][scale]))
     maps.insert(0, (mixed[0] + maps[0]) @ frozen["scales"][0])
-    return _chosen(maps, pixels)
-
-
-def _chosen(maps: list[Any], pixels: Any) -> tuple[Any, ...]:
-    """The maps that there are discriminators of, in an experiment."""
-    found = [x for i, x in enumerate(maps) if f"without_{i}" not in EXPERIMENT]
-    return (*found, pixels) if "pixels" in EXPERIMENT else tuple(found)
+    return tuple(maps)
 
 
 def _doubled(x: jax.Array) -> jax.Array:
@@ -103,8 +94,7 @@ def map_shapes(image_size: int) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Of the maps of one image; needs no weights."""
     sides = [_shown_size(image_size) // stride for stride in (4, 4, 8, 16)]
     widths = (_WIDTHS[0], *_WIDTHS[:-1])
-    maps = [jax.ShapeDtypeStruct((1, s, s, c), jnp.float32) for s, c in zip(sides, widths, strict=True)]
-    return _chosen(maps, jax.ShapeDtypeStruct((1, image_size, image_size, 3), jnp.float32))
+    return tuple(jax.ShapeDtypeStruct((1, s, s, c), jnp.float32) for s, c in zip(sides, widths, strict=True))
 
 
 def _shown_size(image_size: int) -> int:
@@ -139,9 +129,8 @@ class _Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, labels: jax.Array | None, *, training: bool) -> jax.Array:
         place = 0
-        pixels = x.shape[-1] == 3
-        while place < 2 if pixels else x.shape[1] > _HEAD_SIZE:
-            width = min(max(2 * x.shape[-1], 32), _WIDEST)
+        while x.shape[1] > _HEAD_SIZE:
+            width = min(2 * x.shape[-1], _WIDEST)
             x = _Convolution(width, False, self.dtype, name=f"conv_{place}")(x, training=training)
             x = nn.leaky_relu(BatchNorm(name=f"norm_{place}")(x, training=training), LEAK)
             place += 1
