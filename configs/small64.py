@@ -12,7 +12,7 @@ from medgan_jax.config import default_config
 
 
 def get_config() -> ConfigDict:
-    """Projected GAN (Sauer et al. 2021, arXiv:2111.01007) with the augmentation that helps few images."""
+    """Projected GAN (Sauer et al. 2021, arXiv:2111.01007) with augmentation once its discriminator overfits."""
     c = default_config()
     c.arch = "fastgan"
     c.dis = "projected"
@@ -29,6 +29,8 @@ def get_config() -> ConfigDict:
     c.augment.quarter_turns = True
     c.augment.color = 0.5
     c.augment.translation = 0.125
+    c.augment.adaptive_target = 0.6
+    c.augment.adaptive_images = 20_000
     c.num_steps = 3000
     c.sample_every_steps = 250
     c.checkpoint_every_steps = 250
