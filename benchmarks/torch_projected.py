@@ -80,8 +80,6 @@ class Generator(nn.Module):
                 self.add_module(f"excitation_{i}", Excitation(width[EXCITED_BY[resolution]], width[resolution]))
         self.last = f"conv_{len(self.sizes) + 1}"
         self.add_module(self.last, nn.Conv2d(width[size], channels, 3, 1, 1, bias=False))
-        taps = torch.tensor([-1, 4, 10, 4, -1]) / 16
-        self.low_pass = taps.outer(taps).expand(channels, 1, 5, 5)  # a plain attribute: no weight
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """The images, in [-1, 1]."""
@@ -92,8 +90,7 @@ class Generator(nn.Module):
             if resolution in EXCITED_BY:
                 x = getattr(self, f"excitation_{i}")(x, maps[EXCITED_BY[resolution]])
             maps[resolution] = x
-        x = functional.pad(getattr(self, self.last)(x), 4 * (2,), "replicate")
-        return torch.tanh(functional.conv2d(x, self.low_pass, groups=len(self.low_pass)))
+        return torch.tanh(getattr(self, self.last)(x))
 
 
 class Projection(nn.Module):

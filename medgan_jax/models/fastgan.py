@@ -4,10 +4,8 @@ Made for few images and little computing: blocks of one or two convolutions with
 excitation, by which a map of low resolution scales the channels of one 16 times as large. Layout, value ranges, `dtype`
 and classes are those of `models.dcgan`. Latents are first scaled to unit mean square, as in Projected GAN (Sauer et al.
 2021, arXiv:2111.01007). The noise that is added to each map, for textures that do not repeat at the same places, is a
-fixed random linear function of the latents: so an image depends on them alone, and changes little where they do. The
-last map passes a fixed filter that takes out what alternates from pixel to pixel: the projected discriminator hardly
-sees a grid of 2 px. Left out is spectral norm, to which batch normalisation is blind. A name's number is the layer's
-place.
+fixed random linear function of the latents: so an image depends on them alone, and changes little where they do. Left
+out is spectral norm, to which batch normalisation is blind. A name's number is the layer's place.
 """
 
 import flax.linen as nn
@@ -24,7 +22,6 @@ _WIDTHS = {4: 16.0, 8: 8.0, 16: 4.0, 32: 2.0, 64: 2.0, 128: 1.0, 256: 0.5, 512: 
 _TWO_CONVOLUTIONS = (8, 32, 128, 512)  # px; in the blocks of the resolutions between there is one
 _EXCITED_BY = {64: 4, 128: 8, 256: 16, 512: 32}  # px, of the map that scales the channels of each
 _POOLED = 4  # px, of that map when it does
-_LOW_PASS = (-1 / 16, 1 / 4, 5 / 8, 1 / 4, -1 / 16)  # 0 for a period of 2 px, 3/4 for one of 4, 1 for a constant
 
 
 class _Layer(nn.Module):
@@ -40,15 +37,6 @@ class _Layer(nn.Module):
         size = () if self.kind == "dense" else (3, 3)
         kernel = self.param("kernel", self.initializer, (*size, x.shape[-1], self.features))
         return linear(x.astype(self.dtype), kernel, self.kind)
-
-
-def _filtered(x: jax.Array) -> jax.Array:
-    """(N, H, W, C) through `_LOW_PASS` along both sides; beyond an edge its pixels repeat."""
-    for axis in (1, 2):
-        padded = jnp.pad(x, [(2, 2) if i == axis else (0, 0) for i in range(4)], mode="edge")
-        moved = [jax.lax.slice_in_dim(padded, i, i + x.shape[axis], axis=axis) for i in range(len(_LOW_PASS))]
-        x = sum((weight * tap for weight, tap in zip(_LOW_PASS, moved, strict=True)), start=jnp.zeros_like(x))
-    return x
 
 
 def _gated(x: jax.Array) -> jax.Array:
@@ -138,4 +126,4 @@ class FastGANGenerator(nn.Module):
             if size in _EXCITED_BY:
                 maps[size] = _Excitation(name=f"excitation_{place}")(maps[size], maps[_EXCITED_BY[size]])
         x = _Layer("same", self.channels, INITIAL_KERNEL, self.dtype, name=f"conv_{place + 1}")(maps[size])
-        return jnp.tanh(_filtered(x.astype(jnp.float32)))
+        return jnp.tanh(x.astype(jnp.float32))
