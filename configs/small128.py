@@ -2,8 +2,8 @@
 
 python train.py --config=configs/small128.py --workdir=runs/small128 --config.data.path=/data/isic
 
-On 113 of ISIC 2016's 141 melanomas, 28 held out, after 1,743 steps, one seed: KID by EfficientNet-Lite1 0.026, recall
-0.25 where as many reals have 0.64; a fine grid is measured.
+On 113 of ISIC 2016's 141 melanomas, 28 held out, after 850 steps, 22 minutes on one CPU core, one seed: KID by
+EfficientNet-Lite1 0.025, recall 0.25 where as many reals have 0.64; a grid of 4 px is measured.
 """
 
 from ml_collections import ConfigDict

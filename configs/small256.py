@@ -2,8 +2,8 @@
 
 python train.py --config=configs/small256.py --workdir=runs/small256 --config.data.path=/data/isic
 
-Tried for 300 steps only, on an H200, one seed: lesions with borders and pigment, under a fine grid, with hairs at the
-same places in many images.
+Tried for 300 steps only, on an H200, one seed, with augmentation in every step: lesions with borders and pigment, under
+a fine grid, with hairs at the same places in many images.
 """
 
 from ml_collections import ConfigDict
