@@ -2,7 +2,7 @@
 
 python -m benchmarks.verdicts --repetitions=20
 
-Benign phantoms, and the same kind with a faint grating, which is class 1: a quarter of the images. Each of 14 folds
+Benign phantoms, and the same kind with a faint grating, which is class 1: a quarter of the images. Each of 20 folds
 has 40 images to train the linear classifier on, and 40 held out; there are 8 fakes a real. "Fakes" are not a
 generator's but drawn so that the truth is known:
 
@@ -23,12 +23,12 @@ from medgan_jax.proving.classifier import CLASSIFIERS
 from medgan_jax.proving.figures import Fold, Verdict, judge
 
 TRUTHS = {"help": "gain", "harm": "harm", "no difference": "no difference shown"}
-_IMAGES, _FOLDS, _OF_FOLD, _RATIOS = 940, 14, 40, (8.0,)
+_IMAGES, _FOLDS, _OF_FOLD, _RATIOS = 1140, 20, 40, (8.0,)
 _CONTRAST, _PERIOD = 4.0, 5.0  # grey levels and px, of the grating
 
 
 def features() -> list[np.ndarray]:
-    """Of each class, those of all images, (940, 5, 1280)."""
+    """Of each class, those of all images, (1140, 5, 1280)."""
     random = np.random.default_rng(0)
     with progress_bar(_IMAGES, desc="phantoms", unit="image") as bar:
         images = []
