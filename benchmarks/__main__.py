@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
+from benchmarks.measuring import INSTALL_TORCH, PEER_MISSING, Settings, environment, find_torch
 from benchmarks.pipe import ROOT, WorkerError
 from benchmarks.quiet import TOLERATED, OthersBusy
-from benchmarks.rows import INSTALL_TORCH, PEER_MISSING, ROWS, Settings, environment, find_torch
+from benchmarks.rows import ROWS
 from medgan_jax.errors import UserError, reported
 
 

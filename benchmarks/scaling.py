@@ -10,8 +10,8 @@ import statistics
 import sys
 
 from benchmarks.arithmetic import step_flops
+from benchmarks.measuring import environment
 from benchmarks.pipe import Worker, WorkerError
-from benchmarks.rows import environment
 from medgan_jax.errors import UserError, reported
 
 # size, batch, maps: one of them changes at a time, from the middle of its row.

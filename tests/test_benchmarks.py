@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks import __main__ as command
-from benchmarks import arithmetic, ours, profile, report, rows, scaling
+from benchmarks import arithmetic, commands, evaluation, measuring, ours, profile, report, rows, scaling, steps
 from benchmarks.pipe import ROOT, Worker, WorkerError
 from medgan_jax.errors import UserError
 from medgan_jax.ops import winograd
@@ -96,11 +96,11 @@ def canned(name="step64", values=(1.5, 1.4, 1.6), problem=""):
 
 
 def test_table():
-    missing = canned("step128", (), rows.PEER_MISSING)
+    missing = canned("step128", (), measuring.PEER_MISSING)
     lines = report.table([canned(), missing]).splitlines()
     row = "| SNGAN-64 | 15 images/s | 10 images/s | 1.5x (1.45 to 1.55) | 1.2x | 1.8x | must |"
     assert lines[2] == row
-    assert lines[3] == f"| SNGAN-64 |  |  |  | 1.2x | 1.8x | {rows.PEER_MISSING} |"
+    assert lines[3] == f"| SNGAN-64 |  |  |  | 1.2x | 1.8x | {measuring.PEER_MISSING} |"
 
 
 def test_a_busy_machine_is_said():
@@ -155,7 +155,7 @@ def test_a_worker_answers_and_says_why_it_ended():
 
 @pytest.mark.parametrize("steps", [0.5, 43, 999, 20000])
 def test_a_segment_holds_enough_lines_and_stops(steps):
-    segment, log, stop = rows.segment_intervals(steps)
+    segment, log, stop = commands.segment_intervals(steps)
     assert segment % stop == stop % log == 0 and segment // stop >= 2
     assert log <= 50 and stop <= 500
 
@@ -166,7 +166,7 @@ def test_stops_are_told_apart_from_steps():
     for i in range(1, 9):  # lines at 5, 10, ..., 40; a stop after 20
         seconds = line_steps * step + (stop_cost if line_steps * i == 25 else 0) + (9 if i == 1 else 0)
         lines.append({"step": line_steps * i, "images_per_s": line_steps * batch / seconds})
-    plain, stop = rows.plain_and_stop(lines, batch=batch, stop=20)
+    plain, stop = commands.plain_and_stop(lines, batch=batch, stop=20)
     assert plain == pytest.approx(step)
     assert stop == pytest.approx(stop_cost)
 
@@ -230,12 +230,12 @@ def test_a_misspelt_row_is_named():
 
 def test_an_interpreter_without_torch_is_refused(tmp_path):
     with pytest.raises(UserError, match="--torch_python=/no/such/python: no such file"):
-        rows.find_torch("/no/such/python")
+        measuring.find_torch("/no/such/python")
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\n")
     python.chmod(0o755)
     with pytest.raises(UserError, match=f"--torch_python={python}: this interpreter cannot import torch"):
-        rows.find_torch(str(python))
+        measuring.find_torch(str(python))
 
 
 @pytest.mark.parametrize(
@@ -251,18 +251,19 @@ def test_bad_flags_are_named(main, flag):
 def one_worker():
     """Our side starts once for all, and shares the tests' cache of compiled programs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, "environment", lambda **options: dict(os.environ))
-        with rows.our_worker(cpu=True) as worker:
-            patch.setattr(rows, "our_worker", lambda **options: contextlib.nullcontext(worker))
+        patch.setattr(measuring, "environment", lambda **options: dict(os.environ))
+        with measuring.our_worker(cpu=True) as worker:
+            for module in (steps, evaluation):
+                patch.setattr(module, "our_worker", lambda **options: contextlib.nullcontext(worker))
             yield
 
 
 @pytest.mark.usefixtures("one_worker")
 def test_a_step_is_measured_without_the_peer():
     said = []
-    settings = rows.Settings(rounds=1, turn_seconds=0.01, maps=4, say=said.append)
-    measured = rows.steps_against_torch(settings, size=16, batch=4, dtype="bfloat16")
-    assert measured.problem == rows.PEER_MISSING
+    settings = measuring.Settings(rounds=1, turn_seconds=0.01, maps=4, say=said.append)
+    measured = steps.steps_against_torch(settings, size=16, batch=4, dtype="bfloat16")
+    assert measured.problem == measuring.PEER_MISSING
     assert measured.value == measured.peer == []
     assert 0 < measured.ours[0] < math.inf
     assert said[0].startswith("  round 1 of 1: ours ")
@@ -270,13 +271,13 @@ def test_a_step_is_measured_without_the_peer():
 
 @pytest.mark.usefixtures("one_worker")
 def test_features_are_measured_without_the_peer():
-    settings = rows.Settings(rounds=1, turn_seconds=0.01, say=lambda text: None)
-    measured = rows.features_against_torch(settings, backward=False, size=32, batch=1)
-    assert measured.problem == rows.PEER_MISSING
+    settings = measuring.Settings(rounds=1, turn_seconds=0.01, say=lambda text: None)
+    measured = evaluation.features_against_torch(settings, backward=False, size=32, batch=1)
+    assert measured.problem == measuring.PEER_MISSING
     assert 0 < measured.ours[0] < math.inf
 
 
 @pytest.mark.usefixtures("one_worker")
 def test_features_for_evaluation_are_timed():
-    (seconds,) = rows.seconds_of_features(rows.Settings(slow_rounds=1), size=16, images=2).value
+    (seconds,) = evaluation.seconds_of_features(measuring.Settings(slow_rounds=1), size=16, images=2).value
     assert 0 < seconds < math.inf
