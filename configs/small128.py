@@ -2,8 +2,8 @@
 
 python train.py --config=configs/small128.py --workdir=runs/small128 --config.data.path=/data/isic
 
-On 113 of ISIC 2016's 141 melanomas, 28 held out, after 850 steps, 22 minutes on one CPU core, one seed: KID by
-EfficientNet-Lite1 0.025, recall 0.25 where as many reals have 0.64; a grid of 4 px is measured.
+On 113 of ISIC 2016's 141 melanomas, 28 held out, after 3,880 steps, an hour on 2 CPU cores, three seeds: KID by
+EfficientNet-Lite1 0.018 to 0.027, recall 0.19 to 0.25 where as many reals have 0.64; a grid of 4 px is measured.
 """
 
 from ml_collections import ConfigDict
@@ -15,6 +15,7 @@ def get_config() -> ConfigDict:
     """`small64`, larger, with the rates that were tried at this size."""
     c = named_config("small64")
     c.image_size = 128
+    c.num_steps = 3000
     c.lr_gen = 6e-4
     c.lr_dis = 6e-4
     return c
