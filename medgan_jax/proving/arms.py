@@ -54,7 +54,7 @@ class Arm:
         if not self.fakes:
             return self.base
         whose = "the scarcest class" if self.fakes == "scarce" else "all classes"
-        return f"{self.base} + {self.ratio:g} fakes per real, {whose}"
+        return f"{self.base} + {self.ratio:g} {'fake' if self.ratio == 1 else 'fakes'} per real, {whose}"
 
 
 def all_arms(ratios: tuple[float, ...] = RATIOS) -> tuple[Arm, ...]:

@@ -65,6 +65,7 @@ def write(
             kinds=KINDS,
             primary=PRIMARY,
             details=details,
+            plain=_plain,
             signed=signed,
             best=best,
             forest=_forest(verdict),
@@ -94,6 +95,13 @@ def _heat(maps: np.ndarray, images: np.ndarray) -> np.ndarray:
             np.asarray(Image.fromarray(scaled.astype(np.float32)).resize((size, size), Image.Resampling.BICUBIC))
         )
     return (images * np.clip(0.15 + 0.85 * np.stack(shades), 0, 1)[..., None]).astype(np.uint8)
+
+
+def _plain(value: Any) -> str:
+    """A detail of the trial, for people."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {number}" for name, number in value.items())
+    return ", ".join(f"{x:g}" for x in value) if isinstance(value, tuple) else str(value)
 
 
 def _forest(verdict: Verdict) -> str:

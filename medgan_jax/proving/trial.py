@@ -117,8 +117,8 @@ def prove(
     details = {
         "classes": dict(zip(names, map(int, counts), strict=True)),
         "positive": names[scarcest],
-        "classifier": classifier.description,
         **dataclasses.asdict(settings),
+        "classifier": classifier.description,
         "generators": "one of all classes" if config.conditional else "one for each class",
         "image_size": config.image_size,
     }
