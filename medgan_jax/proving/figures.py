@@ -126,19 +126,18 @@ PRIMARY = "auc"
 
 @dataclasses.dataclass(frozen=True)
 class ArmResult:
-    """One arm's figures, and how its primary one differs from the reference's.
+    """One arm's figures, and how they differ from the reference's.
 
     Attributes:
       arm: the arm.
       figures: by name, see `KINDS`.
-      differences: by name: to the best arm without fakes, paired; 95 %, each by itself.
-      corrected: the primary difference with an interval that holds for all arms with fakes at once; None for others.
+      differences: by name: to the best arm without fakes, paired, 95 %. Intervals of an arm with fakes hold for all
+        these arms at once, those of others each by itself.
     """
 
     arm: Arm
     figures: dict[str, Estimate]
     differences: dict[str, Estimate]
-    corrected: Estimate | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,9 +168,9 @@ def judge(
 
     Patients of each fold and the seeds of the classifiers are drawn with repetition, the same for all arms. The
     reference is the arm without fakes with the highest AUC, which makes a gain harder to show, and not easier.
-    Intervals are normal ones around the value, with the standard deviation of the replicates. Those that the verdict
-    rests on are wider, so that all of them hold at once in 95 % of trials: by the largest deviation of any arm in each
-    replicate (Westfall & Young 1993).
+    Intervals are normal ones around the value, with the standard deviation of the replicates. Those of differences of
+    arms with fakes are wider, so that all arms' hold at once in 95 % of trials, for each figure by itself: by the
+    largest deviation of any arm in each replicate (Westfall & Young 1993).
 
     - gain: an arm with fakes beats the reference.
     - harm: none does, and the arms with fakes are on average worse than the same arms without.
@@ -207,34 +206,36 @@ def judge(
     primary = {name: of_arm[PRIMARY] for name, of_arm in found.items()}
     reference = max((arm.name for arm in arms if not arm.fakes), key=lambda name: primary[name][0])
     with_fakes = [arm for arm in arms if arm.has_fakes]
-    differences = np.stack([primary[arm.name] - primary[reference] for arm in with_fakes])
-    deviations = differences[:, 1:].std(1, ddof=1) + 1e-12
-    centred = differences[:, 1:] - differences[:, 1:].mean(1, keepdims=True)
-    quantile = max(float(np.quantile(np.abs(centred / deviations[:, None]).max(0), 0.95)), 1.96)
-    corrected = {
-        arm.name: _around(values[0], quantile * deviation)
-        for arm, values, deviation in zip(with_fakes, differences, deviations, strict=True)
-    }
+    names = [arm.name for arm in with_fakes]
+    reach, corrected = {}, {}
+    for name in KINDS:
+        differences = np.stack([found[arm][name] - found[reference][name] for arm in names])
+        deviations = differences[:, 1:].std(1, ddof=1) + 1e-12
+        centred = differences[:, 1:] - differences[:, 1:].mean(1, keepdims=True)
+        quantile = max(float(np.quantile(np.abs(centred / deviations[:, None]).max(0), 0.95)), 1.96)
+        reach[name] = float((quantile + _POWER) * np.median(deviations))
+        corrected[name] = dict(zip(names, map(_around, differences[:, 0], quantile * deviations), strict=True))
     mean = np.mean([primary[arm.name] - primary[arm.base] for arm in with_fakes], 0)
     mean_difference = _estimate(mean)
-    smallest = float((quantile + _POWER) * np.median(deviations))
     results = tuple(
         ArmResult(
             arm,
             {name: _estimate(x) for name, x in found[arm.name].items()},
-            {name: _estimate(x - found[reference][name]) for name, x in found[arm.name].items()},
-            corrected.get(arm.name),
+            {
+                name: corrected[name].get(arm.name) or _estimate(x - found[reference][name])
+                for name, x in found[arm.name].items()
+            },
         )
         for arm in arms
     )
     best = max(with_fakes, key=lambda arm: primary[arm.name][0])
-    word, sentence = _verdict(best, corrected[best.name], corrected, reference, primary, mean_difference, smallest)
+    smallest = reach[PRIMARY]
+    word, sentence = _verdict(best, corrected[PRIMARY], reference, primary, mean_difference, smallest)
     return Verdict(word, sentence, reference, mean_difference, smallest, results)
 
 
 def _verdict(
     best: Arm,
-    gain: Estimate,
     corrected: Mapping[str, Estimate],
     reference: str,
     primary: Mapping[str, np.ndarray],
@@ -242,9 +243,10 @@ def _verdict(
     smallest: float,
 ) -> tuple[str, str]:
     title = KINDS[PRIMARY].title
+    difference = _signed(corrected[best.name])
     against = (
         f"the best arm with fakes ({best.describe()}) has {title} {primary[best.name][0]:.3f}, the best without "
-        f"({reference}) {primary[reference][0]:.3f}: difference {_signed(gain)}, corrected for {len(corrected)} arms"
+        f"({reference}) {primary[reference][0]:.3f}: difference {difference}, corrected for {len(corrected)} arms"
     )
     if any(estimate.low > 0 for estimate in corrected.values()):
         return "gain", f"Gain: {against}."
@@ -253,7 +255,12 @@ def _verdict(
             "harm",
             f"Harm: fakes change {title} by {_signed(mean)} on average over {len(corrected)} arms; {against}.",
         )
-    return "no difference shown", f"No difference shown: {against}; one of less than {smallest:.3f} could hide."
+    worse = ", ".join(name for name, estimate in corrected.items() if estimate.high < 0)
+    return (
+        "no difference shown",
+        f"No difference shown: {against}; a gain of less than {smallest:.3f} could hide"
+        + (f"; worse than {reference}: {worse}." if worse else "."),
+    )
 
 
 def _signed(estimate: Estimate) -> str:
@@ -263,13 +270,16 @@ def _signed(estimate: Estimate) -> str:
 def _resampled(fold: Fold, random: np.random.Generator, replicates: int) -> np.ndarray:
     """Weights (replicates, M): how often each image's patient is drawn, as many of each class as there are.
 
-    A patient counts to the class of the first image, so that no class is ever left out.
+    Patients with images of several classes are drawn among their like, so that no class is ever left out.
     """
-    groups, first, of_image = np.unique(fold.groups, return_index=True, return_inverse=True)
+    groups, of_image = np.unique(fold.groups, return_inverse=True)
+    has = np.zeros((len(groups), fold.labels.max() + 1), bool)
+    has[of_image, fold.labels] = True
+    kinds, kind = np.unique(has, axis=0, return_inverse=True)
     drawn = np.empty((replicates, len(groups)))
-    for label in np.unique(fold.labels[first]):
-        of_class = np.flatnonzero(fold.labels[first] == label)
-        drawn[:, of_class] = random.multinomial(len(of_class), np.full(len(of_class), 1 / len(of_class)), replicates)
+    for number in range(len(kinds)):
+        alike = np.flatnonzero(kind == number)
+        drawn[:, alike] = random.multinomial(len(alike), np.full(len(alike), 1 / len(alike)), replicates)
     return drawn[:, of_image]
 
 

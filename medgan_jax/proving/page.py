@@ -22,8 +22,7 @@ def table(verdict: Verdict) -> str:
     header = ["arm", *(kind.title for kind in kinds), f"{kinds[0].title} less that of {verdict.reference}"]
     rows = [header]
     for result in verdict.results:
-        difference = result.corrected or result.differences[PRIMARY]
-        spoken = "" if result.arm.name == verdict.reference else signed(difference)
+        spoken = "" if result.arm.name == verdict.reference else signed(result.differences[PRIMARY])
         rows.append([result.arm.name, *(f"{result.figures[name].value:.3f}" for name in KINDS), spoken])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
@@ -111,7 +110,7 @@ def _forest(verdict: Verdict) -> str:
     figure = Figure(figsize=(7.5, 0.3 * len(results) + 1), layout="constrained")
     axes = figure.add_subplot()
     for place, result in enumerate(results):
-        estimate = result.corrected or result.differences[PRIMARY]
+        estimate = result.differences[PRIMARY]
         colour = _COLOURS["with" if result.arm.has_fakes else "without" if not result.arm.fakes else "other"]
         axes.plot([estimate.low, estimate.high], [place, place], color=colour)
         axes.plot(estimate.value, place, "s" if result.arm.has_fakes else "o", color=colour)

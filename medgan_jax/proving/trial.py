@@ -4,6 +4,7 @@ What is done is kept in the folder of the trial, so that a trial that was stoppe
 
   trial.json            what is tried; another trial is refused
   fold_K/gan...         the runs of the generators, each a workdir of `train.py`
+  fold_K/generators.json  their digests
   fold_K/scores/        of each arm and seed, the probabilities of the held-out images
   fold_K/attention.npz  what two classifiers look at, of the first fold
   verdict.json          figures and verdict
@@ -109,7 +110,9 @@ def prove(
                 if generators is None and (code := train(of_class, place / name, command=command)):
                     return code, None
             where = (generators or out) / f"fold_{number}"
-            fakes = _fakes(makers, where, names, _label_numbers(training, names), max(settings.ratios), progress)
+            trained = {run: load_generator(where / run, replicated(data_mesh())) for run in makers}
+            _check_trained(trained, makers, where, place / "generators.json")
+            fakes = _fakes(trained, names, _label_numbers(training, names), max(settings.ratios), progress)
             _score(place, classifier, settings, arms, names, training, held_out, fakes, missing, progress)
         found.append(_fold(place, arms, settings.seeds, names, held_out))
     scarcest = int(np.argmin(counts))
@@ -130,6 +133,15 @@ def prove(
 def _check(config: Config) -> None:
     if config.data.class_filter:
         raise UserError(f"data.class_filter={config.data.class_filter!r}: a trial is about all classes; leave it out")
+    if config.init_from:
+        raise UserError(
+            f"init_from={config.init_from!r}: what it was trained on may be held out here; leave it out, so that "
+            "generators start anew in each fold"
+        )
+    if config.on_alarm != "warn":
+        raise UserError(
+            f"on_alarm={config.on_alarm!r}: alarms look at held-out images, which may decide nothing here; leave it out"
+        )
     for field in ("holdout_fraction", "folds"):
         if getattr(config.data, field):
             raise UserError(f"data.{field}: a trial divides the images itself, by --folds; leave it out")
@@ -215,34 +227,45 @@ def _label_numbers(images: CachedImages, names: Sequence[str]) -> np.ndarray:
     return np.array([names.index(label) for label in images.labels or ()])
 
 
+def _check_trained(trained: dict[str, TrainedGenerator], makers: dict[str, Config], where: Path, record: Path) -> None:
+    """Raises UserError where a generator saw other images than its fold leaves, or is not the one in `record`."""
+    for run, generator in trained.items():
+        config, place = makers[run], where / run
+        if generator.module.image_size != config.image_size or generator.module.channels != config.channels:
+            raise UserError(f"{place}: makes images of another size than config.image_size={config.image_size}")
+        training, _ = load_dataset(config.data, image_size=config.image_size, channels=config.channels, progress=False)
+        saw = generator.about.get("config") or {}
+        if (
+            generator.about.get("data_digest") != training.digest
+            or saw.get("init_from")
+            or saw.get("on_alarm", "warn") != "warn"
+        ):
+            raise UserError(
+                f"{place}: was not trained on exactly the images that data.fold={config.data.fold} of "
+                f"data.folds={config.data.folds} leaves, so it may have seen held-out ones; train it with these "
+                "fields, and without init_from and on_alarm"
+            )
+    digests = {run: generator.digest for run, generator in trained.items()}
+    if not record.exists():
+        record.parent.mkdir(parents=True, exist_ok=True)
+        write_json(record, digests)
+    elif read_json(record) != digests:
+        raise UserError(f"{where}: holds other generators than those that {record.parent} was begun with; give those")
+
+
 def _fakes(
-    makers: dict[str, Config], place: Path, names: Sequence[str], labels: np.ndarray, ratio: float, progress: bool
+    trained: dict[str, TrainedGenerator], names: Sequence[str], labels: np.ndarray, ratio: float, progress: bool
 ) -> list[np.ndarray]:
     """Of each class, `ratio` fakes for each real, uint8 (N, H, W, C)."""
-    mesh = data_mesh()
     numbers = [math.ceil(ratio * count) for count in np.bincount(labels, minlength=len(names))]
-    found: list[np.ndarray] = []
-    for run, config in makers.items():
-        generator = load_generator(place / run, replicated(mesh))
-        _check_saw(generator, config, place / run)
-        of_run = names if config.conditional else [config.data.class_filter]
-        for name in of_run:
-            label = name if config.conditional else None
-            options: dict[str, Any] = {"seed": 0, "mesh": mesh, "title": name, "label": label, "progress": progress}
-            found.append(sampled(generator, numbers[names.index(name)], **options).images)
+    found = []
+    for label, (name, number) in enumerate(zip(names, numbers, strict=True)):
+        conditional = len(trained) == 1
+        generator = trained["gan"] if conditional else trained[f"gan_{label}"]
+        # Images of equal latents look alike, and would stand in two classes.
+        options: dict[str, Any] = {"seed": label, "label": name} if conditional else {"seed": 0}
+        found.append(sampled(generator, number, mesh=data_mesh(), title=name, progress=progress, **options).images)
     return found
-
-
-def _check_saw(generator: TrainedGenerator, config: Config, place: Path) -> None:
-    """Raises UserError where the generator was trained on other images than its fold leaves."""
-    training, _ = load_dataset(config.data, image_size=config.image_size, channels=config.channels, progress=False)
-    if generator.about.get("data_digest") != training.digest:
-        raise UserError(
-            f"{place}: was not trained on exactly the images that data.fold={config.data.fold} of "
-            f"data.folds={config.data.folds} leaves, so it may have seen held-out ones; train it with these fields"
-        )
-    if generator.module.image_size != config.image_size or generator.module.channels != config.channels:
-        raise UserError(f"{place}: makes images of another size than config.image_size={config.image_size}")
 
 
 def _path(place: Path, arm: Arm, seed: int) -> Path:
@@ -281,7 +304,8 @@ def _score(
             drawn = plan(arm, labels, synthetic, len(names))
             variables = classifier.train(inputs, labels, drawn, steps=settings.steps, seed=seed)
             scores = classifier.predict(variables, held_out_inputs)
-            replace_file(_path(place, arm, seed), _npy(scores))
+            if (arm, seed) in missing:  # else it is trained again for what it looks at
+                replace_file(_path(place, arm, seed), _npy(scores))
             if seed == 0 and arm in looked_at:
                 attention[arm.name] = classifier.attention(variables, shown, scarcest)
             bar.update()
@@ -299,9 +323,10 @@ def _looked_at(arms: Sequence[Arm]) -> tuple[Arm, ...]:
 
 
 def _shown(images: np.ndarray, labels: np.ndarray, synthetic: np.ndarray, label: int) -> np.ndarray:
-    """Reals, then fakes, of one class."""
+    """Reals, then as many fakes, of one class."""
     reals, fakes = (images[(labels == label) & side][:_SHOWN] for side in (~synthetic, synthetic))
-    return np.concatenate([reals, fakes])
+    number = min(len(reals), len(fakes))
+    return np.concatenate([reals[:number], fakes[:number]])
 
 
 def _npy(array: np.ndarray) -> bytes:
@@ -335,7 +360,6 @@ def _as_json(verdict: Verdict, details: dict[str, Any]) -> dict[str, Any]:
                 "is": result.arm.describe(),
                 "figures": {name: plain(estimate) for name, estimate in result.figures.items()},
                 "differences": {name: plain(estimate) for name, estimate in result.differences.items()},
-                "corrected_difference": plain(result.corrected),
             }
             for result in verdict.results
         },

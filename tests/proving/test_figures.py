@@ -66,9 +66,20 @@ def test_equal_arms_differ_by_nothing_and_intervals_hold_the_difference():
     for result in results.values():
         apart = result.figures["auc"].value - results[verdict.reference].figures["auc"].value
         assert result.differences["auc"].value == pytest.approx(apart)
-    corrected, alone = results["oversampled_all_1"].corrected, results["oversampled_all_1"].differences["auc"]
-    assert corrected.low < alone.low < alone.value < alone.high < corrected.high
-    assert results["fakes_only"].corrected is None
+    few = judge(trial(np.random.default_rng(0), 0.8), all_arms((1.0,)), positive=1, replicates=200)
+    alone = {result.arm.name: result for result in few.results}["oversampled_all_1"].differences["brier"]
+    of_many = results["oversampled_all_1"].differences["brier"]
+    assert of_many.high - of_many.low > alone.high - alone.low  # they hold for more arms at once
+
+
+def test_a_patient_with_images_of_both_classes_is_drawn_among_its_like():
+    """All positives are of patients whose first image is negative: no replicate may be without positives."""
+    (fold, *_) = trial(np.random.default_rng(0), 0.3)
+    groups = np.concatenate([np.arange(30), np.arange(70)])  # the first 30 images are positive
+    order = np.argsort(np.arange(100) < 30, kind="stable")
+    mixed = Fold(fold.labels[order], groups[order], {name: s[:, order] for name, s in fold.scores.items()})
+    verdict = judge([mixed], all_arms(), positive=1, replicates=200)
+    assert np.isfinite([e.high for result in verdict.results for e in result.differences.values()]).all()
 
 
 def test_images_of_one_patient_are_drawn_together():

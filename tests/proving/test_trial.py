@@ -44,9 +44,11 @@ def test_a_trial_goes_on_where_it_stopped(config, done, tmp_path):
     assert prove(config, tmp_path / "out", SETTINGS, progress=False)[0] == 0
     for name in ("verdict.json", "prove.html"):
         assert (tmp_path / "out" / name).read_bytes() == (done / name).read_bytes()
+    with np.load(done / "fold_1/attention.npz") as shown:
+        assert len(shown["images"]) == 10  # half as many fakes as reals of the class, and as many of these
     figures = json.loads((done / "verdict.json").read_text())
     assert figures["positive" if "positive" in figures else "trial"]["positive"] == "a"
-    assert len(figures["arms"]) == 10 and figures["arms"]["augmented_all_0.5"]["corrected_difference"]
+    assert len(figures["arms"]) == 10 and figures["arms"]["augmented_all_0.5"]["differences"]["brier"]
 
 
 def test_no_held_out_image_reaches_generators_or_classifiers(config, done, tmp_path):
@@ -86,7 +88,13 @@ def test_what_cannot_be_tried(config, done, tmp_path):
     refused("too few images of a class.*malignant", config=dataclasses.replace(config, data=one))
     held = dataclasses.replace(config.data, holdout_fraction=0.2)
     refused("data.holdout_fraction: a trial divides", config=dataclasses.replace(config, data=held))
+    refused("init_from=.*leave it out", config=dataclasses.replace(config, init_from=str(done / "fold_1/gan")))
+    refused("on_alarm='stop': alarms look at held-out", config=dataclasses.replace(config, on_alarm="stop"))
     # The generators of a trial whose folds are others may have seen what is held out here.
     shutil.copytree(done / "fold_1", tmp_path / "theirs/fold_2")
     shutil.copytree(done / "fold_2", tmp_path / "theirs/fold_1")
     refused("was not trained on exactly the images", generators=tmp_path / "theirs")
+    shutil.copytree(done, tmp_path / "begun")
+    (tmp_path / "begun/fold_1/scores/plain_0.npy").unlink()
+    (tmp_path / "begun/fold_1/generators.json").write_text('{"gan": "another"}')
+    refused("holds other generators than those that .*fold_1 was begun with", out=tmp_path / "begun")

@@ -159,7 +159,7 @@ def test_a_projected_run_resumes_exactly_and_names_what_is_frozen(config, tmp_pa
     """Grey, conditional, in bfloat16: a frozen network is in no checkpoint, and another one is refused."""
     monkeypatch.setattr("medgan_jax.models.projected.EfficientNetLite", Averages)
     monkeypatch.setattr("medgan_jax.ops.winograd.LOWERING", "native")  # the smallest programs
-    options = {"arch": "dcgan", "dis": "projected", "loss": "hinge", "gen_features": 1}
+    options = {"arch": "fastgan", "image_size": 32, "dis": "projected", "loss": "hinge", "gen_features": 1}
     options |= {"channels": 1, "conditional": True, "dtype": "bfloat16", "ema_decay": 0.9, "augment_flips": True}
     options |= {"checkpoint_every_steps": 1, "batch_size": 2, "num_steps": 2}
     train(config(**options), tmp_path / "run")
@@ -172,7 +172,7 @@ def test_a_projected_run_resumes_exactly_and_names_what_is_frozen(config, tmp_pa
         shutil.rmtree(tmp_path / "run" / lost)
     train(config(**options), tmp_path / "run")
     assert_same(final_state(tmp_path / "run", config(**options), num_classes=2), expected)
-    assert generator_of(tmp_path / "run").module.image_size == 16
+    assert generator_of(tmp_path / "run").module.image_size == 32
 
     saved = Workdir(tmp_path / "run").checkpoints
     assert sum(file.stat().st_size for file in saved.rglob("*") if file.is_file()) < 2 * 18e6  # Lite0 takes 18 MB
