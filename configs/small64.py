@@ -2,9 +2,9 @@
 
 python train.py --config=configs/small64.py --workdir=runs/small64 --config.data.path=/data/isic
 
-On 113 of ISIC 2016's 141 melanomas, 28 held out, after 1,450 steps, 15 to 17 minutes on 2 CPU cores, three seeds: KID
-by EfficientNet-Lite1 0.006 to 0.011 (sngan_small64: 0.17 to 0.23), recall 0.36 to 0.50 where as many reals have
-0.82. After 5,800 steps it is no better, and more fakes are close to training images.
+On 113 of ISIC 2016's 141 melanomas, 28 held out, after 1,450 steps (15 to 17 minutes on 2 CPU cores, reckoned), three
+seeds: KID by EfficientNet-Lite1 0.006 to 0.011 (sngan_small64: 0.17 to 0.23), recall 0.36 to 0.50 where as many
+reals have 0.82. After 5,800 steps it is no better, and more fakes are close to training images.
 """
 
 from ml_collections import ConfigDict

@@ -243,7 +243,7 @@ def _verdict(
     smallest: float,
 ) -> tuple[str, str]:
     title = KINDS[PRIMARY].title
-    difference = _signed(corrected[best.name])
+    difference = signed(corrected[best.name])
     against = (
         f"the best arm with fakes ({best.describe()}) has {title} {primary[best.name][0]:.3f}, the best without "
         f"({reference}) {primary[reference][0]:.3f}: difference {difference}, corrected for {len(corrected)} arms"
@@ -253,7 +253,7 @@ def _verdict(
     if mean.high < 0:
         return (
             "harm",
-            f"Harm: fakes change {title} by {_signed(mean)} on average over {len(corrected)} arms; {against}.",
+            f"Harm: fakes change {title} by {signed(mean)} on average over {len(corrected)} arms; {against}.",
         )
     worse = ", ".join(name for name, estimate in corrected.items() if estimate.high < 0)
     return (
@@ -263,7 +263,8 @@ def _verdict(
     )
 
 
-def _signed(estimate: Estimate) -> str:
+def signed(estimate: Estimate) -> str:
+    """A difference and its interval, for people."""
     return f"{estimate.value:+.3f} ({estimate.low:+.3f} to {estimate.high:+.3f})"
 
 

@@ -9,8 +9,7 @@ import numpy as np
 
 from medgan_jax.files import replace_file
 from medgan_jax.html import environment, inline, inline_grid
-from medgan_jax.metrics.distribution.bootstrap import Estimate
-from medgan_jax.proving.figures import BINS, KINDS, PRIMARY, Fold, Verdict
+from medgan_jax.proving.figures import BINS, KINDS, PRIMARY, Fold, Verdict, signed
 
 PAGE = "prove.html"
 _COLOURS = {"without": "#0072B2", "with": "#D55E00", "other": "#555555"}  # Okabe and Ito's
@@ -27,11 +26,6 @@ def table(verdict: Verdict) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return "\n".join([*lines, "", verdict.sentence])
-
-
-def signed(estimate: Estimate) -> str:
-    """A difference and its interval."""
-    return f"{estimate.value:+.3f} ({estimate.low:+.3f} to {estimate.high:+.3f})"
 
 
 def write(

@@ -2,13 +2,13 @@
 
 What is done is kept in the folder of the trial, so that a trial that was stopped goes on:
 
-  trial.json            what is tried; another trial is refused
-  fold_K/gan...         the runs of the generators, each a workdir of `train.py`
+  trial.json              what is tried; another trial is refused
+  fold_K/gan...           the runs of the generators, each a workdir of `train.py`
   fold_K/generators.json  their digests
-  fold_K/scores/        of each arm and seed, the probabilities of the held-out images
-  fold_K/attention.npz  what two classifiers look at, of the first fold
-  verdict.json          figures and verdict
-  prove.html            the same as a page
+  fold_K/scores/          of each arm and seed, the probabilities of the held-out images
+  fold_K/attention.npz    what two classifiers look at, of the first fold
+  verdict.json            figures and verdict
+  prove.html              the same as a page
 """
 
 import dataclasses
@@ -260,10 +260,10 @@ def _fakes(
     numbers = [math.ceil(ratio * count) for count in np.bincount(labels, minlength=len(names))]
     found = []
     for label, (name, number) in enumerate(zip(names, numbers, strict=True)):
-        conditional = len(trained) == 1
-        generator = trained["gan"] if conditional else trained[f"gan_{label}"]
-        # Images of equal latents look alike, and would stand in two classes.
-        options: dict[str, Any] = {"seed": label, "label": name} if conditional else {"seed": 0}
+        options: dict[str, Any] = {"seed": 0}
+        if "gan" in trained:  # of one generator, images of equal latents look alike, and would stand in two classes
+            options = {"seed": label, "label": name}
+        generator = trained.get("gan") or trained[f"gan_{label}"]
         found.append(sampled(generator, number, mesh=data_mesh(), title=name, progress=progress, **options).images)
     return found
 
