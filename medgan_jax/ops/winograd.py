@@ -7,24 +7,18 @@ transpose (input i writes outputs 2i - 1 ... 2i + 2 with kernel taps 0 ... 3; no
 
 On GPU and TPU the native convolution is the fast lowering. XLA's CPU backend is slow at strided and dilated
 convolutions and at the gradients of all. There the same sums are written as matrix products between cheap
-rearrangements. Seen as cells of 2x2 pixels, both strided convolutions have a 2x2 kernel and stride 1. So Winograd's
-minimal filtering F(2x2, 2x2) applies (Winograd 1980; Lavin & Gray 2016, arXiv:1509.09308): 9 multiplications instead of
-16; and F(2x2, 3x3) to the others: 16 instead of 36. Its transforms of images only add and subtract, so the rounding
-stays that of float32.
+rearrangements; their gradients are matrix products too. Seen as cells of 2x2 pixels, both strided convolutions have a
+2x2 kernel and stride 1. So Winograd's minimal filtering F(2x2, 2x2) applies (Winograd 1980; Lavin & Gray 2016,
+arXiv:1509.09308): 9 multiplications instead of 16; and F(2x2, 3x3) to the others: 16 instead of 36. Its transforms of
+images only add and subtract, so the rounding stays that of float32.
 
-Transformed, images are 2 to 4 times as large. Where they would leave the processor's cache, a few images at a time are
-transformed, multiplied and transformed back. For the same reason gradients are written by hand and transform images
-again. As in `ops.depthwise`, a convolution is linear in image and kernel, so that the functions here are each other's
-gradients, and gradients (reverse mode) of any order take the fast way.
-
-Lowerings: "native"; "matmul", one matrix product; "winograd", for even output (down) or input (up,
-3x3) sizes; "auto": native on GPU and TPU, else the fastest at the layer's size.
+Lowerings: "native"; "matmul", one matrix product; "winograd", for even output (down) or input (up, 3x3) sizes; "auto":
+native on GPU and TPU, else the fastest at the layer's size.
 """
 
 import functools
 import itertools
 import operator
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +30,6 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _MIN_TILES = 64
 _MIN_CHANNELS = 16
 _TAPS = tuple(itertools.product(range(3), range(3)))  # of a 3x3 kernel
-_CACHE = 12 * 2**20  # bytes of tiles, of images that are worked on at a time
 
 
 def _chosen(lowering: str | None, n: int, h: int, w: int, c: int, f: int) -> str:
@@ -68,12 +61,15 @@ def downsampling_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str |
     """
     n, h, w, c = x.shape
     h, w, f = h // 2, w // 2, kernel.shape[-1]
-    match _chosen(lowering, n, h, w, 4 * c, f):
-        case "native":
-            return lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS)
-        case "matmul":
-            return (_patches(_to_cells(x)) @ _cell_kernel(kernel).reshape(-1, f)).reshape(n, h, w, f)
-    return _down(x, kernel)
+    lowering = _chosen(lowering, n, h, w, 4 * c, f)
+    if lowering == "native":
+        return lax.conv_general_dilated(x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS)
+    cells = _padded(x).reshape(n, h + 1, 2, w + 1, 2, c).transpose(0, 1, 3, 2, 4, 5).reshape(n, h + 1, w + 1, 4 * c)
+    kernel = kernel.reshape(2, 2, 2, 2, c, f).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * c, f)
+    if lowering == "matmul":
+        return (_patches(cells) @ kernel.reshape(-1, f)).reshape(n, h, w, f)
+    products = [d @ g for d, g in zip(_split_cells(cells), _split_kernel(kernel), strict=True)]
+    return _combine_outputs(products, (n, h, w, f))
 
 
 def upsampling_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str | None = None) -> jax.Array:
@@ -89,16 +85,22 @@ def upsampling_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str | N
     """
     n, h, w, c = x.shape
     f = kernel.shape[-1]
-    match _chosen(lowering, n, h, w, 4 * f, c):
-        case "native":
-            return lax.conv_general_dilated(
-                x, kernel[::-1, ::-1], (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=_DIMENSIONS
-            )
-        case "matmul":
-            cells = jax.ShapeDtypeStruct((n, h + 1, w + 1, 4 * f), x.dtype)
-            products = x.reshape(-1, c) @ _cell_kernel(kernel.swapaxes(2, 3)).reshape(-1, c).T
-            return _to_pixels(*jax.linear_transpose(_patches, cells)(products))
-    return _up(x, kernel)
+    lowering = _chosen(lowering, n, h, w, 4 * f, c)
+    if lowering == "native":
+        return lax.conv_general_dilated(
+            x, kernel[::-1, ::-1], (1, 1), ((2, 2), (2, 2)), lhs_dilation=(2, 2), dimension_numbers=_DIMENSIONS
+        )
+    kernel = kernel.reshape(2, 2, 2, 2, c, f).transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, c, 4 * f)
+    shape = (n, h + 1, w + 1, 4 * f)
+    if lowering == "matmul":
+        (cells,) = jax.linear_transpose(_patches, jax.ShapeDtypeStruct(shape, x.dtype))(
+            x.reshape(-1, c) @ kernel.transpose(2, 0, 1, 3).reshape(c, -1)
+        )
+    else:
+        products = [y @ g for y, g in zip(_split_outputs(x), _split_kernel(kernel), strict=True)]
+        cells = _combine_cells(products, shape)
+    pixels = cells.reshape(n, h + 1, w + 1, 2, 2, f).transpose(0, 1, 3, 2, 4, 5)
+    return pixels.reshape(n, 2 * h + 2, 2 * w + 2, f)[:, 1:-1, 1:-1]
 
 
 def convolution_3x3(x: jax.Array, kernel: jax.Array, *, lowering: str | None = None) -> jax.Array:
@@ -114,32 +116,13 @@ def convolution_3x3(x: jax.Array, kernel: jax.Array, *, lowering: str | None = N
     """
     n, h, w, c = x.shape
     f = kernel.shape[-1]
-    match _chosen(lowering, n, h, w, c, f):
-        case "winograd":
-            return _same(x, kernel)
-        case "matmul" if f < c:
-            return _products_first(x, kernel)
-    return lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS)
-
-
-def _to_cells(x: jax.Array) -> jax.Array:
-    """(N, 2 H, 2 W, C) to cells (N, H + 1, W + 1, 4 C), with the padding."""
-    n, h, w, c = x.shape
-    cells = _padded(x).reshape(n, h // 2 + 1, 2, w // 2 + 1, 2, c).transpose(0, 1, 3, 2, 4, 5)
-    return cells.reshape(n, h // 2 + 1, w // 2 + 1, 4 * c)
-
-
-def _to_pixels(cells: jax.Array) -> jax.Array:
-    """The transpose of `_to_cells`."""
-    n, h, w, c = cells.shape
-    pixels = cells.reshape(n, h, w, 2, 2, c // 4).transpose(0, 1, 3, 2, 4, 5)
-    return pixels.reshape(n, 2 * h, 2 * w, c // 4)[:, 1:-1, 1:-1]
-
-
-def _cell_kernel(kernel: jax.Array) -> jax.Array:
-    """(4, 4, C, F), of pixels, to (2, 2, 4 C, F), of cells."""
-    _, _, c, f = kernel.shape
-    return kernel.reshape(2, 2, 2, 2, c, f).transpose(0, 2, 1, 3, 4, 5).reshape(2, 2, 4 * c, f)
+    lowering = _chosen(lowering, n, h, w, c, f)
+    if lowering == "matmul" and f < c:
+        return _products_first(x, kernel)
+    if lowering != "winograd":
+        return lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=_DIMENSIONS)
+    products = [d @ g for d, g in zip(_split_tiles(_padded(x)), _split_3x3_kernel(kernel), strict=True)]
+    return _combine_tiles(products, (n, h, w, f))
 
 
 def _padded(x: jax.Array) -> jax.Array:
@@ -173,119 +156,21 @@ def _products_first_backward(saved: tuple[jax.Array, jax.Array], y: jax.Array) -
 _products_first.defvjp(lambda x, kernel: (_products_first(x, kernel), (x, kernel)), _products_first_backward)
 
 
-def _images_at_a_time(number: int, numbers: int) -> int:
-    """Of `number`, if each is transformed to so many numbers: as many as fit into the cache, and divide them.
-
-    All of them where a batch may be divided among devices, which a loop over images would undo.
-    """
-    if jax.device_count() > 1:
-        return number
-    most = max(_CACHE // (4 * numbers), 1)
-    return max(size for size in range(1, number + 1) if number % size == 0 and size <= most)
-
-
-def _for_images(function: Callable[[jax.Array], jax.Array], x: jax.Array, numbers: int) -> jax.Array:
-    """`function` of images (N, ...), to (N, ...), some at a time."""
-    size = _images_at_a_time(len(x), numbers)
-    if size == len(x):
-        return function(x)
-    y = lax.map(function, x.reshape(-1, size, *x.shape[1:]))
-    return y.reshape(len(x), *y.shape[2:])
-
-
-def _sum_over_images(
-    products: Callable[[jax.Array, jax.Array], jax.Array], x: jax.Array, y: jax.Array, numbers: int
-) -> jax.Array:
-    """`products`, summed over images (N, ...) and outputs (N, ...), of some at a time."""
-    size = _images_at_a_time(len(x), numbers)
-    if size == len(x):
-        return products(x, y)
-    pairs = [a.reshape(-1, size, *a.shape[1:]) for a in (x, y)]
-    none = jax.eval_shape(products, *(pair[0] for pair in pairs))
-    total, _ = lax.scan(
-        lambda total, pair: (total + products(*pair), None), jnp.zeros(none.shape, none.dtype), tuple(pairs)
-    )
-    return total
-
-
 # F(2x2, 2x2). In one dimension the outputs y0 = d0 g0 + d1 g1 and y1 = d1 g0 + d2 g1 come from three products,
 # a = (d0 - d1) g0, b = d1 (g0 + g1), c = (d1 - d2) g1, as y0 = a + b, y1 = b - c. In two, from nine: aa, ab, ... cc.
 # The transposed convolution runs the same way backwards: what splits outputs is the transpose of what combines them.
 
 
-@jax.custom_vjp
-def _down(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    factors = _split_kernel(_cell_kernel(kernel))
-
-    def convolve(x: jax.Array) -> jax.Array:
-        products = [d @ g for d, g in zip(_split_cells(_to_cells(x)), factors, strict=True)]
-        return _combine_outputs(products, (len(x), x.shape[1] // 2, x.shape[2] // 2, kernel.shape[-1]))
-
-    return _for_images(convolve, x, _tile_numbers(x, kernel.shape[-1]))
-
-
-@jax.custom_vjp
-def _up(y: jax.Array, kernel: jax.Array) -> jax.Array:
-    factors = _split_kernel(_cell_kernel(kernel.swapaxes(2, 3)).swapaxes(2, 3))
-    n, h, w, _ = y.shape
-
-    def convolve(y: jax.Array) -> jax.Array:
-        products = [d @ g for d, g in zip(_split_outputs(y), factors, strict=True)]
-        return _to_pixels(_combine_cells(products, (len(y), h + 1, w + 1, 4 * kernel.shape[-1])))
-
-    return _for_images(convolve, y, 9 * h * w // 4 * (4 * kernel.shape[-1] + y.shape[-1]))
-
-
-@jax.custom_vjp
-def _strided_kernel(x: jax.Array, y: jax.Array) -> jax.Array:
-    """The gradient to the kernel of `_down`, from the image and the gradient to the output."""
-
-    def products(x: jax.Array, y: jax.Array) -> jax.Array:
-        return jnp.stack([d.T @ e for d, e in zip(_split_cells(_to_cells(x)), _split_outputs(y), strict=True)])
-
-    kernel = _combine_kernel(_sum_over_images(products, x, y, _tile_numbers(x, y.shape[-1])))
-    c, f = x.shape[-1], y.shape[-1]
-    return kernel.reshape(2, 2, 2, 2, c, f).transpose(0, 2, 1, 3, 4, 5).reshape(4, 4, c, f)
-
-
-def _tile_numbers(x: jax.Array, f: int) -> int:
-    """How many there are in the tiles of one image, and of its output with F channels."""
-    _, h, w, c = x.shape
-    return 9 * h * w // 16 * (4 * c + f)
-
-
-_down.defvjp(
-    lambda x, kernel: (_down(x, kernel), (x, kernel)),
-    lambda saved, y: (_up(y, saved[1].swapaxes(2, 3)), _strided_kernel(saved[0], y)),
-)
-_up.defvjp(
-    lambda y, kernel: (_up(y, kernel), (y, kernel)),
-    lambda saved, x: (_down(x, saved[1].swapaxes(2, 3)), _strided_kernel(x, saved[0]).swapaxes(2, 3)),
-)
-_strided_kernel.defvjp(
-    lambda x, y: (_strided_kernel(x, y), (x, y)),
-    lambda saved, kernel: (_up(saved[1], kernel.swapaxes(2, 3)), _down(saved[0], kernel)),
-)
-
-
 def _split_kernel(kernel: jax.Array) -> list[jax.Array]:
     """(2, 2, C, F) to nine (C, F)."""
-
-    def split(g0: jax.Array, g1: jax.Array) -> tuple[jax.Array, ...]:
-        return g0, g0 + g1, g1
-
-    return [g for rows in split(*kernel) for g in split(*rows)]
+    return [g for rows in _sums(*kernel) for g in _sums(*rows)]
 
 
-def _combine_kernel(products: jax.Array) -> jax.Array:
-    """(9, C, F) to (2, 2, C, F), the transpose of `_split_kernel`."""
-
-    def combine(a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
-        return jnp.stack([a + b, b + c])
-
-    return combine(*(combine(*products[i : i + 3]) for i in (0, 3, 6)))
+def _sums(g0: jax.Array, g1: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    return g0, g0 + g1, g1
 
 
+@jax.custom_vjp
 def _split_cells(cells: jax.Array) -> list[jax.Array]:
     """(N, H + 1, W + 1, C) to nine (tiles, C)."""
 
@@ -297,8 +182,12 @@ def _split_cells(cells: jax.Array) -> list[jax.Array]:
     return [d.reshape(-1, d.shape[-1]) for rows in split(cells, 1) for d in split(rows, 2)]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _combine_cells(products: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
-    """Nine (tiles, C) to cells of `shape` (N, H + 1, W + 1, C), the transpose of `_split_cells`."""
+    """Nine (tiles, C) to cells of `shape` (N, H + 1, W + 1, C), the transpose of `_split_cells`.
+
+    Written out: what autodiff makes of strided slices, a dilated pad for each and their sum, is slow.
+    """
     n, h, w, c = shape
 
     def combine(axis: int, a: jax.Array, b: jax.Array, c: jax.Array) -> jax.Array:
@@ -316,6 +205,15 @@ def _pad(x: jax.Array, axis: int, before: int, after: int) -> jax.Array:
     return jnp.pad(x, [(before, after) if i == axis else (0, 0) for i in range(x.ndim)])
 
 
+_split_cells.defvjp(
+    lambda cells: (_split_cells(cells), cells.shape), lambda shape, products: (_combine_cells(products, shape),)
+)
+_combine_cells.defvjp(
+    lambda products, shape: (_combine_cells(products, shape), None),
+    lambda shape, _, cells: (_split_cells(cells),),
+)
+
+
 def _combine_outputs(products: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
     """Nine (tiles, F) to outputs of `shape` (N, H, W, F)."""
     n, h, w, f = shape
@@ -330,61 +228,19 @@ def _combine_outputs(products: list[jax.Array], shape: tuple[int, ...]) -> jax.A
 
 def _split_outputs(x: jax.Array) -> list[jax.Array]:
     """Outputs (N, H, W, F) to nine (tiles, F), the transpose of `_combine_outputs`."""
+    n, h, w, f = x.shape
 
-    def split(y0: jax.Array, y1: jax.Array) -> tuple[jax.Array, ...]:
+    def split(y: jax.Array, axis: int) -> tuple[jax.Array, ...]:
+        y0, y1 = (lax.index_in_dim(y, i, axis, keepdims=False) for i in (0, 1))
         return y0, y0 + y1, -y1
 
-    return _split_pairs(x, split)
-
-
-def _split_pairs(x: jax.Array, split: Callable[..., tuple[jax.Array, ...]]) -> list[jax.Array]:
-    """`split` of every two rows of outputs (N, H, W, F), then of every two columns: (tiles, F) each."""
-    n, h, w, f = x.shape
-    pairs = x.reshape(n, h // 2, 2, w // 2, 2, f)
-    rows = split(pairs[:, :, 0], pairs[:, :, 1])
-    return [y.reshape(-1, f) for row in rows for y in split(row[:, :, :, 0], row[:, :, :, 1])]
+    tiles = x.reshape(n, h // 2, 2, w // 2, 2, f)
+    return [y.reshape(-1, f) for rows in split(tiles, 2) for y in split(rows, 3)]
 
 
 # F(2x2, 3x3). In one dimension the outputs y0 = d0 g0 + d1 g1 + d2 g2 and y1 = d1 g0 + d2 g1 + d3 g2 come from four
 # products, a = (d0 - d2) g0, b = (d1 + d2) (g0 + g1 + g2) / 2, c = (d2 - d1) (g0 - g1 + g2) / 2, d = (d1 - d3) g2, as
 # y0 = a + b + c, y1 = b - c - d. In two, from 16. Tiles of 4x4 pixels overlap by 2.
-
-
-@jax.custom_vjp
-def _same(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    factors = _split_3x3_kernel(kernel)
-
-    def convolve(x: jax.Array) -> jax.Array:
-        products = [d @ g for d, g in zip(_split_tiles(_padded(x)), factors, strict=True)]
-        return _combine_tiles(products, (*x.shape[:3], kernel.shape[-1]))
-
-    return _for_images(convolve, x, 4 * x.shape[1] * x.shape[2] * sum(kernel.shape[2:]))
-
-
-@jax.custom_vjp
-def _same_kernel(x: jax.Array, y: jax.Array) -> jax.Array:
-    """The gradient to the kernel of `_same`, from the image and the gradient to the output."""
-
-    def products(x: jax.Array, y: jax.Array) -> jax.Array:
-        return jnp.stack([d.T @ e for d, e in zip(_split_tiles(_padded(x)), _split_tile_outputs(y), strict=True)])
-
-    numbers = 4 * x.shape[1] * x.shape[2] * (x.shape[-1] + y.shape[-1])
-    return _combine_3x3_kernel(_sum_over_images(products, x, y, numbers))
-
-
-def _mirrored(kernel: jax.Array) -> jax.Array:
-    """The kernel that a 3x3 convolution's gradient to the image is a convolution with."""
-    return kernel[::-1, ::-1].swapaxes(2, 3)
-
-
-_same.defvjp(
-    lambda x, kernel: (_same(x, kernel), (x, kernel)),
-    lambda saved, y: (_same(y, _mirrored(saved[1])), _same_kernel(saved[0], y)),
-)
-_same_kernel.defvjp(
-    lambda x, y: (_same_kernel(x, y), (x, y)),
-    lambda saved, kernel: (_same(saved[1], _mirrored(kernel)), _same(saved[0], kernel)),
-)
 
 
 def _split_3x3_kernel(kernel: jax.Array) -> list[jax.Array]:
@@ -396,15 +252,7 @@ def _split_3x3_kernel(kernel: jax.Array) -> list[jax.Array]:
     return [g for rows in split(*kernel) for g in split(*rows)]
 
 
-def _combine_3x3_kernel(products: jax.Array) -> jax.Array:
-    """(16, C, F) to (3, 3, C, F), the transpose of `_split_3x3_kernel`."""
-
-    def combine(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> jax.Array:
-        return jnp.stack([a + (b + c) / 2, (b - c) / 2, (b + c) / 2 + d])
-
-    return combine(*(combine(*products[i : i + 4]) for i in range(0, 16, 4)))
-
-
+@jax.custom_vjp
 def _split_tiles(padded: jax.Array) -> list[jax.Array]:
     """(N, H + 2, W + 2, C) to 16 (tiles, C)."""
 
@@ -416,6 +264,27 @@ def _split_tiles(padded: jax.Array) -> list[jax.Array]:
     return [d.reshape(-1, d.shape[-1]) for rows in split(padded, 1) for d in split(rows, 2)]
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _merge_tiles(tiles: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
+    """16 (tiles, C) to `shape` (N, H + 2, W + 2, C), the transpose of `_split_tiles`."""
+    n, h, w, c = shape
+
+    def merge(axis: int, a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> jax.Array:
+        even = _pad(a, axis, 0, 1) + _pad(b + c - a, axis, 1, 0)
+        odd = _pad(b - c + d, axis, 0, 1) - _pad(d, axis, 1, 0)
+        pixels = jnp.stack([even, odd], axis + 1)
+        return pixels.reshape(*a.shape[:axis], -1, *a.shape[axis + 1 :])
+
+    tiles = [t.reshape(n, h // 2 - 1, w // 2 - 1, c) for t in tiles]
+    return merge(1, *(merge(2, *tiles[i : i + 4]) for i in range(0, 16, 4)))
+
+
+_split_tiles.defvjp(
+    lambda padded: (_split_tiles(padded), padded.shape), lambda shape, tiles: (_merge_tiles(tiles, shape),)
+)
+_merge_tiles.defvjp(lambda tiles, shape: (_merge_tiles(tiles, shape), None), lambda shape, _, x: (_split_tiles(x),))
+
+
 def _combine_tiles(products: list[jax.Array], shape: tuple[int, ...]) -> jax.Array:
     """16 (tiles, F) to outputs of `shape` (N, H, W, F)."""
     n, h, w, f = shape
@@ -425,12 +294,3 @@ def _combine_tiles(products: list[jax.Array], shape: tuple[int, ...]) -> jax.Arr
 
     products = [p.reshape(n, h // 2, w // 2, f) for p in products]
     return combine(2, *(combine(3, *products[i : i + 4]) for i in range(0, 16, 4))).reshape(shape)
-
-
-def _split_tile_outputs(y: jax.Array) -> list[jax.Array]:
-    """Outputs (N, H, W, F) to 16 (tiles, F), the transpose of `_combine_tiles`."""
-
-    def split(y0: jax.Array, y1: jax.Array) -> tuple[jax.Array, ...]:
-        return y0, y0 + y1, y0 - y1, -y1
-
-    return _split_pairs(y, split)

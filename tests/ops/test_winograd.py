@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from medgan_jax.ops import winograd
 from medgan_jax.ops.winograd import convolution_3x3, downsampling_convolution, upsampling_convolution
 
 pytestmark = pytest.mark.slow
@@ -43,23 +42,6 @@ def test_lowerings_agree_in_values_and_gradients(convolve, shape, lowering):
 
     ours, native = (jax.jit(everything, static_argnums=0)(way) for way in (lowering, "native"))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, native)
-
-
-@pytest.mark.parametrize("convolve", [downsampling_convolution, upsampling_convolution, convolution_3x3])
-def test_images_that_do_not_fit_into_the_cache_together_go_one_by_one(convolve, monkeypatch):
-    monkeypatch.setattr(jax, "device_count", lambda: 1)
-    x, kernel = cases((3, 8, 12, 3), 3 if convolve is convolution_3x3 else 4)
-
-    def values_and_gradients(x, kernel):
-        out, vjp = jax.vjp(lambda x, kernel: convolve(x, kernel, lowering="winograd"), x, kernel)
-        return out, *vjp(jnp.sin(out))
-
-    together = jax.jit(values_and_gradients)(x, kernel)
-    monkeypatch.setattr(winograd, "_CACHE", 1)
-    program = jax.jit(lambda *arguments: values_and_gradients(*arguments)).trace(x, kernel)
-    assert str(program.jaxpr).count("length=3") == 3  # a loop for each
-    one_by_one = program.lower().compile()(x, kernel)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), one_by_one, together)
 
 
 @pytest.mark.parametrize(
