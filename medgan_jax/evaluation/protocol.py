@@ -35,6 +35,7 @@ from medgan_jax.metrics.distribution.memorization import (
     duplicated,
     memorization,
     memorized,
+    near_each,
     nearest,
     turned,
 )
@@ -131,7 +132,8 @@ def evaluate(
         found = search.nearest(fakes.images)  # all of them: a single copy matters, and needs no equal numbers
         if train and fewest >= MIN_IMAGES:
             of_heldout = search.nearest(sets.reference).distance
-            figures.extend(_memorization(found.distance, of_heldout, options))
+            by_unseen = _named_by_unseen(fakes.images, train.images, sets.reference, of_heldout, options)
+            figures.extend(_memorization(found.distance, of_heldout, by_unseen, options))
             named = _named(found, of_heldout)
         elif train and (copies := duplicated(found.distance).sum()):
             skipped.append(f"memorization: WARNING: all the same, {copies} of the fakes are training images")
@@ -148,7 +150,7 @@ def evaluate(
             "features": f"{features.name}: {features.description}",
             **({"trained_through": f"{through}, which must not judge the fakes"} if through else {}),
             "memorization": "EfficientNet-Lite1's activations at stride 16, then pixels at 32 px",
-            "intervals": "95 %, by bootstrap over images; memorization: Wilson's",
+            "intervals": "95 %, by bootstrap over images; memorization of the fakes: Wilson's",
             "seed": seed,
         },
         figures=tuple(figures),
@@ -299,19 +301,41 @@ def _diversity(sets: _Sets, options: dict[str, int]) -> Iterator[Figure]:
     yield Figure("similarity", title, "Diversity", "reals", *similarities)
 
 
-def _memorization(of_fakes: np.ndarray, of_reals: np.ndarray, options: dict[str, int]) -> Iterator[Figure]:
+def _named_by_unseen(
+    fakes: np.ndarray, train: np.ndarray, unseen: np.ndarray, of_unseen: np.ndarray, options: dict[str, int]
+) -> Estimate:
+    """The share of the fakes that would count as memorized if the training images were as many unseen ones.
+
+    By those that look more like one of the unseen than like any training image. 0 to 1 where nothing is unseen.
+    """
+    unseen = unseen[~duplicated(of_unseen)]
+    if len(unseen) < 2:
+        return Estimate(0.0, 0.0, 1.0)
+    seen = train[np.sort(np.random.default_rng(options["seed"]).permutation(len(train))[:MAX_IMAGES])]
+    found = CopySearch(np.concatenate([seen, unseen])).nearest(fakes)
+    near = near_each(found, of_unseen, len(seen) + len(unseen))[len(seen) :]
+    return bootstrap(
+        lambda weights: float(weights @ near) * len(train) / len(fakes), [len(unseen)], bounds=(0, 1), **options
+    )
+
+
+def _memorization(
+    of_fakes: np.ndarray, of_reals: np.ndarray, by_unseen: Estimate, options: dict[str, int]
+) -> Iterator[Figure]:
     """From the distances to the nearest training images, of all fakes, and of reals that are none of them."""
     chance = f"1 in {len(of_reals) + 1} on average"
-    notes = [f"closer to a training image than any held-out real; a perfect generator has {chance}; look at the pairs"]
+    notes = [
+        f"closer to a training image than any held-out real; a perfect generator has {chance}; look at the pairs",
+        "beside: if the training images were as many unseen ones, by what looks more like one that was held out",
+    ]
     if known := int(duplicated(of_reals).sum()):
         notes.append(f"WARNING: {known} of the reals are training images, and left out")
-    first, second = _halves(of_reals, options["seed"])
     title = f"Share of {len(of_fakes)} that are memorized"
-    shares = memorization(of_fakes, of_reals), memorization(first, second)
+    share = memorization(of_fakes, of_reals)
     is_worse = duplicated(of_fakes).any() or chance_of_memorized(of_fakes, of_reals) <= 0.025
-    is_beyond = shares[0].value > 1 / (len(of_reals) + 1) + 0.05
+    is_beyond = share.value > max(1 / (len(of_reals) + 1), by_unseen.value) + 0.05
     word = "poor" if is_worse and is_beyond else "short" if is_worse else "good"
-    yield Figure("memorization", title, "Memorization", "lower", *shares, "; ".join(notes), word)
+    yield Figure("memorization", title, "Memorization", "lower", share, by_unseen, "; ".join(notes), word)
     unseen = of_reals[~duplicated(of_reals)]
     if len(unseen) >= MIN_IMAGES:
         first, second = _halves(unseen, options["seed"])

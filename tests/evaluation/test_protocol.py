@@ -118,6 +118,17 @@ def test_a_real_that_was_trained_on_hides_no_copy(phantoms):
     assert figures["copying_z"].value.high < -3 < figures["copying_z"].reals.value
 
 
+def test_what_is_as_near_to_unseen_images_is_no_memory(phantoms):
+    """Of the same images, noisy: as many of the training images and of others, or of the training images alone."""
+    train, unseen = phantoms[:16], phantoms[16:32]
+    for number, share, of_unseen, word in ((32, 1 / 2, 1 / 2, "short"), (16, 1, 0, "poor")):
+        noise = np.random.default_rng(0).normal(0, 2, (number, *phantoms.shape[1:]))
+        fakes = np.uint8(np.clip(phantoms[:number] + noise, 0, 255))
+        figure = by_name(evaluated(fakes, unseen, train))["memorization"]
+        assert (figure.value.value, figure.reals.value, figure.verdict) == (share, of_unseen, word)
+        assert figure.reals.low <= of_unseen <= figure.reals.high
+
+
 def test_the_same_call_gives_the_same_numbers(phantoms):
     """And compares fakes with as many reals."""
     first, again, other = (evaluated(phantoms[:10], phantoms[10:32], seed=seed, replicates=10) for seed in (3, 3, 4))
