@@ -18,6 +18,7 @@ def get_config() -> ConfigDict:
     c.lr_dis = 1e-3
     c.augment.color = 0.0
     c.augment.translation = 0.0
+    c.augment.adaptive_target = 0.0
     c.batch_size = 8
     c.num_steps = 200
     c.guard = False  # phantoms are no patients

@@ -26,13 +26,12 @@ def get_config() -> ConfigDict:
     c.adam_beta2 = 0.99
     c.ema_decay = 0.998
     c.ema_rampup = 0.05
-    c.augment.flips = True
-    c.augment.quarter_turns = True
+    c.data.any_orientation = True
     c.augment.color = 0.5
     c.augment.translation = 0.125
     c.augment.adaptive_target = 0.6
     c.augment.adaptive_images = 20_000
-    c.num_steps = 1500
+    c.num_steps = 6000
     c.sample_every_steps = 250
     c.checkpoint_every_steps = 250
     return c

@@ -144,6 +144,8 @@ class DataConfig:
         "proportion", _one_of("crop", "pad", "stretch"))
     num_phantoms: int = _data(512, "phantom: how many images", _at_least(1))
     horizontal_flip: bool = _data(False, "mirror each image with probability 1/2, anew at each step")
+    any_orientation: bool = _data(False,
+        "mirror and turn each image at random, by quarters, anew at each step; dermoscopy and histology have no up")
     holdout_fraction: float = _data(0.0, "share of each class kept from training, to evaluate on", _BELOW_1)
     folds: int = _data(0, "divide the images into so many folds, of which one is held out; 0: see holdout_fraction",
         _NOT_NEGATIVE)
@@ -273,7 +275,7 @@ class Config:
     def of_steps(self) -> "Config":
         """What compiled steps depend on, but for the seed, which they take as an argument; the rest at its default."""
         unused: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(self) if f.metadata.get("may_change")}
-        data = DataConfig(horizontal_flip=self.data.horizontal_flip)
+        data = DataConfig(horizontal_flip=self.data.horizontal_flip, any_orientation=self.data.any_orientation)
         return dataclasses.replace(self, **unused, seed=Config.seed, data=data)
 
     def to_dict(self) -> dict[str, Any]:
@@ -504,6 +506,11 @@ def _conflicts(c: Config) -> Iterator[str]:
         yield f"r1_every_steps={c.r1_every_steps} needs r1_weight above 0, such as 10"
     if c.ema_rampup and not c.ema_decay:
         yield f"ema_rampup={c.ema_rampup:g} needs ema_decay above 0, such as 0.999"
+    if c.data.any_orientation and (c.augment.flips or c.augment.quarter_turns or c.data.horizontal_flip):
+        yield (
+            "data.any_orientation=True mirrors and turns the reals already: leave out augment.flips, "
+            "augment.quarter_turns and data.horizontal_flip"
+        )
     if c.conditional and c.data.class_filter:
         yield (
             f"conditional=True learns several classes, and data.class_filter={c.data.class_filter!r} keeps one: "

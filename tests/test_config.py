@@ -98,6 +98,7 @@ def test_impossible_values_are_refused_in_one_line(field, value, says):
         ({"dis": "projected", "loss": "wgan-gp"}, "dis=projected goes with hinge or bce"),
         ({"dis": "projected", "dis_dropout": 0.1}, "dis_dropout=0.1 is for dis=patch"),
         ({"conditional": True, "data_class_filter": "malignant"}, "keeps one: leave one of them out"),
+        ({"data_any_orientation": True, "augment_flips": True}, "leave out augment.flips"),
         ({"loss": "hinge", "label_flip": 0.1}, "loss=hinge has none"),
         ({"on_alarm": "stop", "monitor_every_steps": 0}, "needs monitor_every_steps above 0"),
         ({"data_source": "tfds", "data_tfds_name": "x", "data_frames": "all"}, "data.frames=all is for files"),
@@ -129,7 +130,13 @@ def test_a_resumed_run_may_change_only_what_alters_no_step():
 def test_runs_share_compiled_steps_unless_a_step_differs():
     steps = parse_config(plain()).of_steps()
     assert parse_config(plain(seed=3, num_steps=9, data_path="elsewhere", report=False)).of_steps() == steps
-    for other in ({"loss": "hinge"}, {"batch_size": 32}, {"augment_color": 0.5}, {"data_horizontal_flip": True}):
+    for other in (
+        {"loss": "hinge"},
+        {"batch_size": 32},
+        {"augment_color": 0.5},
+        {"data_horizontal_flip": True},
+        {"data_any_orientation": True},
+    ):
         assert parse_config(plain(**other)).of_steps() != steps
 
 

@@ -59,7 +59,8 @@ _gated.defvjp(lambda x: (_gated(x), x), _gated_backward)
 class _Noise(nn.Module):
     """Adds noise to a map (N, H, W, C), the same to all channels, times a strength that is learnt.
 
-    It is normal, and as good as independent between pixels: each is a random direction's share in the latents.
+    It is nearly normal, and as good as independent between pixels: each is a random direction's share in the latents.
+    The components of a direction are 1 or -1, which are drawn fast.
     """
 
     seed: int
@@ -69,8 +70,10 @@ class _Noise(nn.Module):
         strength = self.param("strength", nn.initializers.zeros, ())
         # Behind the barrier, as the compiler would compute the directions itself, slowly, and store them.
         key = jax.lax.optimization_barrier(jax.random.key(self.seed))
-        length = latents.shape[-1]
-        directions = jax.random.normal(key, (length, x.shape[1] * x.shape[2])) * length**-0.5
+        length, pixels = latents.shape[-1], x.shape[1] * x.shape[2]
+        words = jax.random.bits(key, (-(-length // 32), 1, pixels))  # each of 32 components
+        signs = jnp.float32(words >> jnp.arange(32, dtype=jnp.uint32)[:, None] & 1).reshape(-1, pixels)[:length]
+        directions = (1 - 2 * signs) * length**-0.5
         noise = (latents @ directions).reshape(*x.shape[:3], 1)
         return x + (strength * noise).astype(x.dtype)
 

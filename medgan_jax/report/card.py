@@ -41,7 +41,9 @@ FILL IN: what the images show; where the training images come from, and who may 
 """
 _SHOWN = ("kid", "recall", "precision", "coverage", "memorization", "similarity")  # of evaluation.json
 _HIDDEN = ("tensorboard", "report", "output_prefix", "init_from")  # the last two are paths
-_DATA_SHOWN = ("horizontal_flip", "holdout_fraction", "folds", "fold", "fit", "window", "frames")  # nothing of paths
+_DATA_SHOWN = (  # nothing of paths
+    "horizontal_flip", "any_orientation", "holdout_fraction", "folds", "fold", "fit", "window", "frames",
+)  # fmt: skip
 
 
 def write_card(files: Workdir) -> None:

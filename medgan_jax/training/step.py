@@ -19,7 +19,7 @@ from medgan_jax.models.batch_norm import estimate_statistics
 from medgan_jax.rng import RngStream, rng_key
 from medgan_jax.sharding import divided
 from medgan_jax.training import losses
-from medgan_jax.training.augment import augment, mirror_at_random
+from medgan_jax.training.augment import augment, flips, mirror_at_random, quarter_turns
 from medgan_jax.training.state import GANState, Networks, NetworkState
 
 Metrics = dict[str, jax.Array]
@@ -98,6 +98,9 @@ def train_step(
     reals = uint8_to_signed(reals)
     if config.data.horizontal_flip:
         reals = mirror_at_random(reals, mirror_key)
+    if config.data.any_orientation:
+        flip_key, turn_key = jax.random.split(mirror_key)
+        reals = quarter_turns(flips(reals, flip_key), turn_key)
 
     fakes, gen_vjp, gen_stats = generator_forward(state.gen, latents, labels=labels, networks=networks)
     keys = jax.random.split(jax.random.fold_in(rng_key(config.seed, RngStream.AUGMENTATION), state.step), 3)

@@ -14,7 +14,7 @@ from medgan_jax.images import uint8_to_signed
 from medgan_jax.ops import winograd
 from medgan_jax.rng import RngStream, rng_key
 from medgan_jax.training import losses
-from medgan_jax.training.augment import augment, mirror_at_random
+from medgan_jax.training.augment import augment, flips, mirror_at_random, quarter_turns
 from medgan_jax.training.state import NetworkState, build_networks, initial_state
 from medgan_jax.training.step import (
     METRICS,
@@ -220,7 +220,7 @@ DRAWN = {"real_label": 0.8, "label_flip": 0.5, "data_horizontal_flip": True, "em
 DRAWN |= {"augment_color": 0.7, "dis_dropout": 0.5}
 
 
-@pytest.mark.parametrize("fields", [DRAWN, {"simultaneous": True}])
+@pytest.mark.parametrize("fields", [DRAWN, {"simultaneous": True, "data_any_orientation": True}])
 def test_gradients_are_those_of_the_losses_written_in_one_piece(training, fields):
     """With the targets, mirroring, latents, augmentation and dropout that the config asks for."""
     config, networks, state, step = training(**fields)
@@ -233,6 +233,9 @@ def test_gradients_are_those_of_the_losses_written_in_one_piece(training, fields
     reals = uint8_to_signed(batch(config))
     if config.data.horizontal_flip:
         reals = mirror_at_random(reals, mirror_key)
+    if config.data.any_orientation:
+        flip_key, turn_key = jax.random.split(mirror_key)
+        reals = quarter_turns(flips(reals, flip_key), turn_key)
 
     def augmented(images, i):
         return augment(images, keys[i], config.augment, 1.0)

@@ -245,8 +245,8 @@ def _reduce_overfitting(c: Config, _: str) -> Iterator[str]:
 def _hinder_memorizing(c: Config) -> Iterator[str]:
     if not c.augment.translation:
         yield "augment.translation=0.125, so that the discriminator rarely sees the same image twice"
-    elif not c.augment.flips:
-        yield "augment.flips=True, so that the discriminator rarely sees the same image twice"
+    elif not (c.augment.flips or c.data.any_orientation):
+        yield "data.any_orientation=True, if images have no up: the discriminator rarely sees the same one twice"
     if c.data.class_filter:
         yield "data.class_filter='' with conditional=True, to learn from the other classes too"
     if c.data.holds_out() and not c.evaluate_every_steps:
