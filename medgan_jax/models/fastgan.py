@@ -72,7 +72,8 @@ class _Noise(nn.Module):
         key = jax.lax.optimization_barrier(jax.random.key(self.seed))
         length, pixels = latents.shape[-1], x.shape[1] * x.shape[2]
         words = jax.random.bits(key, (-(-length // 32), 1, pixels))  # each of 32 components
-        signs = jnp.float32(words >> jnp.arange(32, dtype=jnp.uint32)[:, None] & 1).reshape(-1, pixels)[:length]
+        places = jnp.arange(32, dtype=jnp.uint32)[None, :, None]
+        signs = jnp.float32(words >> places & 1).reshape(-1, pixels)[:length]
         directions = (1 - 2 * signs) * length**-0.5
         noise = (latents @ directions).reshape(*x.shape[:3], 1)
         return x + (strength * noise).astype(x.dtype)
