@@ -35,7 +35,6 @@ from medgan_jax.metrics.distribution.memorization import (
     duplicated,
     memorization,
     memorized,
-    near_each,
     nearest,
     turned,
 )
@@ -313,7 +312,8 @@ def _named_by_unseen(
         return Estimate(0.0, 0.0, 1.0)
     seen = train[np.sort(np.random.default_rng(options["seed"]).permutation(len(train))[:MAX_IMAGES])]
     found = CopySearch(np.concatenate([seen, unseen])).nearest(fakes)
-    near = near_each(found, of_unseen, len(seen) + len(unseen))[len(seen) :]
+    named = found.index[memorized(found.distance, of_unseen)]
+    near = np.bincount(named, minlength=len(seen) + len(unseen))[len(seen) :]  # fakes that look most like each unseen
     return bootstrap(
         lambda weights: float(weights @ near) * len(train) / len(fakes), [len(unseen)], bounds=(0, 1), **options
     )

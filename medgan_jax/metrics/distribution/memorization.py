@@ -192,19 +192,6 @@ def chance_of_memorized(fakes: np.ndarray, heldout: np.ndarray) -> float:
     return float(np.prod((number - places) / (total - places)))
 
 
-def near_each(found: Nearest, heldout: np.ndarray, number: int) -> np.ndarray:
-    """(`number`,), to each of these reals the fakes that look most like it, and that are as near as `memorized` ones.
-
-    Where the reals are training images and unseen ones together, a generator without memory makes as many for either.
-
-    Args:
-      found: of N fakes, which of the reals is the nearest.
-      heldout: distances as in `memorized`, which set the limit.
-      number: of the reals.
-    """
-    return np.bincount(found.index[memorized(found.distance, heldout)], minlength=number)
-
-
 def copying_z(fakes: np.ndarray, heldout: np.ndarray, *, seed: int, replicates: int = 200) -> Estimate:
     """C_T of Meehan et al. 2020, arXiv:2004.05675, of the whole space: whether fakes as a set copy.
 
