@@ -247,13 +247,13 @@ def _hinder_memorizing(c: Config) -> Iterator[str]:
         yield "augment.translation=0.125, so that the discriminator rarely sees the same image twice"
     elif not (c.augment.flips or c.data.any_orientation):
         yield "data.any_orientation=True, if images have no up: the discriminator rarely sees the same one twice"
-    if c.data.class_filter:
-        yield "data.class_filter='' with conditional=True, to learn from the other classes too"
     if c.data.holds_out() and not c.evaluate_every_steps:
         yield (
             f"evaluate_every_steps={c.checkpoint_every_steps}, which keeps the best generator so far in best/, by 20 "
             "or more held-out images"
         )
+    if c.data.class_filter:
+        yield "data.class_filter='' with conditional=True, to learn from the other classes too"
     if c.dis == "projected":
         return
     if c.dis_dropout < _DROPOUT:
