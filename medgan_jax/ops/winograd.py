@@ -6,7 +6,7 @@ transpose (input i writes outputs 2i - 1 ... 2i + 2 with kernel taps 0 ... 3; no
 `torch.nn.Conv2d` or `ConvTranspose2d` only needs its axes transposed.
 
 On GPU and TPU the native convolution is the fast lowering. XLA's CPU backend is slow at strided and dilated
-convolutions and at the gradients of most. There the same sums are written as matrix products between cheap
+convolutions and at the gradients of all. There the same sums are written as matrix products between cheap
 rearrangements; their gradients are matrix products too. Seen as cells of 2x2 pixels, both strided convolutions have a
 2x2 kernel and stride 1. So Winograd's minimal filtering F(2x2, 2x2) applies (Winograd 1980; Lavin & Gray 2016,
 arXiv:1509.09308): 9 multiplications instead of 16; and F(2x2, 3x3) to the others: 16 instead of 36. Its transforms of
@@ -29,11 +29,10 @@ _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 # Below so many tiles, or so few channels, transforming kernel and image costs more than the multiplications saved.
 _MIN_TILES = 64
 _MIN_CHANNELS = 16
-_MIN_CHANNELS_3X3 = 32  # at stride 1 XLA's own convolution is fast too, and needs no memory for transforms
 _TAPS = tuple(itertools.product(range(3), range(3)))  # of a 3x3 kernel
 
 
-def _chosen(lowering: str | None, n: int, h: int, w: int, c: int, f: int, least: int = _MIN_CHANNELS) -> str:
+def _chosen(lowering: str | None, n: int, h: int, w: int, c: int, f: int) -> str:
     """The lowering for (N, H + 1, W + 1, C) cells on one side and (N, H, W, F) pixels on the other."""
     lowering = lowering or LOWERING
     if lowering not in ("auto", "native", "matmul", "winograd"):
@@ -42,8 +41,11 @@ def _chosen(lowering: str | None, n: int, h: int, w: int, c: int, f: int, least:
         return lowering
     if jax.default_backend() != "cpu":
         return "native"
-    is_worth_it = h % 2 == w % 2 == 0 and n * h * w // 4 >= _MIN_TILES and min(c, f) >= least
-    return "winograd" if is_worth_it else "matmul"
+    return "winograd" if _is_worth_it(n, h, w, c, f) else "matmul"
+
+
+def _is_worth_it(n: int, h: int, w: int, c: int, f: int) -> bool:
+    return h % 2 == w % 2 == 0 and n * h * w // 4 >= _MIN_TILES and min(c, f) >= _MIN_CHANNELS
 
 
 def downsampling_convolution(x: jax.Array, kernel: jax.Array, *, lowering: str | None = None) -> jax.Array:
@@ -114,7 +116,7 @@ def convolution_3x3(x: jax.Array, kernel: jax.Array, *, lowering: str | None = N
     """
     n, h, w, c = x.shape
     f = kernel.shape[-1]
-    lowering = _chosen(lowering, n, h, w, c, f, _MIN_CHANNELS_3X3)
+    lowering = _chosen(lowering, n, h, w, c, f)
     if lowering == "matmul" and f < c:
         return _products_first(x, kernel)
     if lowering != "winograd":
