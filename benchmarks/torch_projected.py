@@ -104,7 +104,7 @@ class Generator(nn.Module):
             if resolution in EXCITED_BY:
                 x = getattr(self, f"excitation_{i}")(x, maps[EXCITED_BY[resolution]])
             maps[resolution] = x
-        return torch.tanh(without_grid(getattr(self, self.last)(x)))
+        return without_grid(torch.tanh(getattr(self, self.last)(x))).clamp(-1, 1)
 
 
 class Projection(nn.Module):

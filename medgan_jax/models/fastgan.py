@@ -181,4 +181,4 @@ class FastGANGenerator(nn.Module):
             if size in _EXCITED_BY:
                 maps[size] = _Excitation(name=f"excitation_{place}")(maps[size], maps[_EXCITED_BY[size]])
         x = _Layer("same", self.channels, INITIAL_KERNEL, self.dtype, name=f"conv_{place + 1}")(maps[size])
-        return jnp.tanh(without_grid(x.astype(jnp.float32)))
+        return jnp.clip(without_grid(jnp.tanh(x.astype(jnp.float32))), -1, 1)
