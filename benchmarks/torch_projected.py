@@ -63,20 +63,6 @@ class Excitation(nn.Module):
         return x * torch.sigmoid(self.dense_1(low))
 
 
-def without_grid(x: torch.Tensor) -> torch.Tensor:
-    """Images (N, C, H, W) less what pixels at the same place of 4x4 cells nearby have in common, apart from slopes."""
-    means = functional.avg_pool2d(x, 4)
-    down, right = torch.gradient(means, dim=(2, 3))
-    (twist,) = torch.gradient(down, dim=3)
-    places = ((torch.arange(x.shape[-1], device=x.device) % 4 - 1.5) / 4)[:, None]
-    shares = (torch.ones_like(places), places, places.T, places * places.T)
-    slopes = zip((means, down, right, twist), shares, strict=True)
-    detail = x - sum(functional.interpolate(y, scale_factor=4, mode="nearest") * share for y, share in slopes)
-    cells = torch.arange(means.shape[-1], device=x.device)
-    weights = torch.softmax(-18 * ((cells - cells[:, None]) / len(cells)) ** 2, 1)
-    return x - functional.pixel_shuffle(weights @ functional.pixel_unshuffle(detail, 4) @ weights.T, 4)
-
-
 class Generator(nn.Module):
     """Latents (N, latent) to images (N, C, size, size)."""
 
@@ -104,7 +90,7 @@ class Generator(nn.Module):
             if resolution in EXCITED_BY:
                 x = getattr(self, f"excitation_{i}")(x, maps[EXCITED_BY[resolution]])
             maps[resolution] = x
-        return without_grid(torch.tanh(getattr(self, self.last)(x))).clamp(-1, 1)
+        return torch.tanh(getattr(self, self.last)(x))
 
 
 class Projection(nn.Module):

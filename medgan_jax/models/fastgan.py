@@ -5,16 +5,12 @@ excitation, by which a map of low resolution scales the channels of one 16 times
 and classes are those of `models.dcgan`. Latents are first scaled to unit mean square, as in Projected GAN (Sauer et al.
 2021, arXiv:2111.01007). The noise that is added to each map, for textures that do not repeat at the same places, is a
 fixed random linear function of the latents: so an image depends on them alone, and changes little where they do. Left
-out is spectral norm, to which batch normalisation is blind; added is `without_grid`. A name's number is the layer's
-place.
+out is spectral norm, to which batch normalisation is blind. A name's number is the layer's place.
 """
-
-import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from medgan_jax.models.batch_norm import BatchNorm
 from medgan_jax.models.dcgan import BASE_SIZE, INITIAL_KERNEL
@@ -26,7 +22,6 @@ _WIDTHS = {4: 16.0, 8: 8.0, 16: 4.0, 32: 2.0, 64: 2.0, 128: 1.0, 256: 0.5, 512: 
 _TWO_CONVOLUTIONS = (8, 32, 128, 512)  # px; in the blocks of the resolutions between there is one
 _EXCITED_BY = {64: 4, 128: 8, 256: 16, 512: 32}  # px, of the map that scales the channels of each
 _POOLED = 4  # px, of that map when it does
-_PERIOD = 4  # px, of the grid that is taken out of the images, with its half
 
 
 class _Layer(nn.Module):
@@ -114,41 +109,6 @@ class _Excitation(nn.Module):
         return x * scales.astype(x.dtype)[:, None, None]
 
 
-def without_grid(x: jax.Array) -> jax.Array:
-    """Takes a grid of 2 or 4 px, of slowly changing strength, out of square images (N, H, W, C), float32.
-
-    Doubled pixels leave one, too weak for the discriminator to object. It is what the pixels at the same place of all
-    4x4 cells nearby have in common, apart from slopes. The mean of each cell stays as it is.
-    """
-    weights, lines = _smoothing(x.shape[1] // _PERIOD)
-    product = functools.partial(jnp.matmul, precision="highest")
-    planes = x.transpose(0, 3, 1, 2)
-
-    def smoothed(planes: jax.Array) -> jax.Array:
-        """By columns, the image transposed: so twice is both ways."""
-        columns = planes.swapaxes(2, 3).reshape(*planes.shape[:2], len(weights), -1)
-        return product(weights, columns).reshape(planes.shape)
-
-    means = planes.reshape(*planes.shape[:2], len(weights), _PERIOD, len(weights), _PERIOD).mean((3, 5))
-    slopes = product(product(lines, means), lines.T)
-    return x - (smoothed(smoothed(planes)) - slopes).transpose(0, 2, 3, 1)
-
-
-def _smoothing(cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """Two matrices for a line of cells of 4 px, float32.
-
-    The first, (cells, cells), averages under a Gaussian with a standard deviation of a sixth of the line. The second,
-    (4 cells, cells), makes of the cells' means a straight line in each cell, and then averages likewise.
-    """
-    distances = np.arange(cells) - np.arange(cells)[:, None]
-    weights = np.exp(-18 * (distances / cells) ** 2)
-    weights /= weights.sum(1, keepdims=True)
-    places = (np.arange(_PERIOD) - (_PERIOD - 1) / 2) / _PERIOD
-    rises = weights @ np.gradient(np.eye(cells), axis=0)
-    lines = weights[:, None] + places[:, None] * rises[:, None]
-    return weights.astype(np.float32), lines.reshape(-1, cells).astype(np.float32)
-
-
 class FastGANGenerator(nn.Module):
     """Latent vectors to images."""
 
@@ -181,4 +141,4 @@ class FastGANGenerator(nn.Module):
             if size in _EXCITED_BY:
                 maps[size] = _Excitation(name=f"excitation_{place}")(maps[size], maps[_EXCITED_BY[size]])
         x = _Layer("same", self.channels, INITIAL_KERNEL, self.dtype, name=f"conv_{place + 1}")(maps[size])
-        return jnp.clip(without_grid(jnp.tanh(x.astype(jnp.float32))), -1, 1)
+        return jnp.tanh(x.astype(jnp.float32))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from medgan_jax.models.fastgan import FastGANGenerator, without_grid
+from medgan_jax.models.fastgan import FastGANGenerator
 
 KEY = jax.random.key(0)
 
@@ -85,20 +85,3 @@ def test_noise_is_of_the_latents_alone_and_has_its_strength(drawn):
     beside = np.corrcoef(noise[:, :, :-1].ravel(), noise[:, :, 1:].ravel())[0, 1]
     assert abs(beside) < 0.1
     np.testing.assert_array_equal(maps_and_images(np.float32(3), latents[::-1])[1], images[::-1])
-
-
-def test_a_grid_goes_and_all_else_stays():
-    """Of 4 and 2 px, to the edges, also where its strength changes. Slopes stay, and the means of cells."""
-    random = np.random.default_rng(0)
-    size, down = 64, np.linspace(-1, 1, 64, dtype=np.float32)[:, None, None]
-    cell = random.normal(size=(1, 4, 4, 3)).astype(np.float32)
-    grid = np.tile(cell - cell.mean((1, 2), keepdims=True), (1, size // 4, size // 4, 1))
-    slope = np.broadcast_to(3 * down + down.swapaxes(0, 1), (2, size, size, 3))
-    np.testing.assert_allclose(without_grid(slope + grid), slope, atol=1e-5)
-    strength = 1 + 0.5 * down
-    left = without_grid(strength * grid) / grid.std()
-    assert np.std(left) < 0.1
-    noise = random.normal(size=(2, size, size, 3)).astype(np.float32)
-    lost = noise - without_grid(noise)
-    assert 0.01 < np.mean(lost**2) < 0.03  # of 1: white noise has some in the lines of the grid, too
-    np.testing.assert_allclose(lost.reshape(2, 16, 4, 16, 4, 3).mean((2, 4)), 0, atol=1e-5)
