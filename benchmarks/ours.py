@@ -23,6 +23,7 @@ import numpy as np
 from benchmarks.pipe import peak_memory, serve
 from configs import default
 from medgan_jax.checkpoint import load_generator
+from medgan_jax.cli import keep_freed_memory
 from medgan_jax.config import Config, named_config, parse_config
 from medgan_jax.evaluation.protocol import paired_scores
 from medgan_jax.images import write_png
@@ -238,5 +239,6 @@ if __name__ == "__main__":
     if sys.argv[1:] == ["about"]:
         print(json.dumps(about()))
     else:
+        keep_freed_memory()
         worker = _Worker()
         serve({name: getattr(worker, name) for name in dir(worker) if not name.startswith("_")})

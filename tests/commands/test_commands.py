@@ -4,8 +4,10 @@ import io
 import json
 import os
 import pickle
+import platform
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -476,3 +478,19 @@ def test_how_a_process_ends(run, command_environment, tmp_path):
     assert (done.returncode, done.stdout) == (2, "caf\\xe9\n"), done.stderr
     assert list((tmp_path / "medgan_jax/xla").iterdir())
     assert "too little memory" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+@pytest.mark.parametrize("asked", [{}, {"MALLOC_ARENA_MAX": "8"}])
+def test_freed_memory_is_kept_unless_the_environment_says_otherwise(run, command_environment, asked):
+    """What a thread's 64 MiB leave to the process when they are freed."""
+    code = (
+        "import threading\nfrom pathlib import Path\nfrom medgan_jax.cli import keep_freed_memory\n"
+        "keep_freed_memory()\npages = lambda: int(Path('/proc/self/statm').read_text().split()[1])\n"
+        "before = pages()\nthread = threading.Thread(target=lambda: b'.' * 2**26)\n"
+        "thread.start()\nthread.join()\nprint(pages() - before)"
+    )
+    given = {name: value for name, value in command_environment.items() if not name.startswith("MALLOC_")}
+    done = run(sys.executable, "-c", code, env=given | asked)
+    is_kept = int(done.stdout) * resource.getpagesize() > 2**25
+    assert is_kept != bool(asked), done.stderr
