@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from benchmarks.arithmetic import layers
 from benchmarks.ours import MAX_STEPS, Training, matmul_rate, training_config
+from medgan_jax.cli import keep_freed_memory
 from medgan_jax.errors import UserError, reported
 
 _INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?([\w.\-]+) = .*? ([a-z][\w\-]*)\(")
@@ -233,6 +234,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--arch", default="sngan", choices=("sngan", "dcgan"))
     parser.add_argument("--steps", type=int, default=5, help="how many to trace; 5 by default")
+    keep_freed_memory()  # as the commands do
     print(profile(**vars(parser.parse_args(arguments))))
 
 
