@@ -29,7 +29,7 @@ from medgan_jax.files import is_local
 from medgan_jax.metrics.distribution.guard import GUARD
 from medgan_jax.models.dcgan import Discriminator, Generator
 from medgan_jax.models.fastgan import FastGANGenerator
-from medgan_jax.models.projected import FROZEN, ProjectedDiscriminator, map_shapes
+from medgan_jax.models.projected import FROZEN, ProjectedDiscriminator, load_frozen, map_shapes
 from medgan_jax.models.resnet import ResidualDiscriminator, ResidualGenerator
 from medgan_jax.provenance import Provenance
 
@@ -54,6 +54,11 @@ def digest(tree: Any) -> str:
         sha.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape} ".encode())
         sha.update(values.reshape(-1).view(np.uint8).data)
     return sha.hexdigest()[:16]
+
+
+def name_frozen(frozen: dict[str, Any]) -> str:
+    """How checkpoints name the frozen network that `models.projected.load_frozen` returned."""
+    return f"{FROZEN}, {digest(frozen)}"
 
 
 def check_folder(name: str, folder: Path) -> None:
@@ -154,6 +159,15 @@ class Checkpoints:
             if digest(tree) != self.about(step)["digest"]:
                 raise ValueError("its numbers are not those that were saved")
         return tree
+
+    def check_frozen(self, step: int, installed: str | None) -> None:
+        """Raises UserError where `step` was trained with another frozen network than `installed`, see `name_frozen`."""
+        if (saved := self.about(step).get("frozen")) != installed:
+            raise UserError(
+                f"{self.folder}: step {step} was trained with the frozen network {saved}, and installed is "
+                f"{installed}; install the packages that it was trained with (that of the weights, or numpy, which "
+                "draws the random matrices), or give another run"
+            )
 
     def close(self) -> None:
         """Waits until all saves are committed, and lets go. Raises UserError when one failed."""
@@ -361,6 +375,8 @@ def _load_step(checkpoints: Checkpoints, step: int, name: str, about: dict[str, 
         raise UserError(
             f"{checkpoints.folder}: step {step} does not describe a {name} ({error!r}); give another"
         ) from error
+    if is_projected:
+        checkpoints.check_frozen(step, name_frozen(load_frozen()))
     variables = checkpoints.restore(step, like, sharding)
     if name == DISCRIMINATOR_FOLDER:
         return TrainedDiscriminator(module, variables, inputs, step, about, about["digest"])

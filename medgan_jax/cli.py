@@ -40,8 +40,8 @@ COMMANDS = {
     "experiments": "run MedImageGAN's published experiments",
 }
 
-# Numbers of malloc.h, and values: one arena; no blocks that are given back when freed; no end that is cut off.
-_MALLOC_OPTIONS = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, -1)}
+# By glibc's name: its number in malloc.h, and our value. One arena; no block outside it; its end is never given back.
+_MALLOC_OPTIONS = {"arena_max": (-8, 1), "mmap_max": (-4, 0), "trim_threshold": (-1, -1)}
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -60,7 +60,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     try:
         with reported():
             _configure_libraries()
-            keep_freed_memory()
             with _explained_devices():
                 code = _dispatch(argv) or 0
             if sys.stdout is not None:  # else it was closed
@@ -259,25 +258,25 @@ def _is_distributed() -> bool:
 
 
 def keep_freed_memory() -> None:
-    """Has glibc keep freed memory for the next step, before JAX has started its threads; elsewhere does nothing.
+    """Has glibc keep freed memory for the next step; to be called before JAX looks for devices.
 
-    XLA asks for all the memory of a step at once, and frees it after the step. glibc would give it back to the system
-    and get it anew, page by page, for each step: a quarter of the CPU's time in a virtual machine. It keeps so large a
-    block only in the arena of the main thread. So all threads share that one, and compiling takes a fifth longer.
+    XLA on a CPU asks for all the memory of a step at once, and frees it after the step. glibc would give it back to the
+    system and get it anew, page by page, for each step: docs/profile.md has what that costs. It keeps so large a block
+    only in the arena of the main thread, so all threads share that one, and compiling takes longer. Twice the memory
+    is used.
 
-    It leaves alone what the environment says (`MALLOC_ARENA_MAX` and others), and hosts of GPUs or TPUs, whose steps
-    have their memory there.
+    It does nothing where the environment sets one of these options, where a plugin for GPUs or TPUs is installed and
+    `JAX_PLATFORMS` is not "cpu", and without glibc.
     """
-    accelerated = any(importlib.util.find_spec(plugins) for plugins in ("jax_plugins", "libtpu"))
-    if any(name.startswith("MALLOC_") for name in os.environ) or (
-        accelerated and os.environ.get("JAX_PLATFORMS") != "cpu"
-    ):
+    tunables = os.environ.get("GLIBC_TUNABLES", "")
+    is_set = any(name.startswith("MALLOC_") for name in os.environ) or any(name in tunables for name in _MALLOC_OPTIONS)
+    has_plugin = any(importlib.util.find_spec(name) for name in ("jax_plugins", "libtpu"))
+    if is_set or sys.platform != "linux" or (has_plugin and os.environ.get("JAX_PLATFORMS") != "cpu"):
         return
-    if sys.platform == "linux":
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, "mallopt"):
-            for option, value in _MALLOC_OPTIONS.values():
-                libc.mallopt(option, value)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        for option, value in _MALLOC_OPTIONS.values():
+            libc.mallopt(option, value)
 
 
 def _configure_libraries() -> None:

@@ -52,6 +52,7 @@ def main(argv: list[str]) -> int:
     config = parse_config(values.config)
     workdir = cli.given_path("workdir", values.workdir or config.output_prefix)
 
+    cli.keep_freed_memory()
     from medgan_jax.api import extra_callbacks
     from medgan_jax.distributed import find_cluster, is_leader, joined
     from medgan_jax.sharding import announce_devices

@@ -6,11 +6,10 @@ from typing import Any
 import jax
 from jax.sharding import Sharding
 
-from medgan_jax.checkpoint import Checkpoints, digest, save_discriminator, save_generator
+from medgan_jax.checkpoint import Checkpoints, name_frozen, save_discriminator, save_generator
 from medgan_jax.config import Config
 from medgan_jax.distributed import from_leader
 from medgan_jax.errors import UserError
-from medgan_jax.models.projected import FROZEN
 from medgan_jax.training.state import GANState, Networks
 from medgan_jax.workdir import Workdir
 
@@ -32,7 +31,7 @@ class Checkpointer:
         """
         self._config = config
         self._networks = networks
-        self._frozen = {} if networks.frozen is None else {"frozen": f"{FROZEN}, {digest(networks.frozen)}"}
+        self._frozen = {} if networks.frozen is None else {"frozen": name_frozen(networks.frozen)}
         self._about: dict[str, Any] = {"config": config.to_dict(), "data_digest": data_digest} | self._frozen
         if classes:
             self._about["classes"] = list(classes)
@@ -64,13 +63,7 @@ class Checkpointer:
 
         Raises UserError also where it was trained with another frozen network.
         """
-        frozen, saved = self._frozen.get("frozen"), self._states.about(step).get("frozen")
-        if frozen != saved:
-            raise UserError(
-                f"{self._states.folder}: step {step} was trained with the frozen network {saved}, and installed is "
-                f"{frozen}; install the packages that it was trained with (that of the weights, or numpy, which "
-                "draws the random matrices), or give another --workdir"
-            )
+        self._states.check_frozen(step, self._frozen.get("frozen"))
         return self._states.restore(step, like, sharding)
 
     def save(self, step: int, state: GANState, generator: dict[str, Any], discriminator: dict[str, Any]) -> None:

@@ -481,7 +481,7 @@ def test_how_a_process_ends(run, command_environment, tmp_path):
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
-@pytest.mark.parametrize("asked", [{}, {"MALLOC_ARENA_MAX": "8"}])
+@pytest.mark.parametrize("asked", [{}, {"MALLOC_ARENA_MAX": "8"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=8"}])
 def test_freed_memory_is_kept_unless_the_environment_says_otherwise(run, command_environment, asked):
     """What a thread's 64 MiB leave to the process when they are freed."""
     code = (
@@ -490,7 +490,7 @@ def test_freed_memory_is_kept_unless_the_environment_says_otherwise(run, command
         "before = pages()\nthread = threading.Thread(target=lambda: b'.' * 2**26)\n"
         "thread.start()\nthread.join()\nprint(pages() - before)"
     )
-    given = {name: value for name, value in command_environment.items() if not name.startswith("MALLOC_")}
+    given = {name: value for name, value in command_environment.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     done = run(sys.executable, "-c", code, env=given | asked)
     is_kept = int(done.stdout) * resource.getpagesize() > 2**25
     assert is_kept != bool(asked), done.stderr

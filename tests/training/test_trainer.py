@@ -183,6 +183,10 @@ def test_a_projected_run_resumes_exactly_and_names_what_is_frozen(config, tmp_pa
         UserError, match="step 2 was trained with the frozen network efficientnet-lite0, other .*install"
     ):
         train(config(**options | {"num_steps": 3}), tmp_path / "run")
+    (about,) = (tmp_path / "run/discriminator").glob("*/about/metadata")
+    about.write_text(about.read_text().replace("efficientnet-lite0, ", "efficientnet-lite0, other "))
+    with pytest.raises(UserError, match="discriminator: step 2 was trained with the frozen network .*, other "):
+        train(config(**options, init_from=str(tmp_path / "run")), tmp_path / "tuned")
 
 
 class StopAtMetrics(Callback):
