@@ -14,6 +14,7 @@ import pytest
 from flax import traverse_util
 from PIL import Image
 
+import medgan_jax
 from medgan_jax.checkpoint import Checkpoints, load_generator
 from medgan_jax.errors import UserError
 from medgan_jax.sharding import data_mesh, replicated
@@ -173,6 +174,11 @@ def test_a_projected_run_resumes_exactly_and_names_what_is_frozen(config, tmp_pa
     train(config(**options), tmp_path / "run")
     assert_same(final_state(tmp_path / "run", config(**options), num_classes=2), expected)
     assert generator_of(tmp_path / "run").module.image_size == 32
+    shutil.copytree(tmp_path / "run/generator", tmp_path / "alone")
+    with monkeypatch.context() as without:  # the folder alone is sampled from without the pretrained weights
+        for module in ("checkpoint", "models.projected"):
+            without.setattr(f"medgan_jax.{module}.load_frozen", None)
+        assert medgan_jax.load(tmp_path / "alone").sample(3, seed=0).shape == (3, 32, 32, 1)
 
     saved = Workdir(tmp_path / "run").checkpoints
     assert sum(file.stat().st_size for file in saved.rglob("*") if file.is_file()) < 2 * 18e6  # Lite0 takes 18 MB
