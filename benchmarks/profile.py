@@ -234,7 +234,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--arch", default="sngan", choices=("sngan", "dcgan"))
     parser.add_argument("--steps", type=int, default=5, help="how many to trace; 5 by default")
-    keep_freed_memory()  # as the commands do
+    keep_freed_memory()  # as `train.py` does
     print(profile(**vars(parser.parse_args(arguments))))
 
 

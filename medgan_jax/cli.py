@@ -262,10 +262,10 @@ def keep_freed_memory() -> None:
 
     XLA on a CPU asks for all the memory of a step at once, and frees it after the step. glibc would give it back to the
     system and get it anew, page by page, for each step: docs/profile.md has what that costs. It keeps so large a block
-    only in the arena of the main thread, so all threads share that one, and compiling takes longer. Twice the memory
-    is used.
+    only in the arena of the main thread, so all threads share that one, and compiling takes longer. A training takes up
+    to twice the memory.
 
-    It does nothing where the environment sets one of these options, where a plugin for GPUs or TPUs is installed and
+    It does nothing where the environment has settings of malloc, where a plugin for GPUs or TPUs is installed and
     `JAX_PLATFORMS` is not "cpu", and without glibc.
     """
     tunables = os.environ.get("GLIBC_TUNABLES", "")
