@@ -62,7 +62,9 @@ def training_config(
     config = named_config("small64") if arch == "fastgan" else default.get_config()
     config.augment.update(default.get_config().augment)
     config.arch, config.image_size, config.latent_dim, config.batch_size = arch, size, latent, batch
-    config.gen_features = config.dis_features = maps
+    config.gen_features = maps
+    if config.dis == "patch":
+        config.dis_features = maps
     config.dtype = dtype
     config.data.source = "phantom"
     if augmented:

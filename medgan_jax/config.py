@@ -500,6 +500,8 @@ def _conflicts(c: Config) -> Iterator[str]:
         yield f"upsample={c.upsample} is for arch=dcgan or sngan; leave it out, {c.arch} always upsamples by nearest"
     if c.dis == "projected" and c.dis_dropout:
         yield f"dis_dropout={c.dis_dropout:g} is for dis=patch; leave it out"
+    if c.dis == "projected" and c.dis_features != Config.dis_features:
+        yield f"dis_features={c.dis_features} is for dis=patch; leave it out"
     if c.dis == "projected" and c.loss == "wgan-gp":
         yield "loss=wgan-gp penalises gradients to pixels, for dis=patch; dis=projected goes with hinge or bce"
     if c.r1_every_steps > 1 and not c.r1_weight:

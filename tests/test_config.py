@@ -97,6 +97,7 @@ def test_impossible_values_are_refused_in_one_line(field, value, says):
         ({"arch": "fastgan", "image_size": 16}, "from 32 to 512 for arch=fastgan"),
         ({"dis": "projected", "loss": "wgan-gp"}, "dis=projected goes with hinge or bce"),
         ({"dis": "projected", "dis_dropout": 0.1}, "dis_dropout=0.1 is for dis=patch"),
+        ({"dis": "projected", "dis_features": 32}, "dis_features=32 is for dis=patch"),
         ({"conditional": True, "data_class_filter": "malignant"}, "keeps one: leave one of them out"),
         ({"data_any_orientation": True, "augment_flips": True}, "leave out augment.flips"),
         ({"loss": "hinge", "label_flip": 0.1}, "loss=hinge has none"),
