@@ -45,6 +45,7 @@ from medgan_jax.training.step import train_step_at
 
 c = default.get_config()
 c.update(arch="sngan", image_size=16, latent_dim=16, gen_features=8, dis_features=8, batch_size=16)
+c.checkerboard_weight = 1.0
 c.data.update(source="phantom", horizontal_flip=True)
 config = parse_config(c)
 path = sys.argv[1]

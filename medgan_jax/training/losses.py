@@ -5,7 +5,8 @@
 - "wgan-gp": the difference of the mean logits (Arjovsky et al. 2017, arXiv:1701.07875), to which the training adds
   `gradient_penalty`.
 
-Two penalties on the discriminator go with any of them: `r1_penalty` and `lecam_penalty`.
+Two penalties on the discriminator go with any of them, `r1_penalty` and `lecam_penalty`, and one on the generator,
+`checkerboard_penalty`.
 
 Logits are (N,) or, of a discriminator with several outputs, a tuple of arrays (N, ...). Losses and penalties are then
 the mean over the outputs, each of which counts as much, so that their values mean the same.
@@ -19,6 +20,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+
+from medgan_jax.metrics.distribution.checkerboard import spectral_power
+from medgan_jax.metrics.paired.filters import luminance
 
 Logits = jax.Array | tuple[jax.Array, ...]
 
@@ -131,6 +135,24 @@ def lecam_penalty(
       The mean squared distance of the reals' logits to `past_fake`, plus that of the fakes' to `past_real`, ().
     """
     return jnp.mean(jnp.square(real_logits - past_fake)) + jnp.mean(jnp.square(fake_logits - past_real))
+
+
+def checkerboard_penalty(fakes: jax.Array) -> jax.Array:
+    """A penalty on grids of 2 and 4 px, which upsampling leaves and a discriminator hardly sees.
+
+    Like `checkerboard_index`, but of each image by itself, so that all count as much, however strong their contrast.
+    Penalising a generator's spectrum is due to Durall et al. 2020 (arXiv:2003.01826).
+
+    Args:
+      fakes: (N, H, W, C), of 16 px or more.
+
+    Returns:
+      (): of the power at each frequency of a grid, relative to its surroundings and averaged over the images, the
+      logarithm where it is above 0; the mean over the frequencies. Contrast does not change it.
+    """
+    power = spectral_power(luminance(fakes.astype(jnp.float32)), (2, 4))
+    ratios = jnp.mean(power[..., 0] / (jnp.mean(power[..., 1:], -1) + 1e-6), 0)
+    return jnp.mean(jnp.log(jnp.maximum(ratios, 1)))
 
 
 def real_targets(key: jax.Array, batch_size: int, *, real_label: float, label_flip: float) -> jax.Array:

@@ -33,10 +33,11 @@ _EMA_BATCHES = 32  # on which the averaged generator's batch statistics are esti
 
 
 def metric_names(config: Config) -> tuple[str, ...]:
-    """METRICS, and those of LeCam's penalty and adaptive augmentation where they are on."""
+    """METRICS, and those of penalties and adaptive augmentation where they are on."""
+    checkerboard = ("checkerboard",) if config.checkerboard_weight else ()
     lecam = ("logit_real", "logit_fake") if config.lecam_weight else ()
     ada = ("sign_real", "augment_probability") if config.augment.adaptive_target else ()
-    return METRICS + lecam + ada
+    return METRICS + checkerboard + lecam + ada
 
 
 def train_step_at(
@@ -87,7 +88,7 @@ def train_step(
       The next state and `metric_names`, the scalars of metrics.jsonl: losses, scores as mean probabilities, and the
       norm of each network's gradient. `score_fake_before` and `score_fake_after` are mean D(G(z)) before and after the
       discriminator's update; `score_dis` is (mean D(x) + mean(1 - D(G(z)))) / 2 and `score_gen` mean D(G(z)),
-      as MATLAB's example plots them.
+      as MATLAB's example plots them. `checkerboard` is that penalty without its weight, which `loss_gen` is without.
     """
     key = jax.random.fold_in(rng_key(config.seed, RngStream.TRAINING), state.step)
     latent_key, target_key, mirror_key = jax.random.split(key, 3)
@@ -117,7 +118,15 @@ def train_step(
     fakes_for_gen, shown_vjp = jax.vjp(functools.partial(shown, key=key_for_gen), fakes)
     fakes_for_dis = shown(fakes, keys[1]) if networks.frozen is None else fakes_for_gen
     reals = shown(reals, keys[0])
-    gen_vjp = _composed(shown_vjp, gen_vjp)
+    if config.checkerboard_weight:
+        checkerboard, checkerboard_gradient = jax.value_and_grad(losses.checkerboard_penalty)(fakes)
+
+    def gen_gradient(gradient: Any) -> tuple[Any]:
+        """From d loss / d `fakes_for_gen` to (d loss / d params,), with that of the penalty on the fakes themselves."""
+        (gradient,) = shown_vjp(gradient)
+        if config.checkerboard_weight:
+            gradient += config.checkerboard_weight * checkerboard_gradient
+        return gen_vjp(gradient)
 
     bound: dict[str, Any] = {"labels": labels, "networks": networks, "config": config}
     dis, metrics = discriminator_update(
@@ -127,7 +136,7 @@ def train_step(
 
     def update_generator() -> tuple[NetworkState, Any, dict[str, Any], Metrics]:
         gen, dis_stats, metrics = generator_update(
-            state.gen, opponent, fakes_for_gen, gen_vjp, gen_stats, gen_key, **bound
+            state.gen, opponent, fakes_for_gen, gen_gradient, gen_stats, gen_key, **bound
         )
         ema_params = state.ema_params
         if config.ema_decay:
@@ -146,6 +155,8 @@ def train_step(
         is_due = (state.step + 1) % config.dis_steps == 0
         gen, ema_params, dis_stats, gen_metrics = jax.lax.cond(is_due, update_generator, skip_generator)
     metrics |= gen_metrics
+    if config.checkerboard_weight:
+        metrics["checkerboard"] = checkerboard
     ada = state.ada and _ada_update(state.ada, metrics["sign_real"], state.step, batch_size, config)
     if ada:
         metrics["augment_probability"] = ada["probability"]
@@ -250,7 +261,7 @@ def generator_update(
     gen: NetworkState,
     dis: NetworkState,
     fakes: Any,
-    gen_vjp: Callable[[Any], tuple[Any]],
+    gen_gradient: Callable[[Any], tuple[Any]],
     stats: dict[str, Any],
     key: jax.Array,
     *,
@@ -264,7 +275,7 @@ def generator_update(
       gen: the generator.
       dis: the discriminator.
       fakes: as the discriminator sees them.
-      gen_vjp: from d loss / d `fakes` to (d loss / d params,).
+      gen_gradient: from d loss / d `fakes` to (d loss / d params,).
       stats: of the generator, as `generator_forward` returned them.
       key: decides dropout.
       labels: (N,) int32 classes of the fakes; None where there are none.
@@ -277,7 +288,7 @@ def generator_update(
     """
     loss_fn = functools.partial(_generator_loss, dis, labels=labels, key=key, networks=networks, config=config)
     (_, (dis_stats, metrics)), fakes_grad = jax.value_and_grad(loss_fn, has_aux=True)(fakes)
-    (grads,) = gen_vjp(fakes_grad)
+    (grads,) = gen_gradient(fakes_grad)
     metrics["grad_norm_gen"] = optax.tree.norm(grads)
     return _optimise(gen, grads, stats, networks.gen_optimizer), dis_stats, metrics
 
@@ -311,11 +322,6 @@ def _generator_loss(
     logits, dis_stats = _apply_training(networks.discriminator, dis.variables, fakes, labels, key)
     loss = losses.generator_loss(logits, loss=config.loss)
     return loss, (dis_stats, {"loss_gen": loss, "score_fake_after": _score(logits)})
-
-
-def _composed(inner: Callable[..., Any], outer: Callable[..., Any]) -> Callable[[Any], Any]:
-    """The vector-Jacobian product of `outer` after `inner`: of what is shown of a generator's images."""
-    return lambda gradient: outer(*inner(gradient))
 
 
 def _lazy(every: int, step: jax.Array | int, penalty: Callable[[], jax.Array]) -> jax.Array:

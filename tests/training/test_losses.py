@@ -159,3 +159,26 @@ def test_lecam_is_the_distance_to_the_average_of_the_other_kind():
     real, fake = jnp.array([2.0, 1.0]), jnp.array([-1.0, 0.5])
     expected = ((2 + 3) ** 2 + (1 + 3) ** 2) / 2 + ((-1 - 4) ** 2 + (0.5 - 4) ** 2) / 2
     assert losses.lecam_penalty(real, fake, jnp.float32(4), jnp.float32(-3)) == pytest.approx(expected)
+
+
+def test_checkerboard_penalty_is_the_logarithm_of_the_peaks_of_the_spectrum():
+    """By numpy's FFT; a peak counts above its 16 surroundings alone."""
+    images = np.random.default_rng(0).normal(size=(3, 32, 64, 1))
+    images[:, ::4] += 1.5
+    planes = (images - images.mean((1, 2), keepdims=True))[..., 0]
+    power = np.abs(np.fft.fft2(planes * np.outer(np.hanning(33)[:-1], np.hanning(65)[:-1]))) ** 2
+    ring = sum(np.roll(power, (u, v), (1, 2)) for u in range(-2, 3) for v in range(-2, 3) if 2 in (abs(u), abs(v)))
+    peaks = (power * 16 / ring).mean(0)[::8, ::16].ravel()[1:]  # of 4 px, and so of 2 px, but for the mean
+    expected = np.mean(np.log(np.maximum(peaks, 1)))
+    assert expected > 0.2
+    for scale in (1, 7):
+        assert losses.checkerboard_penalty(jnp.asarray(scale * images)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_checkerboard_penalty_leads_away_from_a_grid():
+    images = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype(np.float32)
+    images[:, ::2, ::2] += 1
+    value, slope = jax.value_and_grad(losses.checkerboard_penalty)(jnp.asarray(images))
+    assert losses.checkerboard_penalty(images - slope) < value - 0.01
+    flat = jax.grad(losses.checkerboard_penalty)(jnp.zeros((2, 32, 32, 1)))
+    np.testing.assert_array_equal(flat, 0)

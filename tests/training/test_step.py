@@ -220,7 +220,9 @@ DRAWN = {"real_label": 0.8, "label_flip": 0.5, "data_horizontal_flip": True, "em
 DRAWN |= {"augment_color": 0.7, "dis_dropout": 0.5}
 
 
-@pytest.mark.parametrize("fields", [DRAWN, {"simultaneous": True, "data_any_orientation": True}])
+@pytest.mark.parametrize(
+    "fields", [DRAWN, {"simultaneous": True, "data_any_orientation": True, "checkerboard_weight": 3.0}]
+)
 def test_gradients_are_those_of_the_losses_written_in_one_piece(training, fields):
     """With the targets, mirroring, latents, augmentation and dropout that the config asks for."""
     config, networks, state, step = training(**fields)
@@ -249,8 +251,10 @@ def test_gradients_are_those_of_the_losses_written_in_one_piece(training, fields
         return losses.discriminator_loss(real, fake, targets, loss="bce"), stats
 
     def gen_loss(params, dis_params, dis_stats):
-        logits, stats = judge(networks, dis_params, dis_stats, augmented(fakes_of(params), 2), gen_key)
-        return losses.generator_loss(logits, loss="bce"), stats
+        fakes = fakes_of(params)
+        logits, stats = judge(networks, dis_params, dis_stats, augmented(fakes, 2), gen_key)
+        penalty = config.checkerboard_weight * losses.checkerboard_penalty(fakes)
+        return losses.generator_loss(logits, loss="bce") + penalty, stats
 
     (loss, dis_stats), dis_grads = jax.jit(jax.value_and_grad(dis_loss, has_aux=True))(state.dis.params)
     opponent = state.dis.params, state.dis.stats
@@ -261,6 +265,10 @@ def test_gradients_are_those_of_the_losses_written_in_one_piece(training, fields
         for moment, grad in zip(*map(jax.tree.leaves, (first_moments(network), grads)), strict=True):
             assert np.linalg.norm(2 * moment - grad) <= 1e-3 * np.linalg.norm(grad) + 1e-7
     assert float(metrics["loss_dis"]) == pytest.approx(float(loss), rel=1e-5)
+    if config.checkerboard_weight:
+        assert metric_names(config) == (*METRICS, "checkerboard")
+        penalty = losses.checkerboard_penalty(fakes_of(state.gen.params))
+        assert float(metrics["checkerboard"]) == pytest.approx(float(penalty), rel=1e-4) != 0
     assert_close(after.dis.stats, dis_stats if config.simultaneous else last_stats, rtol=1e-3, atol=1e-6)
 
 

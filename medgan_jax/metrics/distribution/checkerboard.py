@@ -4,6 +4,9 @@ Transposed convolutions leave a grid of 2, 4 or 8 px in the images (Odena et al.
 shows as peaks in the spectrum (Durall et al. 2020, arXiv:2003.01826). Photographs have none.
 """
 
+import functools
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,10 +39,8 @@ def checkerboard_index(images: np.ndarray, *, seed: int = 0, replicates: int = 2
     bins = {period: _bins(images.shape[1:3], period) for period in PERIODS if size >= 4 * period}
     if not bins:
         return {}
-    places = np.concatenate(list(bins.values()))  # (F, 17, 2)
-    power = np.concatenate(
-        [np.asarray(_power(images[i : i + _BATCH], places)) for i in range(0, len(images), _BATCH)], dtype=np.float64
-    )
+    batches = [images[i : i + _BATCH] for i in range(0, len(images), _BATCH)]
+    power = np.concatenate([np.asarray(_power(batch, tuple(bins))) for batch in batches], dtype=np.float64)
 
     def indices(weights: np.ndarray) -> dict[int, float]:
         mean = np.tensordot(weights, power, 1)
@@ -63,11 +64,34 @@ def _bins(shape: tuple[int, int], period: int) -> np.ndarray:
     return np.array([[((u + i) % height, (v + j) % width) for i, j in [(0, 0), *ring]] for u, v in harmonics])
 
 
-@jax.jit
-def _power(images: jax.Array, places: jax.Array) -> jax.Array:
-    """(N, F, 17) of uint8 images (N, H, W, C)."""
-    planes = luminance(uint8_to_unit(images))
+@functools.partial(jax.jit, static_argnames="periods")
+def _power(images: jax.Array, periods: tuple[int, ...]) -> jax.Array:
+    return spectral_power(luminance(uint8_to_unit(images)), periods)
+
+
+def spectral_power(planes: jax.Array, periods: Iterable[int]) -> jax.Array:
+    """The power spectrum under a Hann window at the frequencies of grids.
+
+    Args:
+      planes: grey images, (N, H, W) float32.
+      periods: of the grids, in px.
+
+    Returns:
+      (N, F, 17): at each frequency, then at the sixteen that surround it.
+    """
+    height, width = planes.shape[1:]
+    bins = np.concatenate([_bins((height, width), period) for period in periods])
     planes -= planes.mean((1, 2), keepdims=True)
-    height, width = (jnp.asarray(np.hanning(length + 1)[:-1], jnp.float32) for length in planes.shape[1:])
-    spectrum = jnp.fft.fft2(planes * jnp.outer(height, width)[None])
-    return jnp.abs(spectrum[:, places[..., 0], places[..., 1]]) ** 2
+    # By matrix products: XLA divides no FFT among devices.
+    (rows, row_places), (columns, column_places) = (np.unique(bins[..., i], return_inverse=True) for i in (0, 1))
+    spectrum = jnp.einsum(
+        "uh,nhw,vw->nuv", _waves(height, rows), planes, _waves(width, columns), precision="highest"
+    )
+    chosen = spectrum[:, row_places, column_places]
+    return jnp.square(chosen.real) + jnp.square(chosen.imag)
+
+
+def _waves(length: int, frequencies: np.ndarray) -> np.ndarray:
+    """(F, length) complex64: a line's discrete Fourier transform at these frequencies, under a Hann window."""
+    phases = np.outer(frequencies, np.arange(length)) / length
+    return (np.hanning(length + 1)[:-1] * np.exp(-2j * np.pi * phases)).astype(np.complex64)
