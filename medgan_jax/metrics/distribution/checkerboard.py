@@ -84,9 +84,7 @@ def spectral_power(planes: jax.Array, periods: Iterable[int]) -> jax.Array:
     planes -= planes.mean((1, 2), keepdims=True)
     # By matrix products: XLA divides no FFT among devices.
     (rows, row_places), (columns, column_places) = (np.unique(bins[..., i], return_inverse=True) for i in (0, 1))
-    spectrum = jnp.einsum(
-        "uh,nhw,vw->nuv", _waves(height, rows), planes, _waves(width, columns), precision="highest"
-    )
+    spectrum = jnp.einsum("uh,nhw,vw->nuv", _waves(height, rows), planes, _waves(width, columns), precision="highest")
     chosen = spectrum[:, row_places, column_places]
     return jnp.square(chosen.real) + jnp.square(chosen.imag)
 
