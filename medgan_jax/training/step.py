@@ -88,7 +88,8 @@ def train_step(
       The next state and `metric_names`, the scalars of metrics.jsonl: losses, scores as mean probabilities, and the
       norm of each network's gradient. `score_fake_before` and `score_fake_after` are mean D(G(z)) before and after the
       discriminator's update; `score_dis` is (mean D(x) + mean(1 - D(G(z)))) / 2 and `score_gen` mean D(G(z)),
-      as MATLAB's example plots them. `checkerboard` is that penalty without its weight, which `loss_gen` is without.
+      as MATLAB's example plots them. `checkerboard` is that penalty, unweighted; it is not in `loss_gen`, but its
+      gradient is in `grad_norm_gen`.
     """
     key = jax.random.fold_in(rng_key(config.seed, RngStream.TRAINING), state.step)
     latent_key, target_key, mirror_key = jax.random.split(key, 3)

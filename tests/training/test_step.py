@@ -217,7 +217,7 @@ def test_each_update_trains_every_layer_of_its_own_network_only(training):
 
 
 DRAWN = {"real_label": 0.8, "label_flip": 0.5, "data_horizontal_flip": True, "ema_decay": 0.75}
-DRAWN |= {"augment_color": 0.7, "dis_dropout": 0.5}
+DRAWN |= {"augment_color": 0.7, "dis_dropout": 0.5, "checkerboard_weight": 3.0}
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def spectral_power(planes: jax.Array, periods: Iterable[int]) -> jax.Array:
     """
     height, width = planes.shape[1:]
     bins = np.concatenate([_bins((height, width), period) for period in periods])
-    planes -= planes.mean((1, 2), keepdims=True)
+    planes = planes - planes.mean((1, 2), keepdims=True)
     # By matrix products: XLA divides no FFT among devices.
     (rows, row_places), (columns, column_places) = (np.unique(bins[..., i], return_inverse=True) for i in (0, 1))
     spectrum = jnp.einsum("uh,nhw,vw->nuv", _waves(height, rows), planes, _waves(width, columns), precision="highest")
