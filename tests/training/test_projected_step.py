@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
 KEY = jax.random.key(0)  # nothing is drawn
 FIELDS = {
     "arch": "fastgan", "dis": "projected", "loss": "hinge", "image_size": 64, "latent_dim": 8, "gen_features": 1,
-    "adam_beta1": 0.0, "adam_beta2": 0.99, "batch_size": 4,
+    "dis_features": 64, "adam_beta1": 0.0, "adam_beta2": 0.99, "batch_size": 4,
 }  # fmt: skip
 
 
