@@ -265,10 +265,9 @@ def test_gradients_are_those_of_the_losses_written_in_one_piece(training, fields
         for moment, grad in zip(*map(jax.tree.leaves, (first_moments(network), grads)), strict=True):
             assert np.linalg.norm(2 * moment - grad) <= 1e-3 * np.linalg.norm(grad) + 1e-7
     assert float(metrics["loss_dis"]) == pytest.approx(float(loss), rel=1e-5)
-    if config.checkerboard_weight:
-        assert metric_names(config) == (*METRICS, "checkerboard")
-        penalty = losses.checkerboard_penalty(fakes_of(state.gen.params))
-        assert float(metrics["checkerboard"]) == pytest.approx(float(penalty), rel=1e-4) != 0
+    assert metric_names(config) == (*METRICS, "checkerboard")
+    penalty = losses.checkerboard_penalty(fakes_of(state.gen.params))
+    assert float(metrics["checkerboard"]) == pytest.approx(float(penalty), rel=1e-4) != 0
     assert_close(after.dis.stats, dis_stats if config.simultaneous else last_stats, rtol=1e-3, atol=1e-6)
 
 

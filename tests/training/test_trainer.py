@@ -161,15 +161,8 @@ def test_a_projected_run_resumes_exactly_and_names_what_is_frozen(config, tmp_pa
     monkeypatch.setattr("medgan_jax.models.projected.EfficientNetLite", Averages)
     monkeypatch.setattr("medgan_jax.ops.winograd.LOWERING", "native")  # the smallest programs
     options = {"arch": "fastgan", "image_size": 32, "dis": "projected", "loss": "hinge", "gen_features": 1}
-    options |= {
-        "dis_features": 64,
-        "channels": 1,
-        "conditional": True,
-        "dtype": "bfloat16",
-        "ema_decay": 0.9,
-        "augment_flips": True,
-    }
-    options |= {"checkpoint_every_steps": 1, "batch_size": 2, "num_steps": 2}
+    options |= {"channels": 1, "conditional": True, "dtype": "bfloat16", "ema_decay": 0.9, "augment_flips": True}
+    options |= {"dis_features": 64, "checkpoint_every_steps": 1, "batch_size": 2, "num_steps": 2}
     train(config(**options), tmp_path / "run")
     expected = final_state(tmp_path / "run", config(**options), num_classes=2)
     for network in (expected.gen, expected.dis):
