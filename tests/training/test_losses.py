@@ -161,18 +161,26 @@ def test_lecam_is_the_distance_to_the_average_of_the_other_kind():
     assert losses.lecam_penalty(real, fake, jnp.float32(4), jnp.float32(-3)) == pytest.approx(expected)
 
 
-def test_checkerboard_penalty_is_the_logarithm_of_the_peaks_of_the_spectrum():
+def peaks_of(planes):
     """By numpy's FFT; a peak counts above its 16 surroundings alone, and not at all where 8 bits cannot show it."""
-    images = np.random.default_rng(0).normal(scale=0.2, size=(3, 32, 64, 1))
-    images[:, ::4] += 0.3
-    planes = (images - images.mean((1, 2), keepdims=True))[..., 0]
-    hann = np.outer(np.hanning(33)[:-1], np.hanning(65)[:-1])
-    power = np.abs(np.fft.fft2(planes * hann)) ** 2 + np.sum(hann**2) / 127.5**2 / 12
+    size = planes.shape[1]
+    hann = np.outer(*[np.hanning(size + 1)[:-1]] * 2)
+    power = np.abs(np.fft.fft2((planes - planes.mean((1, 2), keepdims=True)) * hann)) ** 2
+    power += np.sum(hann**2) / 127.5**2 / 12
     ring = sum(np.roll(power, (u, v), (1, 2)) for u in range(-2, 3) for v in range(-2, 3) if 2 in (abs(u), abs(v)))
-    peaks = (power * 16 / ring).mean(0)[::8, ::16].ravel()[1:]  # of 4 px, and so of 2 px, but for the mean
-    expected = np.mean(np.log(np.maximum(peaks, 1)))
-    assert expected > 0.2
-    assert losses.checkerboard_penalty(jnp.asarray(images)) == pytest.approx(expected, rel=1e-3)
+    peaks = (power * 16 / ring).mean(0)[:: size // 4, :: size // 4].ravel()[1:]  # of 4 px, and so of 2 px
+    return np.mean(np.log(np.maximum(peaks, 1)))
+
+
+def test_checkerboard_penalty_is_the_logarithm_of_the_peaks_of_the_spectrum():
+    """Of whole images and of windows of half the size; the phase of the grid here changes in the middle."""
+    images = np.random.default_rng(0).normal(scale=0.2, size=(3, 64, 64, 1))
+    images[:, :32:4] += 0.3
+    images[:, 34::4] += 0.3
+    windows = [images[:, i : i + 32, j : j + 32, 0] for i in (0, 16, 32) for j in (0, 16, 32)]
+    whole, parts = peaks_of(images[..., 0]), peaks_of(np.concatenate(windows))
+    assert parts > whole + 0.2
+    assert losses.checkerboard_penalty(jnp.asarray(images)) == pytest.approx((whole + parts) / 2, rel=1e-3)
     assert losses.checkerboard_penalty(jnp.asarray(images / 1e4)) < 0.01
 
 
