@@ -103,8 +103,10 @@ def _config(changes: dict[str, Any], steps: int, seed: int) -> Config:
     c = named_config(changes["config"]) if "config" in changes else default.get_config()
     if "config" not in changes:
         c.arch, c.data.horizontal_flip = "sngan", True
+    if c.dis == "patch":
+        c.dis_features = 8
     c.update(
-        image_size=32, latent_dim=32, gen_features=8, dis_features=8, num_steps=steps, seed=seed,
+        image_size=32, latent_dim=32, gen_features=8, num_steps=steps, seed=seed,
         sample_every_steps=1000, checkpoint_every_steps=1000, report=False, tensorboard=False, guard=False,
     )  # fmt: skip
     c.data.update(source="phantom", num_phantoms=128, holdout_fraction=0.25)
