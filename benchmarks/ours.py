@@ -57,12 +57,12 @@ def training_config(
 ) -> Config:
     """A checked config: the published training, or `small64` for arch="fastgan"; with everything that `augment` offers.
 
-    Without `augmented`, nothing is augmented.
+    Without `augmented`, nothing is augmented. The penalty of `small64` on grids is off, as the peer has none.
     """
     config = named_config("small64") if arch == "fastgan" else default.get_config()
     config.augment.update(default.get_config().augment)
     config.arch, config.image_size, config.latent_dim, config.batch_size = arch, size, latent, batch
-    config.gen_features = maps
+    config.gen_features, config.checkerboard_weight = maps, 0.0
     if config.dis == "patch":
         config.dis_features = maps
     config.dtype = dtype

@@ -3,7 +3,8 @@
 python train.py --config=configs/small128.py --workdir=runs/small128 --config.data.path=/data/isic
 
 On 113 of ISIC 2016's 141 melanomas, 28 held out, after 3,880 steps (80 minutes on one of two busy CPU cores),
-three seeds: KID by EfficientNet-Lite1 0.021 to 0.023, recall 0.23 to 0.33 where as many reals have 0.64.
+three seeds: KID by EfficientNet-Lite1 0.021 to 0.023, recall 0.23 to 0.33 where as many reals have 0.64. With
+`checkerboard_weight`, seed 0: KID 0.017, recall 0.30 (without 0.022 and 0.23), and no grid.
 """
 
 from ml_collections import ConfigDict
