@@ -62,7 +62,8 @@ def training_config(
     config = named_config("small64") if arch == "fastgan" else default.get_config()
     config.augment.update(default.get_config().augment)
     config.arch, config.image_size, config.latent_dim, config.batch_size = arch, size, latent, batch
-    config.gen_features, config.checkerboard_weight = maps, 0.0
+    config.gen_features = maps
+    config.checkerboard_weight = 0.0
     if config.dis == "patch":
         config.dis_features = maps
     config.dtype = dtype

@@ -213,7 +213,7 @@ class Config:
     lecam_weight: float = _optimisation(0.0,
         "LeCam penalty: distance of logits to the past mean of the other kind; 0.3 is published", _NOT_NEGATIVE)
     checkerboard_weight: float = _optimisation(0.0,
-        "penalty on grids of 2 and 4 px in the fakes; 1 was tried; 0: off", _NOT_NEGATIVE)
+        "penalty on grids of 2 and 4 px in the fakes; 1 in small64; 0: off", _NOT_NEGATIVE)
     dis_steps: int = _optimisation(1,
         "discriminator updates for one of the generator; a step is one discriminator update", _at_least(1))
     simultaneous: bool = _optimisation(False, "update both networks against each other as they were before the step")

@@ -146,7 +146,7 @@ def checkerboard_penalty(fakes: jax.Array) -> jax.Array:
     generator's spectrum is due to Durall et al. 2020 (arXiv:2003.01826).
 
     Args:
-      fakes: (N, S, S, C) in [-1, 1], S a multiple of 4, of 32 px or more.
+      fakes: (N, S, S, C) in [-1, 1], S a multiple of 8, of 32 px or more.
 
     Returns:
       (): the mean of that of whole images and that of windows, which overlap by half. Each is the mean over the
